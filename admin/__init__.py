@@ -1,0 +1,1 @@
+"""The supervisor: workers, admin HTTP API, metrics, guard and the command line."""

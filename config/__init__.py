@@ -1,0 +1,1 @@
+"""One YAML file becomes one validated model, or a list of every problem in it."""

@@ -1,0 +1,1 @@
+"""The whole story on embedded PostgreSQL servers, observed step by step."""

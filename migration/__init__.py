@@ -1,0 +1,1 @@
+"""Moves a service: lanes, heartbeats, verification, stages and the journal behind them."""

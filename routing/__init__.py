@@ -1,0 +1,1 @@
+"""Decides where a statement goes: shape, placement, route. Never sees bytes or sockets."""
