@@ -1,4 +1,4 @@
-"""Chooses the operating system user that servers run as: PostgreSQL refuses root, which containers often are."""
+"""Chooses the operating system user that servers run as: PostgreSQL refuses root, which containers use."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ class PostgresServer(Server):
 
 @dataclass(slots=True)
 class Servers:
-    """Servers that live and go together, in one directory under /tmp; closed on leaving, at the latest at exit."""
+    """Servers that live and go together in a directory under /tmp; closed on leaving or at exit."""
 
     binaries: Binaries = field(default_factory=find_binaries)
     throwaway: bool = True
