@@ -1,1 +1,26 @@
-"""One YAML file becomes one validated model, or a list of every problem in it."""
+"""One YAML file becomes one validated `Config`, or a list of every problem in it.
+
+`load` reads a file and raises `ConfigError` with all its problems; `examine` also tells warnings and notes,
+and raises nothing. Reading order: `source` (text → values with places) → `model` (values → sections) →
+`resolve` (secrets and paths) → `check` (rules between sections); `explain` and `problem` word what is wrong.
+`pgshunt.yaml` beside this file is the worked example.
+"""
+
+from pgshunt.config.load import Report, examine, load
+from pgshunt.config.model import Config
+from pgshunt.config.names import qualified
+from pgshunt.config.problem import ConfigError, Place, Problem, Severity
+from pgshunt.config.secret import Secret
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Place",
+    "Problem",
+    "Report",
+    "Secret",
+    "Severity",
+    "examine",
+    "load",
+    "qualified",
+]

@@ -1,0 +1,276 @@
+"""Says what a configuration is: one frozen model for each section of the file.
+
+Numbers carry their unit in the name. Relations between sections are `config.check`'s; this module knows only
+what can be seen in one place. The attribute docstrings become the descriptions in `config/schema.json`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from pgshunt.config.names import qualified
+from pgshunt.config.secret import REVEAL, Secret
+
+
+def _refuse(message: str, remedy: str) -> PydanticCustomError:
+    """An error whose context carries the way out; `config.problem` prints both."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "remedy": remedy})
+
+
+def _host(host: str) -> str:
+    if host.startswith("/"):
+        raise _refuse("names a Unix socket, which is not in this version", "write a host name or an address")
+    if not host or any(character.isspace() for character in host):
+        raise _refuse("is not a host", "write a host name or an address")
+    return host
+
+
+def _table(name: str) -> str:
+    if any(character in name for character in "*?%["):
+        raise _refuse("is a pattern, which is not in this version", "name each table")
+    try:
+        return qualified(name)
+    except ValueError as error:
+        raise _refuse(str(error), 'write table, schema.table, or schema."Table"') from error
+
+
+def _shadow_writes(mode: object) -> object:
+    if mode == "ack":
+        raise _refuse("'ack' is not in this version", "write off or validate")
+    return mode
+
+
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+BindPort = Annotated[int, Field(ge=0, le=65535)]
+"""0 lets the kernel choose a free one."""
+Count = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Milliseconds = Annotated[int, Field(ge=1)]
+Table = Annotated[str, AfterValidator(_table)]
+Identifier = Annotated[str, Field(min_length=1, max_length=63)]
+"""Name of a role or database: at most NAMEDATALEN - 1 bytes."""
+DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$")]
+ServiceName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,47}$")]
+"""Slots are named after a service: PostgreSQL allows them a-z, 0-9 and _, and 63 bytes in all."""
+
+
+class Section(BaseModel):
+    """Every section is immutable, knows all its keys, and never repeats its input in an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+class SecretSection(Section):
+    """A section with one secret: inline, in a file, or in an environment variable; at most one of them."""
+
+    secret_name: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in self.secret_fields() if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise _refuse(f"has {' and '.join(given)}", "keep one of them")
+        return self
+
+    @classmethod
+    def secret_fields(cls) -> tuple[str, str, str]:
+        """Names of the three fields: the secret, the file that holds it, the variable that holds it."""
+        return cls.secret_name, f"{cls.secret_name}_file", f"{cls.secret_name}_env"
+
+    def with_secret(self, secret: Secret) -> Self:
+        """The same section with its secret inline, whatever its source was."""
+        inline, file, env = self.secret_fields()
+        return self.model_copy(update={inline: secret, file: None, env: None})
+
+
+class Address(Section):
+    """Where one PostgreSQL server listens."""
+
+    host: Host
+    port: Port = 5432
+
+
+class Database(Section):
+    """One logical PostgreSQL database: a primary and any number of replicas."""
+
+    dbname: Identifier = ""
+    """Name of the database on its servers; by default its key in `databases`."""
+    primary: Address
+    """The only server of this database that takes writes."""
+    replicas: tuple[Address, ...] = ()
+    """Physical standbys of the primary: they serve reads."""
+    max_connections: Count = 100
+    """Connections that one server of this database accepts (PostgreSQL's max_connections, 100 by default)."""
+
+
+class Shared(Database):
+    """The database that all services use today."""
+
+    dbname: Identifier
+    """Name of the database on its servers."""
+
+
+class Listen(Section):
+    """Where clients connect, and how many may."""
+
+    host: Host = "127.0.0.1"
+    port: BindPort = 6432
+    workers: int = Field(default=0, ge=0)
+    """Worker processes; 0 means one for each core."""
+    max_client_conn: Count = 5000
+    """Clients at once, over all workers. The lower of this and `pools.max_client_conn` holds."""
+    login_timeout_ms: Milliseconds = 15_000
+    """Time a client has to finish its login."""
+
+
+class User(SecretSection):
+    """A login role of the services; the same name and password serve towards the servers."""
+
+    secret_name = "password"
+
+    name: Identifier
+    password: Secret | None = None
+    password_file: Path | None = None
+    """File whose first line is the password; relative to this configuration's folder."""
+    password_env: str | None = None
+    """Environment variable that holds the password."""
+
+
+class Auth(Section):
+    """How clients prove who they are."""
+
+    method: Literal["scram-sha-256", "trust"] = "scram-sha-256"
+    trust_remote: bool = False
+    """Allows `trust` on an address that other machines can reach."""
+    users: tuple[User, ...] = ()
+
+
+class Service(Section):
+    """Owns tables, and has a database of its own to move to."""
+
+    database: str
+    """Key in `databases`."""
+    tables: tuple[Table, ...] = Field(min_length=1)
+    """Tables this service owns; without a schema they are in `public`."""
+    external_refs: tuple[Table, ...] = ()
+    """Tables of others that this service reads."""
+    users: tuple[Identifier, ...] = ()
+    """Login roles this service uses: sizes the pools; no statement is routed by them."""
+    shadow_writes: Annotated[Literal["off", "validate"], BeforeValidator(_shadow_writes)] = "off"
+    """`validate` also runs a share of the write transactions at the service's own database, rolled back."""
+    shadow_percent: Percent = 100.0
+    """Share of the write transactions that `validate` runs."""
+    reads: int = Field(default=0, ge=0, le=100)
+    """Percent of the reads that go to the service's own database once it is in stage `reading`."""
+
+
+class ServerConnections(Section):
+    """How many server connections pgshunt may hold in all."""
+
+    total: Count = 1200
+    reserved: int = Field(default=200, ge=0)
+    """Kept free for others: superusers, jobs, services that do not go through pgshunt yet."""
+    monitoring: int = Field(default=50, ge=0)
+    """Kept for heartbeats, lanes and probes."""
+
+    @property
+    def available(self) -> int:
+        """What is left for the services' statements; `config.check` makes sure that it is above 0."""
+        return self.total - self.reserved - self.monitoring
+
+
+class Pools(Section):
+    """How links to the servers are shared."""
+
+    mode: Literal["transaction"] = "transaction"
+    default_pool_size: Count = 20
+    """Links of one pool, which belongs to one endpoint and one user."""
+    max_client_conn: Count = 5000
+    """Clients at once, over all workers, under the word PgBouncer's users know."""
+    query_wait_timeout_ms: Milliseconds = 120_000
+    """Longest wait for a link; then the client gets an error."""
+    server_connections: ServerConnections = ServerConnections()
+
+
+class Rollback(Section):
+    """Thresholds past which the guard takes a service's reads back to the shared database."""
+
+    error_rate_percent_max: Percent = 3.0
+    latency_ms_max: Milliseconds = 1000
+    consistency_percent_min: Percent = 99.9
+
+
+class Control(SecretSection):
+    """The role with which the supervisor logs in to every database: lanes, heartbeats, verification."""
+
+    secret_name = "password"
+
+    user: Identifier
+    password: Secret | None = None
+    password_file: Path | None = None
+    """File whose first line is the password; relative to this configuration's folder."""
+    password_env: str | None = None
+    """Environment variable that holds the password."""
+
+
+class Admin(SecretSection):
+    """The HTTP API and dashboard of the operators."""
+
+    secret_name = "token"
+
+    host: Host = "127.0.0.1"
+    port: BindPort = 6433
+    token: Secret | None = None
+    token_file: Path | None = None
+    """File whose first line is the bearer token; relative to this configuration's folder."""
+    token_env: str | None = None
+    """Environment variable that holds the bearer token."""
+
+
+class State(Section):
+    """Where stages, weights and trips of the guard outlive the process."""
+
+    path: Path = Path("pgshunt.state.json")
+    """Relative to this configuration's folder."""
+
+
+def _default_dbnames(databases: object) -> object:
+    """A database that does not say its name on the servers is called there as it is here."""
+    if not isinstance(databases, dict):
+        return databases
+    return {
+        name: {"dbname": name, **database} if isinstance(database, dict) else database
+        for name, database in databases.items()
+    }
+
+
+class Config(Section):
+    """The whole configuration of one pgshunt."""
+
+    version: Annotated[int, Field(ge=1, le=1)]
+    """Version of this format."""
+    shared: Shared
+    control: Control
+    databases: Annotated[dict[DatabaseName, Database], BeforeValidator(_default_dbnames)] = {}
+    """The services' own databases, by name."""
+    services: dict[ServiceName, Service] = {}
+    listen: Listen = Listen()
+    auth: Auth = Auth()
+    pools: Pools = Pools()
+    rollback: Rollback = Rollback()
+    admin: Admin = Admin()
+    state: State = State()
+
+    @property
+    def max_client_conn(self) -> int:
+        """Clients at once, over all workers."""
+        return min(self.listen.max_client_conn, self.pools.max_client_conn)
+
+    def dump_revealed(self) -> dict[str, Any]:
+        """JSON values with the secrets in clear: for `Config.model_validate` behind a private channel."""
+        return self.model_dump(mode="json", exclude_none=True, context=REVEAL)
