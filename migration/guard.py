@@ -1,0 +1,324 @@
+"""Decides from the proxy's own counters whether a service must roll back.
+
+Pure: no I/O and no clock. The supervisor feeds it counts, probes and comparisons and asks for trips; every
+judgement carries its numerators, so that a rollback can be explained afterwards. Three triggers, three
+verdicts; *inconclusive* never rolls back.
+
+    error_rate   D1  5 infrastructure failures in a row or 10 of 20, over two links (or the only one), or
+                     3 failed probes in a row while the baseline's pass; else D2 to D4 of detector.py
+    latency      D2 to D4 on the share of slow calls: more than 5 % slow is P95 > latency_ms_max, and two
+                 exact counters add up over workers where percentiles do not
+    consistency  5 or more confirmed differences, more than 0.1 % of what was compared, and not explainable
+                 by noise of a tenth of that
+
+A simulation of healthy and failing services stands in tests/unit/migration/test_guard.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pgshunt.migration.detector import (
+    CHANCE_MAX,
+    Judgement,
+    Rule,
+    Sample,
+    Verdict,
+    binomial_tail,
+    held,
+    undetected,
+)
+from pgshunt.migration.window import NOTHING, Counts, Window
+
+Side = Literal["baseline", "candidate"]
+
+SLOW_PERCENT_MAX = 5.0
+
+_RUN_LENGTH, _RUN_OF_20, _RUN_LINKS = 5, 10, 2
+_PROBE_RUN, _LOOP_LAG_MS_MAX = 3, 100
+_SLOW_RATIO_MIN = 1.5  # slow at the baseline too: a slow query, not a slow database
+_DIFFERENCES_MIN, _COMPARED_MIN = 5, 1000
+_UNDECIDED_SHARE_MAX = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A service must roll back, now."""
+
+    service: str
+    judgement: Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the last infrastructure failures of a service lie, as one worker saw them.
+
+    `links` is the number of links they happened on; `only_link` when the worker has no other one.
+    """
+
+    consecutive: int
+    of_last_20: int
+    links: int
+    only_link: bool = False
+
+    def is_hard(self, failures_max: int) -> bool:
+        """D1, for no more failures than were counted since the service was armed."""
+        return (self.links >= _RUN_LINKS or self.only_link) and (
+            min(self.consecutive, failures_max) >= _RUN_LENGTH
+            or min(self.of_last_20, failures_max) >= _RUN_OF_20
+        )
+
+
+class _Watch:
+    """What is known about one service since it was armed."""
+
+    def __init__(self) -> None:
+        self.fast = Window(10.0, 0.25)
+        self.sustained = Window(60.0, 1.0)
+        self.quiet = Window(1800.0, 1.0, calls_max=1000)
+        self.total = NOTHING
+        # Comparisons in the window's terms: calls are decided ones, infrastructure the confirmed differences,
+        # slow the undecided.
+        self.compared = Window(900.0, 10.0)
+        self.compared_total = NOTHING
+        self.runs: dict[int, Run] = {}
+        self.slow_now: dict[int, dict[Side, int]] = {}
+        self.probe_failures = 0
+        self.baseline_answers = True
+        self.exposed = False
+
+    def windows(self, now_s: float) -> tuple[Window, Window, Window]:
+        windows = self.fast, self.sustained, self.quiet
+        for window in windows:
+            window.expire(now_s)
+        return windows
+
+
+class Guard:
+    """Watches services; a service that trips stays tripped until it is armed again."""
+
+    def __init__(
+        self,
+        *,
+        error_rate_percent_max: float = 3.0,
+        consistency_percent_min: float = 99.9,
+    ) -> None:
+        self._latency = Rule("latency", "were slow", SLOW_PERCENT_MAX / 100)
+        self.configure(
+            error_rate_percent_max=error_rate_percent_max, consistency_percent_min=consistency_percent_min
+        )
+        self._watches: dict[str, _Watch] = {}
+        self._latched: dict[str, Judgement | None] = {}
+
+    # -- what the supervisor tells -------------------------------------------------------------------
+
+    def configure(self, *, error_rate_percent_max: float, consistency_percent_min: float) -> None:
+        """New limits after a reload. Counters, exposure and latches stay: a reload never re-arms."""
+        self._errors = Rule("error_rate", "failed", error_rate_percent_max / 100)
+        # Rounded, so that 10 in 10,000 does not exceed 0.1 % by a binary fraction.
+        self._difference_share_max = round((100 - consistency_percent_min) / 100, 9)
+
+    def arm(self, service: str) -> None:
+        """Watches a service from now on, with fresh counters and no latch."""
+        self._latched.pop(service, None)
+        self._watches[service] = _Watch()
+
+    def latch(self, service: str, judgement: Judgement | None = None) -> None:
+        """Marks a service as tripped: after a restart, or when a person rolled it back."""
+        self._latched[service] = judgement
+        self._watches.setdefault(service, _Watch())
+
+    def expose(self, service: str, exposed: bool) -> None:
+        """Says whether the candidate serves clients: only then is there something to roll back."""
+        self._watches.setdefault(service, _Watch()).exposed = exposed
+
+    def forget_worker(self, worker: int) -> None:
+        """A worker ended: what it reported as going on is over."""
+        for watch in self._watches.values():
+            watch.runs.pop(worker, None)
+            watch.slow_now.pop(worker, None)
+
+    def count(self, service: str, now_s: float, candidate: Counts, baseline: Counts) -> None:
+        """Adds read calls that ended, of one worker's delta."""
+        watch = self._watches.get(service)
+        if watch is not None:
+            watch.total += candidate
+            for window in (watch.fast, watch.sustained, watch.quiet):
+                window.add(now_s, candidate, baseline)
+
+    def report_run(self, service: str, worker: int, run: Run) -> None:
+        """Replaces what a worker last said about failures in a row."""
+        if service in self._watches:
+            self._watches[service].runs[worker] = run
+
+    def report_slow_now(self, service: str, worker: int, side: Side, calls: int) -> None:
+        """Replaces how many calls of a worker are in flight for longer than the latency limit."""
+        if service in self._watches:
+            slow = self._watches[service].slow_now.setdefault(worker, {"baseline": 0, "candidate": 0})
+            slow[side] = calls
+
+    def probe(
+        self, service: str, *, candidate_answers: bool, baseline_answers: bool, loop_lag_ms: float
+    ) -> None:
+        """One probe of both sides. One that we ourselves delayed, or that both fail, says nothing."""
+        watch = self._watches.get(service)
+        if watch is None:
+            return
+        watch.baseline_answers = baseline_answers
+        if candidate_answers:
+            watch.probe_failures = 0
+        elif baseline_answers and loop_lag_ms < _LOOP_LAG_MS_MAX:
+            watch.probe_failures += 1
+
+    def compare(self, service: str, now_s: float, *, equal: int, different: int, undecided: int) -> None:
+        """Adds comparisons of verify and shadow writes; `different` are confirmed divergences only."""
+        watch = self._watches.get(service)
+        if watch is not None:
+            counts = Counts(calls=equal + different, infrastructure=different, slow=undecided)
+            watch.compared.add(now_s, counts, NOTHING)
+            watch.compared_total += counts
+
+    # -- what it answers ------------------------------------------------------------------------------
+
+    def trips(self, now_s: float) -> list[Trip]:
+        """The exposed services that fail now. Each is latched and returned once."""
+        tripped = []
+        for service, watch in self._watches.items():
+            if watch.exposed and service not in self._latched:
+                failed = next((j for j in self._judge(watch, now_s) if j.verdict is Verdict.FAIL), None)
+                if failed is not None:
+                    self._latched[service] = failed
+                    tripped.append(Trip(service, failed))
+        return tripped
+
+    def judge(self, service: str, now_s: float) -> tuple[Judgement, ...]:
+        """All triggers of a service as they stand; () for a service that is not watched."""
+        watch = self._watches.get(service)
+        return tuple(self._judge(watch, now_s)) if watch is not None else ()
+
+    def is_latched(self, service: str) -> bool:
+        return service in self._latched
+
+    # -- how it decides -------------------------------------------------------------------------------
+
+    def _judge(self, watch: _Watch, now_s: float) -> Iterable[Judgement]:
+        """In the order of severity. Rolling back into a baseline that is down helps nobody: hold instead."""
+        windows = watch.windows(now_s)
+        for judgement in (
+            self._judge_errors(watch, windows),
+            self._judge_latency(watch, windows),
+            self._judge_consistency(watch, now_s),
+        ):
+            if judgement.verdict is Verdict.FAIL and not watch.baseline_answers:
+                yield held(judgement, "the baseline does not answer either, so rolling back would not help")
+            else:
+                yield judgement
+
+    def _judge_errors(self, watch: _Watch, windows: tuple[Window, Window, Window]) -> Judgement:
+        rule = self._errors
+        fast, sustained, quiet = samples = tuple(_error_sample(window) for window in windows)
+        if watch.probe_failures >= _PROBE_RUN:
+            why = f"{watch.probe_failures} probes in a row failed while the baseline answered"
+            return rule.judgement(fast, Verdict.FAIL, "D1", why)
+        failures = watch.total.infrastructure
+        hard = next((run for run in watch.runs.values() if run.is_hard(failures)), None)
+        if hard is not None:
+            why = f"{hard.consecutive} infrastructure failures in a row, {hard.of_last_20} of the last 20"
+            return rule.judgement(fast, Verdict.FAIL, "D1", why)
+        found = rule.detect(fast, sustained, quiet)
+        if found is not None:
+            return rule.judgement(found[1], Verdict.FAIL, found[0])
+        return undetected(rule, samples)
+
+    def _judge_latency(self, watch: _Watch, windows: tuple[Window, Window, Window]) -> Judgement:
+        rule = self._latency
+        slow_now: dict[Side, int] = {
+            "baseline": sum(slow["baseline"] for slow in watch.slow_now.values()),
+            "candidate": sum(slow["candidate"] for slow in watch.slow_now.values()),
+        }
+        samples = tuple(_slow_sample(window, slow_now) for window in windows)
+        found = rule.detect(*samples)
+        if found is None:
+            return undetected(rule, samples)
+        detector, sample = found
+        if sample.share < _SLOW_RATIO_MIN * sample.baseline_share:
+            why = f"the baseline is slow too ({100 * sample.baseline_share:.3g} % of its calls)"
+            return rule.judgement(sample, Verdict.INCONCLUSIVE, None, why)
+        return rule.judgement(sample, Verdict.FAIL, detector)
+
+    def _judge_consistency(self, watch: _Watch, now_s: float) -> Judgement:
+        watch.compared.expire(now_s)
+        counts, window_s = watch.compared.candidate, watch.compared.span_s
+        if counts.calls < _COMPARED_MIN:
+            counts, window_s = watch.compared_total, 0.0
+        different, decided, undecided = counts.infrastructure, counts.calls, counts.slow
+        share = different / decided if decided else 0.0
+        # The limit is ten times what is taken for noise of the comparison itself (0.1 % and 0.01 %).
+        chance = binomial_tail(different, decided, self._difference_share_max / 10)
+        verdict, why = Verdict.PASS, ""
+        if different >= _DIFFERENCES_MIN and share > self._difference_share_max and chance < CHANCE_MAX:
+            verdict = Verdict.FAIL
+        elif decided == 0:
+            verdict, why = Verdict.INCONCLUSIVE, "nothing compared yet"
+        elif different:
+            verdict, why = Verdict.INCONCLUSIVE, "differences found: look at them before raising the weight"
+        elif undecided > _UNDECIDED_SHARE_MAX * (decided + undecided):
+            verdict, why = Verdict.INCONCLUSIVE, f"{undecided} comparisons could not be decided"
+        reason = (
+            f"{different} confirmed differences in {decided} comparisons, limit "
+            f"{100 * self._difference_share_max:.3g} %"
+        )
+        return Judgement(
+            trigger="consistency",
+            verdict=verdict,
+            reason=f"{reason}: {why}" if why else reason,
+            detector="comparison" if verdict is Verdict.FAIL else None,
+            window_s=window_s,
+            numerator=different,
+            denominator=decided,
+            share_percent=100 * share,
+            limit_percent=100 * self._difference_share_max,
+            chance=chance if decided else None,
+        )
+
+
+def _error_sample(window: Window) -> Sample:
+    """Infrastructure failures, plus what application errors exceed the concurrent baseline by.
+
+    Under equal rates each application error falls on the candidate with the probability of its share of the
+    calls. Only when the split found is no chance does the excess count; without a baseline it never does.
+    """
+    candidate, baseline = window.candidate, window.baseline
+    excess = unexplained = 0
+    if candidate.application:
+        errors = candidate.application + baseline.application
+        calls = candidate.calls + baseline.calls
+        ahead = candidate.application * baseline.calls - baseline.application * candidate.calls
+        if not baseline.calls:
+            unexplained = candidate.application
+        elif ahead > 0:
+            over = ahead // baseline.calls
+            chance = binomial_tail(candidate.application, errors, candidate.calls / calls)
+            excess, unexplained = (over, 0) if chance < CHANCE_MAX else (0, over)
+    return Sample(
+        window.span_s,
+        candidate.infrastructure + excess,
+        candidate.calls,
+        baseline.infrastructure + baseline.application,
+        baseline.calls,
+        unexplained,
+    )
+
+
+def _slow_sample(window: Window, slow_now: Mapping[Side, int]) -> Sample:
+    """Slow calls, with those still in flight counted the moment they pass the limit."""
+    candidate, baseline = window.candidate, window.baseline
+    return Sample(
+        window.span_s,
+        candidate.slow + slow_now["candidate"],
+        candidate.calls + slow_now["candidate"],
+        baseline.slow + slow_now["baseline"],
+        baseline.calls + slow_now["baseline"],
+    )
