@@ -127,6 +127,21 @@ def read_parse(body: bytes | memoryview) -> Parse:
     return Parse(name, sql, struct.unpack(f"!{len(types) // 4}I", types[2:]))
 
 
+def read_sasl_initial_response(body: bytes | memoryview) -> tuple[bytes, bytes | None]:
+    """Mechanism and data of a client's SASLInitialResponse; the data is None if the client sent none (-1)."""
+    mechanism, nul, rest = bytes(body).partition(b"\0")
+    if not nul:
+        raise ClientProtocolError("invalid string in message")
+    if len(rest) < 4:
+        raise ClientProtocolError("insufficient data left in message")
+    (length,), data = struct.unpack("!i", rest[:4]), rest[4:]
+    if length < -1 or length > len(data):
+        raise ClientProtocolError("insufficient data left in message")
+    if max(length, 0) < len(data):
+        raise ClientProtocolError("invalid message format")
+    return mechanism, None if length == -1 else data
+
+
 def read_authentication(body: bytes | memoryview) -> tuple[int, bytes]:
     """Body of a server's Authentication message: its code and what follows."""
     if len(body) < 4:

@@ -1,0 +1,309 @@
+"""Receives a client from its first byte to the end of authentication.
+
+`Handshake` takes bytes and returns actions; it never touches a socket. Its answers are those of PostgreSQL's
+ProcessStartupPacket (backend_startup.c) and CheckSASLAuth (auth-sasl.c), texts included, with one difference: where
+PostgreSQL closes without a word because a length is impossible, the client is told 08P01 first.
+
+What the startup packet asks for is collected, never applied: before authentication nobody has asked anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pgshunt.protocol import messages
+from pgshunt.protocol.authentication import Authenticator
+from pgshunt.protocol.errors import (
+    FEATURE_NOT_SUPPORTED,
+    INVALID_AUTHORIZATION,
+    INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
+    ClientProtocolError,
+    PgError,
+)
+from pgshunt.protocol.messages import CancelRequest, GSSENCRequest, SSLRequest, StartupRequest
+from pgshunt.protocol.phases import FRONTEND, Phase
+from pgshunt.protocol.scram import MECHANISM, ScramServer
+
+# pg_config_manual.h: NAMEDATALEN counts the NUL; longer user and database names are cut, not refused.
+NAME_BYTES_MAX = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """These bytes go to the client."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client asks to cancel another session's statement. It gets no answer, right key or wrong."""
+
+    process_id: int
+    secret_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedWelcome:
+    """The client is who it says it is and has AuthenticationOk; it waits for ParameterStatus to ReadyForQuery.
+
+    `parameters` holds what else the startup packet said, in its order: settings by name, and `options` (the
+    command line, unparsed). The session speaks protocol 3.`protocol_minor`.
+    """
+
+    user: str
+    database: str
+    parameters: dict[bytes, bytes]
+    protocol_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The connection ends once everything is sent. `error` is what the client was told, for the log."""
+
+    error: PgError | None = None
+
+
+Action = Send | Cancel | NeedWelcome | Close
+
+
+class State(Enum):
+    """What the handshake waits for."""
+
+    STARTUP = "startup packet"
+    SASL_INITIAL_RESPONSE = "SASLInitialResponse"
+    SASL_CLIENT_FIRST = "SASLResponse with client-first-message"
+    SASL_CLIENT_FINAL = "SASLResponse with client-final-message"
+    WELCOME = "nothing: authenticated"
+    CLOSED = "nothing: closed"
+
+
+class Handshake:
+    """One client connection's login.
+
+    Feed `receive()` until it returns NeedWelcome or Close. After NeedWelcome the connection is the caller's, beginning
+    with `leftover`, which a client in a hurry has sent behind its last message.
+    """
+
+    def __init__(self, authenticator: Authenticator, *, minor_newest: int = 0) -> None:
+        """`minor_newest`: the newest protocol 3.x to agree to."""
+        self.state = State.STARTUP
+        self._authenticator = authenticator
+        self._minor_newest = minor_newest
+        self._buffer = bytearray()
+        self._declined: set[type[SSLRequest | GSSENCRequest]] = set()
+        self._welcome: NeedWelcome | None = None
+        self._scram: ScramServer | None = None
+
+    @property
+    def leftover(self) -> bytes:
+        """Received, but not part of the handshake."""
+        return bytes(self._buffer)
+
+    def receive(self, data: bytes) -> list[Action]:
+        """What to do about these bytes, in order; everything behind a Close is dropped."""
+        if self.state is State.WELCOME:
+            raise RuntimeError("the handshake is over: what arrives now belongs to the session")
+        actions: list[Action] = []
+        if self.state is State.CLOSED:
+            return actions
+        self._buffer += data
+        try:
+            while self.state in _STEPS:
+                read, handle = _STEPS[self.state]
+                body = read(self)
+                if body is None:
+                    break
+                for action in handle(self, body):
+                    actions.append(action)
+        except PgError as error:
+            actions += self._close(error)
+        return actions
+
+    def _close(self, error: PgError | None = None) -> Iterator[Action]:
+        self.state = State.CLOSED
+        self._buffer.clear()
+        if error is not None:
+            yield Send(error.frame())
+        yield Close(error)
+
+    # --- cutting: the body of the next message, None while it is incomplete -------------------------------------
+
+    def _read_startup_packet(self) -> bytes | None:
+        if len(self._buffer) < 4:
+            return None
+        return self._take(4, messages.startup_body_length(self._buffer[:4]))
+
+    def _read_sasl_response(self) -> bytes | None:
+        if not self._buffer:
+            return None
+        bounds = FRONTEND[Phase.SASL].get(self._buffer[0])
+        if bounds is None:
+            raise ClientProtocolError(f"expected SASL response, got message type {self._buffer[0]}")
+        if len(self._buffer) < 5:
+            return None
+        body_length = int.from_bytes(self._buffer[1:5]) - 4
+        if not bounds.body_bytes_min <= body_length <= bounds.body_bytes_max:
+            raise ClientProtocolError("invalid message length")
+        return self._take(5, body_length)
+
+    def _take(self, header_length: int, body_length: int) -> bytes | None:
+        end = header_length + body_length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[header_length:end])
+        del self._buffer[:end]
+        return body
+
+    # --- the first packet ----------------------------------------------------------------------------------------
+
+    def _on_startup_packet(self, body: bytes) -> Iterator[Action]:
+        request = messages.read_startup(body)
+        match request:
+            case CancelRequest(process_id, secret_key):
+                yield Cancel(process_id, secret_key)
+                yield from self._close()
+            case SSLRequest() | GSSENCRequest():
+                yield from self._decline(request)
+            case StartupRequest():
+                yield from self._on_startup_message(request)
+
+    def _decline(self, request: SSLRequest | GSSENCRequest) -> Iterator[Action]:
+        """Answers a request for encryption with `N`, each kind once.
+
+        Whoever has sent more without waiting for the answer is refused, as by PostgreSQL, after `N` as well as
+        after `S`: those bytes were meant for an encrypted stream, or are an attacker's who wants them taken for
+        part of one (CVE-2021-23214).
+        """
+        name, code = _ENCRYPTION_REQUESTS[type(request)]
+        if type(request) in self._declined:
+            raise self._unsupported(code >> 16, code & 0xFFFF)
+        self._declined.add(type(request))
+        yield Send(b"N")
+        if self._buffer:
+            raise ClientProtocolError(
+                f"received unencrypted data after {name} request",
+                detail="This could be either a client-software bug or evidence of an attempted"
+                " man-in-the-middle attack.",
+            )
+
+    def _on_startup_message(self, request: StartupRequest) -> Iterator[Action]:
+        if request.major != messages.PROTOCOL_MAJOR:
+            raise self._unsupported(request.major, request.minor)
+        parameters = dict(request.parameters)
+        _refuse_replication(parameters.pop(b"replication", b"false"))
+        protocol_minor = min(request.minor, self._minor_newest)
+        if protocol_minor < request.minor or request.protocol_options:
+            yield Send(messages.negotiate_protocol_version(protocol_minor, request.protocol_options))
+        user = parameters.pop(b"user", b"")[:NAME_BYTES_MAX]
+        if not user:
+            raise PgError(
+                "no PostgreSQL user name specified in startup packet", sqlstate=INVALID_AUTHORIZATION
+            )
+        database = parameters.pop(b"database", b"")[:NAME_BYTES_MAX] or user
+        self._welcome = NeedWelcome(_text(user), _text(database), parameters, protocol_minor)
+        yield from self._authenticate(self._welcome)
+
+    def _unsupported(self, major: int, minor: int) -> PgError:
+        return PgError(
+            f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{self._minor_newest}",
+            sqlstate=FEATURE_NOT_SUPPORTED,
+        )
+
+    # --- authentication ------------------------------------------------------------------------------------------
+
+    def _authenticate(self, welcome: NeedWelcome) -> Iterator[Action]:
+        if self._authenticator.method == "trust":
+            self.state = State.WELCOME
+            yield Send(messages.authentication_ok())
+            yield welcome
+            return
+        verifier = self._authenticator.verifier(welcome.user)
+        self._scram = ScramServer(
+            verifier or self._authenticator.mock_verifier(welcome.user), doomed=verifier is None
+        )
+        self.state = State.SASL_INITIAL_RESPONSE
+        yield Send(messages.authentication_sasl([MECHANISM]))
+
+    def _on_sasl_initial_response(self, body: bytes) -> Iterator[Action]:
+        mechanism, client_first = messages.read_sasl_initial_response(body)
+        if mechanism != MECHANISM:
+            raise ClientProtocolError("client selected an invalid SASL authentication mechanism")
+        if client_first is None:
+            self.state = State.SASL_CLIENT_FIRST
+            yield Send(messages.authentication_sasl_continue(b""))
+        else:
+            yield from self._on_client_first(client_first)
+
+    def _on_client_first(self, body: bytes) -> Iterator[Action]:
+        assert self._scram is not None
+        self.state = State.SASL_CLIENT_FINAL
+        yield Send(messages.authentication_sasl_continue(self._scram.first(body)))
+
+    def _on_client_final(self, body: bytes) -> Iterator[Action]:
+        assert self._scram is not None and self._welcome is not None
+        server_final = self._scram.final(body)
+        if server_final is None:
+            raise PgError(
+                f'password authentication failed for user "{self._welcome.user}"', sqlstate=INVALID_PASSWORD
+            )
+        self.state = State.WELCOME
+        yield Send(messages.authentication_sasl_final(server_final) + messages.authentication_ok())
+        yield self._welcome
+
+
+# What is read in each state, and what is made of it. A state without a row reads nothing more.
+_STEPS: dict[
+    State, tuple[Callable[[Handshake], bytes | None], Callable[[Handshake, bytes], Iterator[Action]]]
+] = {
+    State.STARTUP: (Handshake._read_startup_packet, Handshake._on_startup_packet),
+    State.SASL_INITIAL_RESPONSE: (Handshake._read_sasl_response, Handshake._on_sasl_initial_response),
+    State.SASL_CLIENT_FIRST: (Handshake._read_sasl_response, Handshake._on_client_first),
+    State.SASL_CLIENT_FINAL: (Handshake._read_sasl_response, Handshake._on_client_final),
+}
+
+_ENCRYPTION_REQUESTS: dict[type[SSLRequest | GSSENCRequest], tuple[str, int]] = {
+    SSLRequest: ("SSL", messages.SSL_REQUEST_CODE),
+    GSSENCRequest: ("GSSAPI encryption", messages.GSSENC_REQUEST_CODE),
+}
+
+
+# PostgreSQL's parse_bool: any spelling, and any beginning of one that leaves no doubt.
+_TRUTH: dict[bytes, bool] = {
+    word[:length]: truth
+    for word, shortest, truth in (
+        (b"true", 1, True),
+        (b"yes", 1, True),
+        (b"on", 2, True),
+        (b"1", 1, True),
+        (b"false", 1, False),
+        (b"no", 1, False),
+        (b"off", 2, False),
+        (b"0", 1, False),
+    )
+    for length in range(shortest, len(word) + 1)
+}
+
+
+def _refuse_replication(value: bytes) -> None:
+    wanted = value == b"database" or _TRUTH.get(value.lower())
+    if wanted is None:
+        raise PgError(
+            f'invalid value for parameter "replication": "{_text(value)}"',
+            sqlstate=INVALID_PARAMETER_VALUE,
+            hint='Valid values are: "false", 0, "true", 1, "database".',
+        )
+    if wanted:
+        raise PgError(
+            "replication connections do not go through pgshunt",
+            sqlstate=FEATURE_NOT_SUPPORTED,
+            hint="Connect to the database server itself for streaming or logical replication.",
+        )
+
+
+def _text(name: bytes) -> str:
+    """A name of undeclared encoding; what is not UTF-8 survives the way back."""
+    return name.decode("utf-8", "surrogateescape")
