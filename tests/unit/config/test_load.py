@@ -1,0 +1,191 @@
+"""A file becomes a configuration, or every one of its problems with place and remedy."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pgshunt.config import Config, ConfigError, Report, Severity, examine, load
+
+Examine = Callable[..., Report]
+Problems = Callable[..., list[str]]
+
+
+def test_a_minimal_file_has_no_problem_and_gets_the_defaults(minimal: str, examined: Examine) -> None:
+    report = examined(minimal)
+    assert report.problems == ()
+    config = report.config
+    assert config is not None
+    assert config.databases["auth_db"].dbname == "auth_db"
+    assert config.services["auth"].tables == ("public.users", "public.roles")
+    assert config.pools.default_pool_size == 20
+    assert config.pools.server_connections.available == 950
+    assert (config.rollback.error_rate_percent_max, config.rollback.latency_ms_max) == (3.0, 1000)
+    assert config.max_client_conn == 5000
+
+
+def test_every_problem_is_told_at_once_in_the_order_of_the_file(problems: Problems) -> None:
+    text = """\
+version: 1
+shared: {dbname: mono, primary: {host: 127.0.0.1, port: abc}}
+control: {user: c, password: '${NOPE}'}
+listn: {}
+auth:
+  method: trst
+  users:
+    - {name: a, password: '0123', password_env: X}
+databases:
+  auth_db:
+    primary: {hots: h, host: 127.0.0.1}
+services:
+  auth:
+    database: auth_dbb
+    tables: [users, "x*"]
+    shadow_writes: ack
+    reads: 101
+  auth: {}
+  b: {database: auth_db, tables: [users]}
+admin: {host: 0.0.0.0}
+"""
+    assert problems(text) == [
+        "pgshunt.yaml:2:57: shared.primary.port: 'abc' is not a whole number; write digits only",
+        "pgshunt.yaml:3:30: control.password: the environment variable NOPE is not set; "
+        "set it, or write ${NOPE:-default}",
+        "pgshunt.yaml:4:1: listn: is not a key of this section; did you mean 'listen'?",
+        "pgshunt.yaml:6:11: auth.method: 'trst' is not known here; write 'scram-sha-256' or 'trust'",
+        "pgshunt.yaml:8:7: auth.users[0]: has password and password_env; keep one of them",
+        "pgshunt.yaml:11:15: databases.auth_db.primary.hots: is not a key of this section; "
+        "did you mean 'host'?",
+        "pgshunt.yaml:14:15: services.auth.database: there is no database 'auth_dbb'; "
+        "did you mean 'auth_db'?",
+        "pgshunt.yaml:15:21: services.auth.tables[1]: is a pattern, which is not in this version; "
+        "name each table",
+        "pgshunt.yaml:16:20: services.auth.shadow_writes: 'ack' is not in this version; "
+        "write off or validate",
+        "pgshunt.yaml:17:12: services.auth.reads: '101' is too large; the most is 100",
+        "pgshunt.yaml:18:3: services.auth: is given twice; keep this one or the one in line 13",
+        "pgshunt.yaml:19:35: services.b.tables[0]: public.users is claimed by auth too; "
+        "leave it with the one that writes it; the other lists it in external_refs",
+        "pgshunt.yaml:20:15: admin.host: 0.0.0.0 can be reached by others and there is no token; "
+        "add token_file or token_env, or bind to 127.0.0.1",
+    ]
+
+
+def test_load_raises_what_examine_found(minimal: str, tmp_path: Path) -> None:
+    path = tmp_path / "pgshunt.yaml"
+    path.write_text(minimal + "pool: {}\nadmn: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    assert [problem.path for problem in caught.value.problems] == [("pool",), ("admn",)]
+    assert str(caught.value).count("\n") == 1
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    (problem,) = examine(tmp_path / "none.yaml", {}).problems
+    assert "No such file" in problem.message
+    (tmp_path / "latin.yaml").write_bytes(b"version: 1 # \xe9\n")
+    (problem,) = examine(tmp_path / "latin.yaml", {}).problems
+    assert "byte 13 is not UTF-8" in problem.message
+
+
+def test_an_empty_file_says_what_is_missing(problems: Problems) -> None:
+    assert problems("") == [
+        "pgshunt.yaml:1:1: version: is missing; add it",
+        "pgshunt.yaml:1:1: shared: is missing; add it",
+        "pgshunt.yaml:1:1: control: is missing; add it",
+    ]
+
+
+def test_a_wrong_number_of_the_format_is_refused(minimal: str, problems: Problems) -> None:
+    (problem,) = problems(minimal.replace("version: 1", "version: 2"))
+    assert problem == "pgshunt.yaml:1:10: version: '2' is too large; the most is 1"
+
+
+def test_a_substituted_number_is_a_number_and_a_wrong_one_is_not_printed(
+    minimal: str, examined: Examine, problems: Problems
+) -> None:
+    text = minimal + "listen: {port: '${PORT}'}\n"
+    config = examined(text, PORT="7000").config
+    assert config is not None
+    assert config.listen.port == 7000
+    (problem,) = problems(text, PORT="hunter2")
+    assert "'${PORT}' is not a whole number" in problem
+    assert "hunter2" not in problem
+
+
+def test_a_rule_does_not_repeat_what_is_already_wrong(minimal: str, problems: Problems) -> None:
+    # Without its port, auth_db would look like an endpoint of audit_db.
+    text = minimal.replace("port: 5433", "port: x").replace("port: 5434", "port: 5432")
+    assert [problem.partition(": ")[2] for problem in problems(text)] == [
+        "databases.auth_db.primary.port: 'x' is not a whole number; write digits only"
+    ]
+
+
+def test_secrets_come_from_files_and_the_environment(minimal: str, examined: Examine, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\nnot this\n")
+    (tmp_path / "token").chmod(0o600)
+    text = minimal.replace("{user: pgshunt}", "{user: pgshunt, password_env: PW}")
+    report = examined(text + "admin: {token_file: token}\n", PW="0123")
+    assert report.problems == ()
+    config = report.config
+    assert config is not None
+    assert config.admin.token is not None
+    assert config.admin.token.reveal() == "s3cret"
+    assert config.control.password is not None
+    assert config.control.password.reveal() == "0123"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "severity", "message"),
+    [
+        (None, 0, Severity.ERROR, "No such file"),
+        ("", 0o600, Severity.ERROR, "is empty"),
+        ("\nx", 0o600, Severity.ERROR, "is empty"),
+        ("s3cret\n", 0o644, Severity.WARNING, "can be read by everyone"),
+    ],
+)
+def test_secret_files_with_a_problem(
+    minimal: str,
+    examined: Examine,
+    tmp_path: Path,
+    content: str | None,
+    mode: int,
+    severity: Severity,
+    message: str,
+) -> None:
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+        (tmp_path / "token").chmod(mode)
+    report = examined(minimal + "admin: {token_file: token}\n")
+    (problem,) = report.problems
+    assert (problem.path, problem.severity) == (("admin", "token_file"), severity)
+    assert message in problem.message
+    assert problem.place is not None
+    assert (report.config is None) == (severity is Severity.ERROR)
+
+
+def test_an_unset_secret_variable_is_a_problem(minimal: str, problems: Problems) -> None:
+    (problem,) = problems(minimal + "admin: {token_env: TOKEN}\n")
+    assert "admin.token_env: the environment variable TOKEN is empty or not set" in problem
+
+
+def test_relative_paths_start_at_the_folder_of_the_file(
+    minimal: str, examined: Examine, tmp_path: Path
+) -> None:
+    config = examined(minimal + "state: {path: run/state.json}\n").config
+    assert config is not None
+    assert config.state.path == tmp_path / "run/state.json"
+
+
+def test_a_configuration_survives_the_way_to_a_worker(minimal: str, examined: Examine) -> None:
+    text = minimal.replace("{method: trust}", "{users: [{name: a, password_env: PW}]}")
+    config = examined(text, PW="pa$$'\"w").config
+    assert config is not None
+    assert Config.model_validate(config.dump_revealed()) == config
+    assert config.dump_revealed()["auth"]["users"] == [{"name": "a", "password": "pa$$'\"w"}]
+
+
+def test_nothing_but_dump_revealed_shows_a_secret(minimal: str, examined: Examine) -> None:
+    config = examined(minimal + "admin: {token: hunter2}\n").config
+    assert config is not None
+    assert "hunter2" not in repr(config) + str(config.model_dump()) + config.model_dump_json()
