@@ -1,0 +1,330 @@
+# Strips the literals from a query text: lexer.strip by hand, byte for byte the same. Why the rules are so is said there.
+
+cdef enum:
+    OTHER = 0          # no token starts with it: no key
+    SPACE = 1
+    NAME = 2
+    DIGIT = 3
+    QUOTE = 4
+    NAME_QUOTE = 5
+    DOLLAR = 6
+    DOT = 7
+    OPERATOR = 8
+    SELF = 9
+    COMMA = 10
+    CLOSE = 11
+
+cdef unsigned char CLASS[256]
+cdef unsigned char LOWER[256]
+
+
+cdef void _fill_classes() noexcept:
+    cdef int byte
+    for byte in range(256):
+        CLASS[byte] = NAME if byte >= 0x80 else OTHER
+        LOWER[byte] = byte
+    for byte in b" \t\n\r\f\v":
+        CLASS[byte] = SPACE
+    for byte in range(26):
+        CLASS[c'A' + byte] = CLASS[c'a' + byte] = NAME
+        LOWER[c'A' + byte] = c'a' + byte
+    CLASS[c'_'] = NAME
+    for byte in b"0123456789":
+        CLASS[byte] = DIGIT
+    for byte in b"~!@#^&|`?+-*/%<>=":
+        CLASS[byte] = OPERATOR
+    for byte in b"([];:":
+        CLASS[byte] = SELF
+    CLASS[c'\''] = QUOTE
+    CLASS[c'"'] = NAME_QUOTE
+    CLASS[c'$'] = DOLLAR
+    CLASS[c'.'] = DOT
+    CLASS[c','] = COMMA
+    CLASS[c')'] = CLOSE
+
+
+_fill_classes()
+
+
+cdef inline bint _is_break(unsigned char byte) noexcept nogil:
+    return byte == c'\n' or byte == c'\r'
+
+
+cdef inline const unsigned char *_line_comment_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    while at < end and not _is_break(at[0]):
+        at += 1
+    return at
+
+
+cdef const unsigned char *_comment_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    cdef int depth = 1
+    while at + 1 < end:
+        if at[0] == c'/' and at[1] == c'*':
+            depth += 1
+            at += 2
+        elif at[0] == c'*' and at[1] == c'/':
+            depth -= 1
+            at += 2
+            if depth == 0:
+                return at
+        else:
+            at += 1
+    return NULL
+
+
+cdef const unsigned char *_continuation(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    # Where the next part of a string begins, behind its quote; NULL if the string is over.
+    cdef const unsigned char *line
+    while at < end and not _is_break(at[0]):
+        if at + 1 < end and at[0] == c'-' and at[1] == c'-':
+            at = _line_comment_end(at, end)
+        elif CLASS[at[0]] == SPACE:
+            at += 1
+        else:
+            return NULL
+    while at < end:
+        if CLASS[at[0]] == SPACE:
+            at += 1
+        elif at[0] == c'\'':
+            return at + 1
+        elif at + 1 < end and at[0] == c'-' and at[1] == c'-':
+            line = _line_comment_end(at, end)
+            if line == end:
+                return NULL
+            at = line + 1
+        else:
+            return NULL
+    return NULL
+
+
+cdef const unsigned char *_string_end(const unsigned char *at, const unsigned char *end, bint escapes) noexcept nogil:
+    # `at` stands behind the opening quote. NULL if the string does not end.
+    cdef const unsigned char *more
+    while at < end:
+        if at[0] == c'\'':
+            at += 1
+            if at < end and at[0] == c'\'':
+                at += 1
+                continue
+            more = _continuation(at, end)
+            if more == NULL:
+                return at
+            at = more
+        elif escapes and at[0] == c'\\':
+            if end - at < 2:
+                return NULL
+            at += 2
+        else:
+            at += 1
+    return NULL
+
+
+cdef const unsigned char *_quoted_name_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    while at < end:
+        if at[0] == c'"':
+            at += 1
+            if at == end or at[0] != c'"':
+                return at
+        at += 1
+    return NULL
+
+
+cdef const unsigned char *_dollar_string_end(const unsigned char *start, const unsigned char *end) noexcept nogil:
+    # `start` stands on the first dollar. NULL if this is not a dollar-quoted string, or one that does not end.
+    cdef const unsigned char *at = start + 1
+    cdef Py_ssize_t length
+    if at < end and CLASS[at[0]] == NAME:
+        while at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT):
+            at += 1
+    if at >= end or at[0] != c'$':
+        return NULL
+    at += 1
+    length = at - start
+    while end - at >= length:
+        at = <const unsigned char *>memchr(at, c'$', end - at)
+        if at == NULL or end - at < length:
+            return NULL
+        if memcmp(at, start, length) == 0:
+            return at + length
+        at += 1
+    return NULL
+
+
+cdef inline bint _is_hex(unsigned char byte) noexcept nogil:
+    return CLASS[byte] == DIGIT or c'a' <= LOWER[byte] <= c'f'
+
+
+cdef inline bint _in_base(unsigned char byte, unsigned char base) noexcept nogil:
+    if base == c'x':
+        return _is_hex(byte)
+    return c'0' <= byte <= (c'7' if base == c'o' else c'1')
+
+
+cdef const unsigned char *_based_digits(const unsigned char *at, const unsigned char *end,
+                                        unsigned char base) noexcept nogil:
+    # (_?digit)*
+    while at < end:
+        if _in_base(at[0], base):
+            at += 1
+        elif at[0] == c'_' and at + 1 < end and _in_base(at[1], base):
+            at += 2
+        else:
+            break
+    return at
+
+
+cdef const unsigned char *_digits(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    # digit(_?digit)*, or nothing
+    if at == end or CLASS[at[0]] != DIGIT:
+        return at
+    at += 1
+    while at < end:
+        if CLASS[at[0]] == DIGIT:
+            at += 1
+        elif at[0] == c'_' and at + 1 < end and CLASS[at[1]] == DIGIT:
+            at += 2
+        else:
+            break
+    return at
+
+
+cdef const unsigned char *_number_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    # NULL if junk follows the number.
+    cdef const unsigned char *mark
+    cdef unsigned char base
+    if at[0] == c'0' and at + 1 < end:
+        base = LOWER[at[1]]
+        if base == c'x' or base == c'o' or base == c'b':
+            mark = _based_digits(at + 2, end, base)
+            if mark == at + 2:
+                return NULL
+            return NULL if mark < end and (CLASS[mark[0]] == NAME or CLASS[mark[0]] == DIGIT) else mark
+    at = _digits(at, end)
+    if at < end and at[0] == c'.' and (at + 1 == end or at[1] != c'.'):
+        at = _digits(at + 1, end)
+    if at < end and LOWER[at[0]] == c'e':
+        mark = at + 1
+        if mark < end and (mark[0] == c'+' or mark[0] == c'-'):
+            mark += 1
+        if mark == end or CLASS[mark[0]] != DIGIT:
+            return NULL
+        at = _digits(mark, end)
+    return NULL if at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT) else at
+
+
+cdef inline Py_ssize_t _before_comma(const unsigned char *key, Py_ssize_t at) noexcept nogil:
+    if at > 0 and key[at - 1] == c' ':
+        at -= 1
+    if at == 0 or key[at - 1] != c',':
+        return -1
+    at -= 1
+    return at - 1 if at > 0 and key[at - 1] == c' ' else at
+
+
+cdef Py_ssize_t strip(const unsigned char *at, Py_ssize_t length, unsigned char *key) noexcept nogil:
+    """Write the key of the text into `key`, which has room for `length` bytes; its length, or -1 if the text has none."""
+    cdef const unsigned char *end = at + length
+    cdef const unsigned char *stop
+    cdef Py_ssize_t out = 0, literal_end = 0, group_end = 0
+    cdef bint gap = False, literal, grouped
+    cdef unsigned char kind
+    while at < end:
+        kind = CLASS[at[0]]
+        stop = at + 1
+        literal = False
+        if kind == SPACE:
+            gap = True
+            at = stop
+            continue
+        if kind == OPERATOR and stop < end:
+            if at[0] == c'-' and stop[0] == c'-':
+                at = _line_comment_end(stop, end)
+                gap = True
+                continue
+            if at[0] == c'/' and stop[0] == c'*':
+                at = _comment_end(stop + 1, end)
+                if at == NULL:
+                    return -1
+                gap = True
+                continue
+        if kind == NAME:
+            if stop < end and stop[0] == c'\'':
+                literal = LOWER[at[0]] == c'e' or LOWER[at[0]] == c'b' or LOWER[at[0]] == c'x'
+                if literal:
+                    stop = _string_end(stop + 1, end, LOWER[at[0]] == c'e')
+            elif end - at > 2 and LOWER[at[0]] == c'u' and at[1] == c'&':
+                if at[2] == c'"':
+                    return -1
+                if at[2] == c'\'':
+                    literal = True
+                    stop = _string_end(at + 3, end, False)
+        elif kind == QUOTE:
+            literal = True
+            stop = _string_end(stop, end, False)
+        elif kind == DIGIT or (kind == DOT and stop < end and CLASS[stop[0]] == DIGIT):
+            literal = True
+            stop = _number_end(at, end)
+        elif kind == DOLLAR and (stop == end or CLASS[stop[0]] != DIGIT):
+            literal = True
+            stop = _dollar_string_end(at, end)
+        if literal:
+            if stop == NULL:
+                return -1
+            at = stop
+            if literal_end and _before_comma(key, out) == literal_end:
+                out = literal_end
+                gap = False
+                continue
+            if gap and out:
+                key[out] = c' '
+                out += 1
+            gap = False
+            key[out] = c'?'
+            out += 1
+            literal_end = out
+            continue
+
+        grouped = False
+        if kind == CLOSE and literal_end and literal_end == out and out > 1 and key[out - 2] == c'(':
+            gap = False
+            if group_end and _before_comma(key, out - 2) == group_end:
+                out = group_end
+                at = stop
+                continue
+            grouped = True
+        if gap and out:
+            key[out] = c' '
+            out += 1
+        gap = False
+        if kind == NAME:
+            while at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT or at[0] == c'$'):
+                key[out] = LOWER[at[0]]
+                out += 1
+                at += 1
+        elif kind == OPERATOR:
+            while at < end and CLASS[at[0]] == OPERATOR:
+                if at + 1 < end and ((at[0] == c'-' and at[1] == c'-') or (at[0] == c'/' and at[1] == c'*')):
+                    break
+                key[out] = 1 if at[0] == c'?' else at[0]
+                out += 1
+                at += 1
+        elif kind == OTHER:
+            return -1
+        else:
+            if kind == NAME_QUOTE:
+                stop = _quoted_name_end(stop, end)
+                if stop == NULL:
+                    return -1
+            elif kind == DOLLAR:
+                while stop < end and CLASS[stop[0]] == DIGIT:
+                    stop += 1
+                if stop < end and CLASS[stop[0]] == NAME:
+                    return -1
+            elif kind == DOT and stop < end and stop[0] == c'.':
+                stop += 1
+            memcpy(key + out, at, stop - at)
+            out += stop - at
+            at = stop
+            if grouped:
+                group_end = out
+    return out

@@ -1,0 +1,90 @@
+# What the hot path may cimport: shapes as C values, found without making a Python object.
+
+from libc.stdint cimport uint64_t
+
+cdef enum:
+    # The values of routing.shape.Kind.
+    KIND_EMPTY = 0
+    KIND_READ = 1
+    KIND_WRITE = 2
+    KIND_BEGIN = 3
+    KIND_COMMIT = 4
+    KIND_ROLLBACK = 5
+    KIND_SAVEPOINT = 6
+    KIND_SESSION = 7
+    KIND_COPY_IN = 8
+    KIND_UNKNOWN = 9
+
+
+cdef class Entry:
+    cdef public object shape
+    cdef public int kind
+    cdef public bint splittable   # a plain read of at least one table: may go to a copy
+    cdef public bint pins         # leaves session state behind that outlives the transaction
+    cdef public bint writes       # writes, locks, volatile or unknown: the owner only
+    cdef public bint read_only    # BEGIN READ ONLY, SET TRANSACTION READ ONLY
+    # The route, filled in by the relay from decide() when `epoch` is not the routing table's.
+    cdef public long epoch        # -1: never decided
+    cdef public int plan_kind
+    cdef public int service       # index into the table's services, -1: none
+    cdef public int endpoint
+    cdef public int percent
+    cdef public int reason
+    cdef public object plan
+
+
+# One text as it was sent; a slot of the first level.
+ctypedef struct Slot:
+    uint64_t hash
+    uint64_t seen                 # hash of the last text that passed here without being kept
+    char *text
+    Py_ssize_t length
+    Py_ssize_t room
+    int search_path_id
+    void *entry
+
+
+# One key of the second level: a text without its literals, or (whole) a text with them.
+ctypedef struct Node:
+    uint64_t hash
+    char *key
+    Py_ssize_t length
+    int search_path_id
+    int next                      # index of the next node in the chain, -1: last
+    bint whole
+    bint used                     # since the clock hand last passed
+    void *entry                   # NULL: literals matter, look the whole text up
+
+
+cdef class ShapeCache:
+    cdef object resolve
+    cdef dict path_ids
+    cdef list paths
+    cdef Entry unknown_path
+    cdef uint64_t seed
+    cdef uint64_t secret
+    cdef Slot *slots
+    cdef Node *nodes
+    cdef int *buckets
+    cdef uint64_t bucket_mask
+    cdef int capacity
+    cdef int used
+    cdef int hand
+    cdef int free_node            # head of the list of nodes not in use
+    cdef Py_ssize_t key_bytes
+    cdef char *scratch
+    cdef Py_ssize_t scratch_room
+    cdef readonly long long hits_text
+    cdef readonly long long hits_stripped
+    cdef readonly long long misses
+
+    cdef Entry lookup(self, const char *text, Py_ssize_t length, int search_path_id)
+    cdef Node *_node(self, const char *key, Py_ssize_t length, uint64_t hash, int search_path_id, bint whole) noexcept
+    cdef Entry _miss(self, const char *text, Py_ssize_t length, int search_path_id, Py_ssize_t key_length)
+    cdef void _keep(self, Slot *slot, uint64_t hash, const char *text, Py_ssize_t length, int search_path_id,
+                    void *entry) noexcept
+    cdef int _insert(self, bytes key, int search_path_id, bint whole, Entry entry) except -1
+    cdef void _evict(self) noexcept
+    cdef void _drop_entries(self) noexcept
+    cdef void _forget(self) noexcept
+    cdef int _make_room(self, Py_ssize_t length) except -1

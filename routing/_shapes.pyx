@@ -1,0 +1,377 @@
+"""Finds the shape of a query text without making a Python object: by the text as sent, then without its literals.
+
+The first level is an array of texts, one per hash; a text is kept when it comes a second time, so that texts with fresh literals do not push
+out the ones that repeat. The second level is a hash table of keys (lexer.strip), evicted by a clock hand. Where literals matter the key leads
+to a marker, and the whole text is looked up in the same table. Hashes are keyed per process against made collisions, and every
+hit is compared in full.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy
+
+import os
+import time
+
+from pgshunt.routing.shape import unknown
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    /* Folded 64x64->128 multiplication, as in wyhash (public domain): the high half mixed with the low half. */
+    static inline uint64_t shapes_mix(uint64_t a, uint64_t b) {
+        unsigned __int128 product = (unsigned __int128)a * b;
+        return (uint64_t)product ^ (uint64_t)(product >> 64);
+    }
+    static inline uint64_t shapes_word(const unsigned char *at) {
+        uint64_t word;
+        memcpy(&word, at, 8);
+        return word;
+    }
+    /* 16 bytes a step; the last 16 are read overlapping, shorter texts from a zeroed buffer. The length is part of the hash. */
+    static inline uint64_t shapes_hash(const char *text, Py_ssize_t length, uint64_t seed, uint64_t secret) {
+        const unsigned char *at = (const unsigned char *)text;
+        unsigned char last[16] = {0};
+        Py_ssize_t left = length;
+        uint64_t hash = seed ^ shapes_mix((uint64_t)length ^ secret, 0x9E3779B97F4A7C15ULL);
+        for (; left > 16; left -= 16, at += 16)
+            hash = shapes_mix(shapes_word(at) ^ secret, shapes_word(at + 8) ^ hash);
+        if (length > 16)
+            memcpy(last, at + left - 16, 16);
+        else
+            memcpy(last, at, (size_t)left);
+        hash = shapes_mix(shapes_word(last) ^ secret, shapes_word(last + 8) ^ hash);
+        return shapes_mix(hash ^ secret, seed ^ 0xE7037ED1A0B428DBULL);
+    }
+    """
+    uint64_t shapes_hash(const char *text, Py_ssize_t length, uint64_t seed, uint64_t secret) noexcept nogil
+
+include "_lexer.pxi"
+
+cdef enum:
+    SLOTS = 2048
+    TEXT_BYTES_MAX = 4096             # longer texts are not kept as sent: 8 MiB at most for the first level
+    KEY_BYTES_MAX = 65536             # longer keys are not kept
+    KEYS_BYTES_MAX = 33554432         # all keys together
+    STRIP_BYTES_MAX = 1048576         # longer texts go to the classifier as they are
+    SCRATCH_BYTES_KEPT = 65536
+    SEARCH_PATHS_MAX = 4096
+    WHOLE = 0x5bd1e995                # sets keys that are whole texts apart from stripped ones
+
+
+cdef class Entry:
+    """A shape in C values, and the route decided for it in one epoch."""
+
+    def __init__(self, shape):
+        self.shape = shape
+        self.kind = int(shape.kind)
+        self.splittable = shape.splittable
+        self.pins = shape.pins is not None
+        self.writes = shape.writing
+        self.read_only = shape.read_only is True
+        self.epoch = -1
+        self.service = -1
+        self.plan = None
+
+
+cdef class ShapeCache:
+    """Query texts to entries, bounded in number and bytes. `resolve(sql, search_path)` makes the shape that is missing.
+
+    A search path is known by a number (`search_path_id`); 0 is PostgreSQL's default, "$user", public.
+    """
+
+    def __cinit__(self, resolve, capacity=10_000):
+        if capacity < 2:
+            raise ValueError(f"capacity of a shape cache is {capacity}; it must be at least 2")
+        cdef uint64_t buckets = 16
+        while buckets < <uint64_t>capacity * 2:
+            buckets *= 2
+        self.capacity = capacity
+        self.bucket_mask = buckets - 1
+        self.slots = <Slot *>calloc(SLOTS, sizeof(Slot))
+        self.nodes = <Node *>calloc(capacity, sizeof(Node))
+        self.buckets = <int *>malloc(buckets * sizeof(int))
+        self.scratch = <char *>malloc(SCRATCH_BYTES_KEPT)
+        self.scratch_room = SCRATCH_BYTES_KEPT
+        if self.slots == NULL or self.nodes == NULL or self.buckets == NULL or self.scratch == NULL:
+            raise MemoryError
+        self._forget()
+
+    def __init__(self, resolve, capacity=10_000):
+        self.resolve = resolve
+        self.path_ids = {}
+        self.paths = []
+        self.unknown_path = Entry(unknown("search_path"))
+        self.search_path_id(("$user", "public"))
+        self.seed = int.from_bytes(os.urandom(8), "little")
+        self.secret = int.from_bytes(os.urandom(8), "little") | 1
+
+    def __dealloc__(self):
+        cdef int i
+        if self.slots != NULL and self.nodes != NULL and self.buckets != NULL:
+            self._drop_entries()
+            for i in range(SLOTS):
+                free(self.slots[i].text)
+        free(self.slots)
+        free(self.nodes)
+        free(self.buckets)
+        free(self.scratch)
+
+    @property
+    def size(self):
+        """Keys kept, markers and whole texts included."""
+        return self.used
+
+    @property
+    def bytes_kept(self):
+        """Bytes of all keys of the second level."""
+        return self.key_bytes
+
+    def search_path_id(self, path):
+        """The number of a search path, as a tuple of schema names; -1 once there are too many: then every shape is unknown."""
+        number = self.path_ids.get(path)
+        if number is None:
+            if len(self.paths) >= SEARCH_PATHS_MAX:
+                return -1
+            number = self.path_ids[path] = len(self.paths)
+            self.paths.append(path)
+        return number
+
+    def find(self, text, search_path_id=0):
+        """The entry of a query text (bytes), as `lookup` gives it to the hot path."""
+        cdef bytes kept = text
+        return self.lookup(PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), search_path_id)
+
+    def clear(self):
+        """Forget every shape, as when the catalogue changed. Entries that others hold live on; search path numbers stay."""
+        self._drop_entries()
+        self._forget()
+
+    cdef Entry lookup(self, const char *text, Py_ssize_t length, int search_path_id):
+        cdef uint64_t hash, key_hash
+        cdef Py_ssize_t key_length
+        cdef Slot *slot = NULL
+        cdef Node *node = NULL
+        if search_path_id < 0 or search_path_id >= len(self.paths):
+            return self.unknown_path
+        hash = shapes_hash(text, length, self.seed + <uint64_t>search_path_id, self.secret) if length <= TEXT_BYTES_MAX else 0
+        if length <= TEXT_BYTES_MAX:
+            slot = &self.slots[hash & (SLOTS - 1)]
+            if (
+                slot.entry != NULL and slot.hash == hash and slot.length == length
+                and slot.search_path_id == search_path_id and memcmp(slot.text, text, length) == 0
+            ):
+                self.hits_text += 1
+                return <Entry>slot.entry
+        if length > STRIP_BYTES_MAX:
+            self.misses += 1
+            return Entry(self.resolve(PyBytes_FromStringAndSize(text, length), self.paths[search_path_id]))
+
+        if length > self.scratch_room:
+            self._make_room(length)
+        key_length = strip(<const unsigned char *>text, length, <unsigned char *>self.scratch)
+        if key_length >= 0:
+            key_hash = shapes_hash(self.scratch, key_length, self.seed + <uint64_t>search_path_id, self.secret)
+            node = self._node(self.scratch, key_length, key_hash, search_path_id, False)
+        if node == NULL or node.entry == NULL:
+            key_hash = shapes_hash(text, length, (self.seed ^ WHOLE) + <uint64_t>search_path_id, self.secret)
+            node = self._node(text, length, key_hash, search_path_id, True)
+        if node != NULL:
+            self.hits_stripped += 1
+            self._keep(slot, hash, text, length, search_path_id, node.entry)
+            return <Entry>node.entry
+        if slot != NULL:
+            slot.seen = hash
+        return self._miss(text, length, search_path_id, key_length)
+
+    cdef Entry _miss(self, const char *text, Py_ssize_t length, int search_path_id, Py_ssize_t key_length):
+        # The key is copied before Python code runs: that code may look something up and use the scratch buffer.
+        cdef bytes sql = PyBytes_FromStringAndSize(text, length)
+        cdef bytes key = None
+        if key_length >= 0:
+            key = PyBytes_FromStringAndSize(self.scratch, key_length)
+        self.misses += 1
+        shape = self.resolve(sql, self.paths[search_path_id])
+        cdef Entry entry = Entry(shape)
+        if key is not None and not shape.literal_sensitive:
+            self._insert(key, search_path_id, False, entry)
+            return entry
+        # A text that does not parse says nothing about others of its key, so it leaves no marker.
+        if key is not None and entry.kind != KIND_UNKNOWN:
+            self._insert(key, search_path_id, False, None)
+        self._insert(sql, search_path_id, True, entry)
+        return entry
+
+    cdef void _keep(self, Slot *slot, uint64_t hash, const char *text, Py_ssize_t length, int search_path_id,
+                    void *entry) noexcept:
+        cdef char *room
+        cdef void *before
+        if slot == NULL:
+            return
+        if slot.seen != hash:
+            slot.seen = hash
+            return
+        if slot.room < length:
+            room = <char *>realloc(slot.text, length)
+            if room == NULL:
+                return
+            slot.text = room
+            slot.room = length
+        before = slot.entry
+        memcpy(slot.text, text, length)
+        slot.length = length
+        slot.hash = hash
+        slot.search_path_id = search_path_id
+        slot.entry = entry
+        Py_INCREF(<object>entry)
+        if before != NULL:
+            Py_DECREF(<object>before)
+
+    cdef Node *_node(self, const char *key, Py_ssize_t length, uint64_t hash, int search_path_id,
+                     bint whole) noexcept:
+        cdef int i = self.buckets[hash & self.bucket_mask]
+        cdef Node *node
+        while i >= 0:
+            node = &self.nodes[i]
+            if (
+                node.hash == hash and node.length == length and node.whole == whole
+                and node.search_path_id == search_path_id and memcmp(node.key, key, length) == 0
+            ):
+                node.used = True
+                return node
+            i = node.next
+        return NULL
+
+    cdef int _insert(self, bytes key, int search_path_id, bint whole, Entry entry) except -1:
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(key)
+        cdef uint64_t seed = (self.seed ^ WHOLE) if whole else self.seed
+        cdef uint64_t hash = shapes_hash(PyBytes_AS_STRING(key), length, seed + <uint64_t>search_path_id, self.secret)
+        cdef Node *node
+        cdef char *copy
+        cdef int i
+        if length > KEY_BYTES_MAX or self._node(PyBytes_AS_STRING(key), length, hash, search_path_id, whole) != NULL:
+            return 0
+        copy = <char *>malloc(length if length else 1)
+        if copy == NULL:
+            raise MemoryError
+        while self.used == self.capacity or self.key_bytes + length > KEYS_BYTES_MAX:
+            self._evict()
+        i = self.free_node
+        node = &self.nodes[i]
+        self.free_node = node.next
+        memcpy(copy, PyBytes_AS_STRING(key), length)
+        node.key = copy
+        node.length = length
+        node.hash = hash
+        node.search_path_id = search_path_id
+        node.whole = whole
+        node.used = False
+        node.entry = NULL
+        if entry is not None:
+            Py_INCREF(entry)
+            node.entry = <void *>entry
+        node.next = self.buckets[hash & self.bucket_mask]
+        self.buckets[hash & self.bucket_mask] = i
+        self.used += 1
+        self.key_bytes += length
+        return 0
+
+    cdef void _evict(self) noexcept:
+        # The hand clears the mark of what was used since it last came by, and takes the first that was not.
+        cdef Node *node = &self.nodes[self.hand]
+        cdef int *link
+        cdef void *entry
+        while node.key == NULL or node.used:
+            node.used = False
+            self.hand = (self.hand + 1) % self.capacity
+            node = &self.nodes[self.hand]
+        link = &self.buckets[node.hash & self.bucket_mask]
+        while link[0] != self.hand:
+            link = &self.nodes[link[0]].next
+        link[0] = node.next
+        self.used -= 1
+        self.key_bytes -= node.length
+        entry = node.entry
+        free(node.key)
+        node.key = NULL
+        node.entry = NULL
+        node.next = self.free_node
+        self.free_node = self.hand
+        if entry != NULL:
+            Py_DECREF(<object>entry)
+
+    cdef void _drop_entries(self) noexcept:
+        cdef void *entry
+        cdef int i
+        for i in range(SLOTS):
+            entry = self.slots[i].entry
+            self.slots[i].entry = NULL
+            self.slots[i].seen = 0
+            if entry != NULL:
+                Py_DECREF(<object>entry)
+        for i in range(self.capacity):
+            entry = self.nodes[i].entry
+            free(self.nodes[i].key)
+            self.nodes[i].key = NULL
+            self.nodes[i].entry = NULL
+            if entry != NULL:
+                Py_DECREF(<object>entry)
+
+    cdef void _forget(self) noexcept:
+        # Every node on the free list, every chain empty.
+        cdef int i
+        cdef uint64_t bucket
+        for i in range(self.capacity):
+            self.nodes[i].next = i + 1
+        for bucket in range(self.bucket_mask + 1):
+            self.buckets[bucket] = -1
+        self.free_node = 0
+        self.used = 0
+        self.hand = 0
+        self.key_bytes = 0
+
+    cdef int _make_room(self, Py_ssize_t length) except -1:
+        cdef char *room = <char *>realloc(self.scratch, length)
+        if room == NULL:
+            raise MemoryError
+        self.scratch = room
+        self.scratch_room = length
+        return 0
+
+
+def strip_bytes(text):
+    """lexer.strip, compiled: the key of a query text (bytes), or None."""
+    cdef bytes kept = text
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(kept))
+    cdef Py_ssize_t length = strip(
+        <const unsigned char *>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), <unsigned char *>PyBytes_AS_STRING(key)
+    )
+    return None if length < 0 else key[:length]
+
+
+def bench_lookup(ShapeCache cache, text, int count, bint fresh=False):
+    """Nanoseconds per lookup of `text`. With `fresh` the last run of digits in it is counted up each time."""
+    cdef bytearray copy = bytearray(text)
+    cdef char *at = copy
+    cdef Py_ssize_t length = len(copy), last = length - 1, digit
+    cdef int i
+    while last >= 0 and not c'0' <= at[last] <= c'9':
+        last -= 1
+    if fresh and last < 0:
+        raise ValueError("the text holds no digit to count up")
+    cache.lookup(at, length, 0)
+    started = time.perf_counter_ns()
+    for i in range(count):
+        if fresh:
+            digit = last
+            while digit >= 0 and at[digit] == c'9':
+                at[digit] = c'0'
+                digit -= 1
+            if digit >= 0 and c'0' <= at[digit] < c'9':
+                at[digit] += 1
+        cache.lookup(at, length, 0)
+    return (time.perf_counter_ns() - started) / count

@@ -1,0 +1,170 @@
+"""Strips the literals from a query text, so that texts which differ in nothing else share one key.
+
+The rules are those of PostgreSQL's scanner (src/backend/parser/scan.l, version 18, standard_conforming_strings on), written
+here as the patterns they are there. `_lexer.pxi` is the same function by hand, for the hot path; the tests hold the two together.
+
+What a key keeps: every token, unquoted names folded to ASCII lower case, one space where there was white space or a comment.
+What it drops: a literal becomes `?`, and a list of nothing but literals becomes one (`IN (1, 2, 3)` and `VALUES (1, 'a'), (2, 'b')` read
+`in (?)` and `values (?)`). A question mark inside an operator is written as 0x01, so that `?` is always a literal.
+
+A text in which anything is odd has no key: unterminated strings and comments, bytes no token starts with, junk after a number, and
+U&"…" names (their UESCAPE literal changes the name). Such a text is classified whole.
+
+The caller knows two things this function cannot see: that standard_conforming_strings is on, and that the client encoding is
+one in which no byte below 0x80 is part of a longer character (not SJIS, BIG5, GBK, UHC, GB18030, JOHAB).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+SPACE: Final = rb"[ \t\n\r\f\v]"
+NAME_START: Final = rb"[A-Za-z\x80-\xff_]"
+DIGITS: Final = rb"[0-9](?:_?[0-9])*+"
+LINE_COMMENT: Final = rb"--[^\n\r]*+"
+
+NUMBER: Final = (
+    rb"(?:0[xX](?:_?[0-9a-fA-F])++|0[oO](?:_?[0-7])++|0[bB](?:_?[01])++"
+    rb"|(?:D\.(?!\.)(?:D)?|\.D|D)[eE][+-]?D"
+    rb"|D\.(?!\.)(?:D)?|\.D|D)"
+).replace(b"D", DIGITS)
+
+TOKEN: Final = re.compile(
+    rb"(?P<space>(?:" + SPACE + rb"|" + LINE_COMMENT + rb")++)"
+    rb"|(?P<comment>/\*)"
+    rb'|(?P<unicode_name>[uU]&")'
+    rb"|(?P<escape_string>[eE]')"
+    rb"|(?P<string>(?:[bBxX]|[uU]&)?')"
+    rb'|(?P<quoted_name>"(?:[^"]|"")*+")'
+    rb"|(?P<dollar>\$(?:" + NAME_START + rb"[A-Za-z\x80-\xff_0-9]*+)?\$)"
+    rb"|(?P<param>\$[0-9]++)(?!" + NAME_START + rb")"
+    rb"|(?P<number>(?>" + NUMBER + rb"))(?![A-Za-z\x80-\xff_0-9])"
+    rb"|(?P<name>" + NAME_START + rb"[A-Za-z\x80-\xff_0-9$]*+)"
+    rb"|(?P<operator>[~!@#^&|`?+\-*/%<>=]++)"
+    rb"|(?P<self>\.\.|\.(?![0-9])|[,()\[\];:])"
+)
+COMMENT_EDGE: Final = re.compile(rb"/\*|\*/")
+COMMENT_START: Final = re.compile(rb"/\*|--")
+STRING_REST: Final = re.compile(rb"(?:[^']|'')*+'")
+ESCAPE_STRING_REST: Final = re.compile(rb"(?:[^'\\]|''|\\.)*+'", re.DOTALL)
+# A string goes on after white space that holds a line break: 'a' ⏎ 'b' is 'ab'.
+CONTINUATION: Final = re.compile(
+    rb"(?:[ \t\f\v]|" + LINE_COMMENT + rb")*+[\n\r](?:" + SPACE + rb"|" + LINE_COMMENT + rb"[\n\r])*+'"
+)
+
+
+def strip(text: bytes) -> bytes | None:
+    """The key of `text`: what is left of it without its literals. None if it has none and must be classified whole."""
+    key = _Key()
+    at = 0
+    while at < len(text):
+        token = TOKEN.match(text, at)
+        if token is None:
+            return None
+        at = token.end()
+        match token.lastgroup:
+            case "space":
+                key.gap = True
+            case "comment":
+                end = _comment_end(text, at)
+                key.gap = True
+            case "escape_string":
+                end = _string_end(text, at, ESCAPE_STRING_REST)
+            case "string":
+                end = _string_end(text, at, STRING_REST)
+            case "dollar":
+                found = text.find(token[0], at)
+                end = None if found < 0 else found + len(token[0])
+            case "unicode_name":
+                return None
+            case "operator":
+                cut = COMMENT_START.search(token[0])
+                operator = token[0][: cut.start()] if cut else token[0]
+                at = token.start() + len(operator)
+                key.add(operator.replace(b"?", b"\x01"))
+            case "number":
+                key.add_literal()
+            case "name":
+                key.add(token[0].lower())
+            case "self" if token[0] == b")":
+                key.close()
+            case _:
+                key.add(token[0])
+        if token.lastgroup in ("comment", "escape_string", "string", "dollar"):
+            if end is None:
+                return None
+            at = end
+            if token.lastgroup != "comment":
+                key.add_literal()
+    return bytes(key.text)
+
+
+def _comment_end(text: bytes, at: int) -> int | None:
+    depth = 1
+    while depth:
+        edge = COMMENT_EDGE.search(text, at)
+        if edge is None:
+            return None
+        depth += 1 if edge[0] == b"/*" else -1
+        at = edge.end()
+    return at
+
+
+def _string_end(text: bytes, at: int, rest: re.Pattern[bytes]) -> int | None:
+    while True:
+        body = rest.match(text, at)
+        if body is None:
+            return None
+        more = CONTINUATION.match(text, body.end())
+        if more is None:
+            return body.end()
+        at = more.end()
+
+
+class _Key:
+    """The key while it grows. `literal_end` and `group_end` are where the last `?` and the last `(?)` ended, 0 if nowhere."""
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self.gap = False
+        self.literal_end = 0
+        self.group_end = 0
+
+    def add(self, token: bytes) -> None:
+        if self.gap and self.text:
+            self.text += b" "
+        self.gap = False
+        self.text += token
+
+    def add_literal(self) -> None:
+        if self.literal_end and self._before_comma(len(self.text)) == self.literal_end:
+            del self.text[self.literal_end :]
+            self.gap = False
+            return
+        self.add(b"?")
+        self.literal_end = len(self.text)
+
+    def close(self) -> None:
+        """Add `)`; if that ends a group of one literal after another such group, drop the group."""
+        start = len(self.text) - 2
+        grouped = self.literal_end == len(self.text) and start >= 0 and self.text[start] == ord("(")
+        if grouped and self.group_end and self._before_comma(start) == self.group_end:
+            del self.text[self.group_end :]
+            self.gap = False
+            return
+        if grouped:
+            self.gap = False
+        self.add(b")")
+        if grouped:
+            self.group_end = len(self.text)
+
+    def _before_comma(self, at: int) -> int:
+        """Where the token before the comma before `at` ended; -1 if no comma stands there."""
+        text = self.text
+        if at > 0 and text[at - 1] == ord(" "):
+            at -= 1
+        if at == 0 or text[at - 1] != ord(","):
+            return -1
+        at -= 1
+        return at - 1 if at > 0 and text[at - 1] == ord(" ") else at

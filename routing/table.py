@@ -1,0 +1,200 @@
+"""Holds what the data plane routes by: endpoints, services and their stages, the catalogue, and the placement.
+
+Every value here is frozen and travels as JSON between supervisor and workers (`to_dict`, `from_dict`). A change of any of
+them is a new epoch; nothing is edited in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Role = Literal["primary", "replica"]
+Stage = Literal["shared", "syncing", "shadowing", "reading"]
+
+SHARED = "shared"
+"""Name of the shared database; it owns every table that no service has moved away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server address of a database. Names read "auth_db" for the primary and "auth_db/1" for its first replica."""
+
+    name: str
+    database: str
+    host: str
+    port: int
+    dbname: str
+    role: Role
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Endpoint:
+        return cls(
+            name=data["name"],
+            database=data["database"],
+            host=data["host"],
+            port=int(data["port"]),
+            dbname=data["dbname"],
+            role=data["role"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What one service owns and how far it has moved. Table names are schema-qualified ("public.users").
+
+    `copied` names the tables the lane really keeps in step in the service's own database: its own tables and those of its
+    `external_refs` that are replicated. Only these may be read there; `tables` and `external_refs` say what is meant to be.
+    `reads_percent` is 0..100, `shadow_percent` 0.0..100.0.
+    """
+
+    name: str
+    database: str
+    tables: tuple[str, ...]
+    external_refs: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    stage: Stage = "shared"
+    reads_percent: int = 0
+    shadow_writes: Literal["off", "validate"] = "off"
+    shadow_percent: float = 100.0
+    copied: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Service:
+        return cls(
+            name=data["name"],
+            database=data["database"],
+            tables=tuple(data["tables"]),
+            external_refs=tuple(data.get("external_refs", ())),
+            users=tuple(data.get("users", ())),
+            stage=data.get("stage", "shared"),
+            reads_percent=int(data.get("reads_percent", 0)),
+            shadow_writes=data.get("shadow_writes", "off"),
+            shadow_percent=float(data.get("shadow_percent", 100.0)),
+            copied=tuple(data.get("copied", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """One epoch of the routing table. An endpoint's place in `endpoints` is its index; 0 is the shared primary."""
+
+    epoch: int
+    endpoints: tuple[Endpoint, ...]
+    services: tuple[Service, ...] = ()
+    lag_ms_max: int = 1000
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "endpoints": [endpoint.to_dict() for endpoint in self.endpoints],
+            "services": [service.to_dict() for service in self.services],
+            "lag_ms_max": self.lag_ms_max,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RoutingTable:
+        return cls(
+            epoch=int(data["epoch"]),
+            endpoints=tuple(Endpoint.from_dict(endpoint) for endpoint in data["endpoints"]),
+            services=tuple(Service.from_dict(service) for service in data.get("services", ())),
+            lag_ms_max=int(data.get("lag_ms_max", 1000)),
+        )
+
+
+def _no_relations() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What the shared database says about itself, as far as classifying statements needs it.
+
+    `relations` maps "schema.name" to pg_class.relkind. `safe_functions` are the names of which every overload in pg_catalog is
+    immutable or stable: a call of anything else may write. `search_path` is the database's default, as SHOW prints it.
+    """
+
+    version: int = 0
+    relations: Mapping[str, str] = field(default_factory=_no_relations)
+    safe_functions: frozenset[str] = frozenset()
+    search_path: str = '"$user", public'
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "relations": dict(self.relations),
+            "safe_functions": sorted(self.safe_functions),
+            "search_path": self.search_path,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Catalogue:
+        return cls(
+            version=int(data["version"]),
+            relations=MappingProxyType(dict(data["relations"])),
+            safe_functions=frozenset(data["safe_functions"]),
+            search_path=data["search_path"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What one service's own database may be asked for now: the tables it holds, and its endpoints by index."""
+
+    service: int
+    percent: int
+    tables: frozenset[str]
+    endpoints: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """For each table: the database that owns it (the only place to write) and the copies that may be read.
+
+    `services` maps a table to the index of the service it belongs to; `owner_endpoints` maps a database to its primary's index.
+    """
+
+    owners: Mapping[str, str]
+    services: Mapping[str, int]
+    copies: tuple[Copies, ...]
+    owner_endpoints: Mapping[str, int]
+
+    def owner(self, table: str) -> str:
+        """The database that owns `table`; what nobody owns stays on the shared database."""
+        return self.owners.get(table, SHARED)
+
+    @classmethod
+    def of(cls, table: RoutingTable) -> Placement:
+        """Derive the placement of one epoch. Until a stage moves ownership, every owner is the shared database."""
+        services: dict[str, int] = {}
+        copies = []
+        for index, service in enumerate(table.services):
+            for name in service.tables:
+                services.setdefault(name, index)
+            if service.stage == "reading" and service.reads_percent > 0:
+                copies.append(
+                    Copies(
+                        service=index,
+                        percent=min(service.reads_percent, 100),
+                        tables=frozenset(service.copied),
+                        endpoints=tuple(
+                            i for i, endpoint in enumerate(table.endpoints) if endpoint.database == service.database
+                        ),
+                    )
+                )
+        return cls(
+            owners=MappingProxyType(dict.fromkeys(services, SHARED)),
+            services=MappingProxyType(services),
+            copies=tuple(copy for copy in copies if copy.endpoints),
+            owner_endpoints=MappingProxyType(
+                {endpoint.database: i for i, endpoint in enumerate(table.endpoints) if endpoint.role == "primary"}
+            ),
+        )
