@@ -40,10 +40,10 @@ class Trust:
 class Passwords:
     """Checks passwords by SCRAM-SHA-256, and does not tell which users exist.
 
-    A salt is derived from the user's name and `secret`, for users who exist and for those who do not. It is the
-    same in all workers if they are given the same secret, so neither a second attempt nor another worker tells
-    them apart. Verifiers are made at once, about a millisecond of CPU for each user, so that no login takes longer
-    than one that is bound to fail.
+    A salt is derived from the user's name and `secret`, for users who exist and for those who do not. It is
+    the same in all workers if they are given the same secret, so neither a second attempt nor another
+    worker tells them apart. Verifiers are made at once, about a millisecond of CPU for each user, so that
+    no login takes longer than one that is bound to fail.
     """
 
     method: Method = "scram-sha-256"

@@ -62,13 +62,10 @@ class CancelRequest:
     secret_key: bytes
 
 
-def startup_body_length(length_word: bytes | bytearray | memoryview) -> int:
-    """Bytes that follow the length word of a client's first packet: 4 to 10,000, or ClientProtocolError."""
-    (length,) = _INT32.unpack(length_word)
-    body_length = int(length) - 4
+def check_startup_length(body_length: int) -> None:
+    """Raises ClientProtocolError unless a first packet may have so many bytes behind its length word."""
     if not 4 <= body_length <= STARTUP_BODY_BYTES_MAX:
         raise ClientProtocolError("invalid length of startup packet")
-    return body_length
 
 
 def read_startup(body: bytes) -> StartupRequest | SSLRequest | GSSENCRequest | CancelRequest:

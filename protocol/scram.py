@@ -1,9 +1,9 @@
 """Proves and checks passwords with SCRAM-SHA-256, in both roles (RFC 5802, RFC 7677).
 
-Only SASLprep comes from `scramp`: its exchanges refuse the empty user name that libpq sends, take no keys computed
-before, and refuse iteration counts below 4,096 (PostgreSQL allows any). Where the RFC leaves a choice, PostgreSQL's
-auth-scram.c and fe-auth-scram.c decide: the user name inside the exchange is ignored, and a password that SASLprep
-refuses is used as it is.
+Only SASLprep comes from `scramp`: its exchanges refuse the empty user name that libpq sends, take no keys
+computed before, and refuse iteration counts below 4,096 (PostgreSQL allows any). Where the RFC leaves a
+choice, PostgreSQL's auth-scram.c and fe-auth-scram.c decide: the user name inside the exchange is ignored,
+and a password that SASLprep refuses is used as it is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d{1,10}):([^:$]+)\$([^:$]+):([^:$]+)")
 
 @dataclass(frozen=True, slots=True)
 class ScramKeys:
-    """What a password amounts to under one salt and iteration count: enough to log in and to check a server."""
+    """What a password amounts to under one salt and iteration count: enough to log in."""
 
     client_key: bytes = field(repr=False)
     server_key: bytes = field(repr=False)
@@ -172,7 +172,7 @@ class ScramClient:
         return b"n,," + self._first_bare()
 
     def final(self, message: bytes) -> bytes:
-        """Answers server-first-message with client-final-message; ServerProtocolError if it is unacceptable."""
+        """Answers server-first-message with client-final-message; ServerProtocolError if it will not do."""
         found = _SERVER_FIRST.fullmatch(message)
         salt = _decode(found["salt"]) if found else None
         if found is None or not salt:

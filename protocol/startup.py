@@ -1,8 +1,9 @@
 """Receives a client from its first byte to the end of authentication.
 
-`Handshake` takes bytes and returns actions; it never touches a socket. Its answers are those of PostgreSQL's
-ProcessStartupPacket (backend_startup.c) and CheckSASLAuth (auth-sasl.c), texts included, with one difference: where
-PostgreSQL closes without a word because a length is impossible, the client is told 08P01 first.
+`Handshake` takes bytes and returns actions; it never touches a socket. Its answers are those of
+PostgreSQL's ProcessStartupPacket (backend_startup.c) and CheckSASLAuth (auth-sasl.c), texts included, with
+one difference: where PostgreSQL closes without a word because a length is impossible, the client is told
+08P01 first.
 
 What the startup packet asks for is collected, never applied: before authentication nobody has asked anything.
 """
@@ -15,6 +16,7 @@ from enum import Enum
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.authentication import Authenticator
+from pgshunt.protocol.buffer import ReceiveBuffer
 from pgshunt.protocol.errors import (
     FEATURE_NOT_SUPPORTED,
     INVALID_AUTHORIZATION,
@@ -48,7 +50,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class NeedWelcome:
-    """The client is who it says it is and has AuthenticationOk; it waits for ParameterStatus to ReadyForQuery.
+    """The client is authenticated and knows it; it lacks ParameterStatus, BackendKeyData and ReadyForQuery.
 
     `parameters` holds what else the startup packet said, in its order: settings by name, and `options` (the
     command line, unparsed). The session speaks protocol 3.`protocol_minor`.
@@ -84,8 +86,8 @@ class State(Enum):
 class Handshake:
     """One client connection's login.
 
-    Feed `receive()` until it returns NeedWelcome or Close. After NeedWelcome the connection is the caller's, beginning
-    with `leftover`, which a client in a hurry has sent behind its last message.
+    Feed `receive()` until it returns NeedWelcome or Close. After NeedWelcome the connection is the
+    caller's, beginning with `leftover`, which a client in a hurry has sent behind its last message.
     """
 
     def __init__(self, authenticator: Authenticator, *, minor_newest: int = 0) -> None:
@@ -93,7 +95,7 @@ class Handshake:
         self.state = State.STARTUP
         self._authenticator = authenticator
         self._minor_newest = minor_newest
-        self._buffer = bytearray()
+        self._buffer = ReceiveBuffer()
         self._declined: set[type[SSLRequest | GSSENCRequest]] = set()
         self._welcome: NeedWelcome | None = None
         self._scram: ScramServer | None = None
@@ -130,35 +132,29 @@ class Handshake:
             yield Send(error.frame())
         yield Close(error)
 
-    # --- cutting: the body of the next message, None while it is incomplete -------------------------------------
+    # --- cutting: the body of the next message, None while it is incomplete ---------------------------------
 
     def _read_startup_packet(self) -> bytes | None:
-        if len(self._buffer) < 4:
+        length = self._buffer.body_length(0)
+        if length is None:
             return None
-        return self._take(4, messages.startup_body_length(self._buffer[:4]))
+        messages.check_startup_length(length)
+        return self._buffer.take(4, length)
 
     def _read_sasl_response(self) -> bytes | None:
-        if not self._buffer:
+        kind, length = self._buffer.kind(), self._buffer.body_length(1)
+        if kind is None:
             return None
-        bounds = FRONTEND[Phase.SASL].get(self._buffer[0])
+        bounds = FRONTEND[Phase.SASL].get(kind)
         if bounds is None:
-            raise ClientProtocolError(f"expected SASL response, got message type {self._buffer[0]}")
-        if len(self._buffer) < 5:
+            raise ClientProtocolError(f"expected SASL response, got message type {kind}")
+        if length is None:
             return None
-        body_length = int.from_bytes(self._buffer[1:5]) - 4
-        if not bounds.body_bytes_min <= body_length <= bounds.body_bytes_max:
+        if not bounds.body_bytes_min <= length <= bounds.body_bytes_max:
             raise ClientProtocolError("invalid message length")
-        return self._take(5, body_length)
+        return self._buffer.take(5, length)
 
-    def _take(self, header_length: int, body_length: int) -> bytes | None:
-        end = header_length + body_length
-        if len(self._buffer) < end:
-            return None
-        body = bytes(self._buffer[header_length:end])
-        del self._buffer[:end]
-        return body
-
-    # --- the first packet ----------------------------------------------------------------------------------------
+    # --- the first packet -----------------------------------------------------------------------------------
 
     def _on_startup_packet(self, body: bytes) -> Iterator[Action]:
         request = messages.read_startup(body)
@@ -174,9 +170,9 @@ class Handshake:
     def _decline(self, request: SSLRequest | GSSENCRequest) -> Iterator[Action]:
         """Answers a request for encryption with `N`, each kind once.
 
-        Whoever has sent more without waiting for the answer is refused, as by PostgreSQL, after `N` as well as
-        after `S`: those bytes were meant for an encrypted stream, or are an attacker's who wants them taken for
-        part of one (CVE-2021-23214).
+        Whoever has sent more without waiting for the answer is refused, as by PostgreSQL, after `N` as well
+        as after `S`: those bytes were meant for an encrypted stream, or are an attacker's who wants them
+        taken for part of one (CVE-2021-23214).
         """
         name, code = _ENCRYPTION_REQUESTS[type(request)]
         if type(request) in self._declined:
@@ -213,7 +209,7 @@ class Handshake:
             sqlstate=FEATURE_NOT_SUPPORTED,
         )
 
-    # --- authentication ------------------------------------------------------------------------------------------
+    # --- authentication -------------------------------------------------------------------------------------
 
     def _authenticate(self, welcome: NeedWelcome) -> Iterator[Action]:
         if self._authenticator.method == "trust":
