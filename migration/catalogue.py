@@ -1,0 +1,152 @@
+"""Reads what a database says about itself: for classifying statements, and for checking whether tables can move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from pgshunt.migration.servers import Link
+from pgshunt.migration.sql import literals
+from pgshunt.routing.table import Catalogue
+
+DEFAULT_SEARCH_PATH: Final = '"$user", public'
+
+# pg_toast holds nothing a statement can name; the temporary schemas belong to other sessions.
+_RELATIONS: Final = r"""
+SELECT n.nspname || '.' || c.relname, c.relkind::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+  AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_temp\_%'
+"""
+
+# By name, because the statement's text gives no argument types: one volatile overload spoils the name. So does an
+# overload outside pg_catalog, which a search_path may put first.
+_SAFE_FUNCTIONS: Final = """
+SELECT proname::text FROM pg_proc
+GROUP BY proname
+HAVING bool_and(provolatile IN ('i', 's') AND pronamespace = 'pg_catalog'::regnamespace)
+"""
+
+_SEARCH_PATH: Final = """
+SELECT substring(setting FROM length('search_path=') + 1)
+FROM pg_db_role_setting, unnest(setconfig) AS setting
+WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND setting LIKE 'search_path=%'
+"""
+
+_TABLES: Final = """
+SELECT n.nspname || '.' || c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text, c.relrowsecurity,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident),
+       ARRAY(SELECT tgname::text FROM pg_trigger t
+             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R') ORDER BY 1),
+       ARRAY(SELECT k.conname::text || '>' || rn.nspname || '.' || r.relname
+             FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             WHERE k.conrelid = c.oid AND k.contype = 'f' ORDER BY 1),
+       pg_table_size(c.oid)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname || '.' || c.relname = ANY ({tables})
+"""
+
+_COLUMNS: Final = """
+SELECT n.nspname || '.' || c.relname, a.attname::text,
+       format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+         || CASE WHEN a.attgenerated <> '' THEN ' generated' ELSE '' END
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.attnum > 0 AND NOT a.attisdropped AND n.nspname || '.' || c.relname = ANY ({tables})
+ORDER BY 1, a.attnum
+"""
+
+_KEYS: Final = """
+SELECT DISTINCT ON (1) n.nspname || '.' || c.relname,
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE (i.indisprimary OR i.indisreplident) AND n.nspname || '.' || c.relname = ANY ({tables})
+ORDER BY 1, i.indisprimary DESC
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What decides whether a table can be copied and kept in step. `foreign_keys`: name → referenced table."""
+
+    name: str
+    relkind: str
+    replica_identity: str  # pg_class.relreplident: d default, n nothing, f full, i index
+    persistence: str
+    row_security: bool
+    has_primary_key: bool
+    has_identity_index: bool
+    always_triggers: tuple[str, ...]
+    foreign_keys: tuple[tuple[str, str], ...]
+    size_bytes: int
+
+    @property
+    def is_replicable(self) -> bool:
+        """Whether UPDATE and DELETE can be published; if not, publishing the table makes the *services'* fail."""
+        match self.replica_identity:
+            case "d":
+                return self.has_primary_key
+            case "i":
+                return self.has_identity_index
+            case identity:
+                return identity == "f"
+
+
+def read_catalogue(link: Link, version: int) -> Catalogue:
+    """The catalogue of the shared database, numbered `version`. Raises ServerError."""
+    with link.transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+        return Catalogue(
+            version=version,
+            relations=MappingProxyType({name: relkind for name, relkind in link.rows(_RELATIONS)}),
+            safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
+            search_path=link.value(_SEARCH_PATH) or link.value(
+                "SELECT reset_val FROM pg_settings WHERE name = 'search_path' AND source NOT IN ('user', 'database user')"
+            ) or DEFAULT_SEARCH_PATH,
+        )
+
+
+def read_tables(link: Link, names: Sequence[str]) -> dict[str, Table]:
+    """The tables of these names that exist. Raises ServerError."""
+    tables = {}
+    for name, relkind, identity, persistence, secured, primary, index, triggers, keys, size in link.rows(
+        _TABLES.format(tables=literals(names))
+    ):
+        foreign_keys = tuple((key, table) for key, _, table in (text.partition(">") for text in keys))
+        tables[name] = Table(
+            name, relkind, identity, persistence, secured, primary, index, tuple(triggers), foreign_keys, size
+        )
+    return tables
+
+
+def read_columns(link: Link, names: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """For each existing table its columns in order: name, and type with what else a copy must have alike."""
+    columns: dict[str, tuple[tuple[str, str], ...]] = {}
+    for table, column, kind in link.rows(_COLUMNS.format(tables=literals(names))):
+        columns[table] = (*columns.get(table, ()), (column, kind))
+    return columns
+
+
+def read_keys(link: Link, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For each table that has one, the columns that identify a row: the primary key, else the replica identity index."""
+    return {table: tuple(columns) for table, columns in link.rows(_KEYS.format(tables=literals(names)))}
+
+
+def read_partitions(link: Link, names: Sequence[str]) -> tuple[str, ...]:
+    """The tables and every partition below them: what really holds rows, and what a subscription names."""
+    rows = link.rows(
+        f"""
+        SELECT DISTINCT n.nspname || '.' || c.relname
+        FROM unnest({literals(names)}) AS wanted(name),
+             LATERAL (SELECT w.oid FROM pg_class w JOIN pg_namespace wn ON wn.oid = w.relnamespace
+                      WHERE wn.nspname || '.' || w.relname = wanted.name) AS root,
+             LATERAL (SELECT root.oid AS relid UNION SELECT relid FROM pg_partition_tree(root.oid)) AS tree
+             JOIN pg_class c ON c.oid = tree.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+        ORDER BY 1
+        """
+    )
+    return tuple(name for (name,) in rows)

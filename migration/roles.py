@@ -1,0 +1,172 @@
+"""Gives the service's roles the same rights at its own database as they have on the shared one.
+
+Roles belong to a whole cluster, so those that the target lacks are created, with the password they have: its SCRAM
+verifier if we may read it, else one made from the configured password. Nothing is ever taken away.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from scramp import ScramMechanism
+
+from pgshunt.config.secret import Secret
+from pgshunt.migration.servers import Link
+from pgshunt.migration.sql import literal, literals, quoted, relation
+
+# A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the default.
+_TABLE_GRANTS: Final = """
+SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type, NULL::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     CROSS JOIN aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) a
+     LEFT JOIN pg_roles r ON r.oid = a.grantee
+WHERE (n.nspname || '.' || c.relname = ANY ({tables}) OR c.relkind = 'S' AND EXISTS (
+        SELECT FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
+          AND tn.nspname || '.' || t.relname = ANY ({tables})))
+UNION ALL
+SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type, col.attname::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute col ON col.attrelid = c.oid
+     CROSS JOIN aclexplode(col.attacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+WHERE n.nspname || '.' || c.relname = ANY ({tables})
+"""
+
+_GROUPS: Final = """
+WITH RECURSIVE wanted AS (
+    SELECT oid FROM pg_roles WHERE rolname = ANY ({roles})
+    UNION SELECT m.roleid FROM pg_auth_members m JOIN wanted ON m.member = wanted.oid
+)
+SELECT r.rolname::text, r.rolcanlogin, r.rolsuper, r.rolinherit,
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid)
+FROM wanted JOIN pg_roles r USING (oid)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role of the shared cluster. `verifier`: pg_authid.rolpassword, empty if there is none or we may not see it."""
+
+    name: str
+    login: bool
+    superuser: bool
+    inherit: bool
+    groups: tuple[str, ...]
+    verifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One right on a table or sequence; `column` None means all of it. `role` "public" is everybody."""
+
+    relation: str
+    is_sequence: bool
+    role: str
+    privilege: str
+    column: str | None
+
+    def sql(self) -> str:
+        """The statement that gives it."""
+        columns = f" ({quoted(self.column)})" if self.column else ""
+        kind = "SEQUENCE" if self.is_sequence else "TABLE"
+        return f"GRANT {self.privilege}{columns} ON {kind} {relation(self.relation)} TO {_grantee(self.role)}"
+
+
+def read_grants(link: Link, tables: Sequence[str]) -> list[Grant]:
+    """The rights on these tables and their own sequences. Raises ServerError."""
+    # MAINTAIN came with 17, and nobody needs it to use a copy.
+    return [
+        Grant(name, relkind == "S", role, privilege, column)
+        for name, relkind, role, privilege, column in link.rows(_TABLE_GRANTS.format(tables=literals(tables)))
+        if privilege != "MAINTAIN"
+    ]
+
+
+def read_roles(link: Link, names: Iterable[str]) -> dict[str, Role]:
+    """These roles and the groups they belong to, directly or not. Raises ServerError."""
+    rows = link.rows(_GROUPS.format(roles=literals(sorted(names))))
+    verifiers: dict[str, str] = {}
+    if link.value("SELECT has_column_privilege('pg_authid', 'rolpassword', 'SELECT')"):
+        wanted = literals(name for name, *_ in rows)
+        verifiers = {
+            name: verifier
+            for name, verifier in link.rows(
+                f"SELECT rolname::text, coalesce(rolpassword, '') FROM pg_authid WHERE rolname = ANY ({wanted})"
+            )
+        }
+    return {
+        name: Role(name, login, superuser, inherit, tuple(groups), verifiers.get(name, ""))
+        for name, login, superuser, inherit, groups in rows
+    }
+
+
+def roles_present(link: Link) -> frozenset[str]:
+    return frozenset(name for (name,) in link.rows("SELECT rolname::text FROM pg_roles"))
+
+
+def roles_without_password(
+    roles: Mapping[str, Role], present: frozenset[str], passwords: Mapping[str, Secret]
+) -> tuple[str, ...]:
+    """Login roles that the target lacks and that we could only create locked."""
+    return tuple(
+        role.name
+        for role in roles.values()
+        if role.login and not role.verifier and role.name not in present and role.name not in passwords
+    )
+
+
+def create_roles(link: Link, roles: Mapping[str, Role], passwords: Mapping[str, Secret]) -> None:
+    """Creates those that are missing, with their memberships. A superuser is created as an ordinary role."""
+    present = roles_present(link)
+    missing = [role for role in roles.values() if role.name not in present]
+    with link.transaction():
+        for role in missing:
+            link.rows(_create(role, passwords.get(role.name)))
+        for role in missing:
+            for group in role.groups:
+                if group in roles:
+                    link.rows(f"GRANT {quoted(group)} TO {quoted(role.name)}")
+
+
+def give(link: Link, grants: Sequence[Grant]) -> None:
+    """Gives the rights whose relation and role exist here, and the use of their schemas. Raises ServerError."""
+    known = roles_present(link) | {"public"}
+    relations = {
+        name
+        for (name,) in link.rows(
+            "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            f"WHERE n.nspname || '.' || c.relname = ANY ({literals({grant.relation for grant in grants})})"
+        )
+    }
+    usable = [grant for grant in grants if grant.role in known and grant.relation in relations]
+    schemas = {(grant.relation.partition(".")[0], grant.role) for grant in usable}
+    with link.transaction():
+        for schema, role in sorted(schemas):
+            link.rows(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {_grantee(role)}")
+        for grant in usable:
+            link.rows(grant.sql())
+
+
+def _create(role: Role, password: Secret | None) -> str:
+    verifier = role.verifier or (_verifier(password.reveal()) if password else "")
+    return " ".join(
+        [
+            f"CREATE ROLE {quoted(role.name)}",
+            "LOGIN" if role.login else "NOLOGIN",
+            "INHERIT" if role.inherit else "NOINHERIT",
+            f"PASSWORD {literal(verifier)}" if verifier else "",
+        ]
+    )
+
+
+def _verifier(password: str) -> str:
+    """The password as pg_authid keeps it, so that it never stands in a server's log."""
+    salt, stored_key, server_key, iterations = ScramMechanism("SCRAM-SHA-256").make_auth_info(password)
+    encoded = [base64.b64encode(part).decode() for part in (salt, stored_key, server_key)]
+    return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"
+
+
+def _grantee(role: str) -> str:
+    return "PUBLIC" if role == "public" else quoted(role)
