@@ -60,12 +60,11 @@ class Board:
         self.endpoints = endpoints
         if os.fstat(self.fd).st_size != size:
             raise ValueError(f"board has {os.fstat(self.fd).st_size} bytes, expected {size}")
-        self._map = mmap.mmap(self.fd, size)
-        self._cells = memoryview(self._map).cast("q")
+        memory = memoryview(mmap.mmap(self.fd, size)).cast("q")
         views = []
         start = 0
         for cells in sections:
-            views.append(self._cells[start : start + cells])
+            views.append(memory[start : start + cells])
             start += _lines(cells)
         self.freshness, self.clients, self.received, self.alive, self._handed = views
 
@@ -105,8 +104,5 @@ class Board:
         self.alive[worker] = 0
 
     def close(self) -> None:
-        """Unmaps the board and closes its descriptor. No memoryview taken from it may be used afterwards."""
-        for view in (self.freshness, self.clients, self.received, self.alive, self._handed, self._cells):
-            view.release()
-        self._map.close()
+        """Closes the descriptor. The memory itself stays mapped as long as anyone holds a view of it."""
         os.close(self.fd)
