@@ -14,7 +14,6 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -28,9 +27,10 @@ PAUSE_S = 0.1
 # the loop would spin on it.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+# The first byte of a datagram. A cancel goes on with the process id (4 bytes) and the secret key: 4 bytes in
+# protocol 3.0, up to 256 in 3.2.
 _CLIENT, _CANCEL = b"c", b"x"
-_CANCEL_BODY = struct.Struct("!cII")
-_DATAGRAM_BYTES_MAX = 64
+_DATAGRAM_BYTES_MAX = 512
 
 
 class Clients(Protocol):
@@ -41,7 +41,7 @@ class Clients(Protocol):
     def adopt(self, fd: int, *, refuse: bool = False) -> None:
         """Takes over a connected client; with `refuse` it gets FATAL 53300 and is closed."""
 
-    def cancel(self, process_id: int, secret_key: int) -> None:
+    def cancel(self, process_id: int, secret_key: bytes) -> None:
         """Cancels what the session with this key is running here; silently nothing when there is none."""
 
 
@@ -97,13 +97,12 @@ class Acceptor:
         """Takes nothing from the inbox any more."""
         self._loop.remove_reader(self._inbox.fileno())
 
-    def pass_cancel(self, worker: int, process_id: int, secret_key: int) -> None:
+    def pass_cancel(self, worker: int, process_id: int, secret_key: bytes) -> None:
         """Sends a cancel request on to the worker whose session it names. A full inbox loses it."""
         if not 0 <= worker < len(self._peers):
             return
-        body = _CANCEL_BODY.pack(_CANCEL, process_id & 0xFFFFFFFF, secret_key & 0xFFFFFFFF)
         try:
-            self._peers[worker].send(body)
+            self._peers[worker].send(_CANCEL + process_id.to_bytes(4, "big") + secret_key)
         except OSError:
             return
 
@@ -177,6 +176,5 @@ class Acceptor:
             for fd in fds:
                 self._keep(fd)
         else:
-            _, process_id, secret_key = _CANCEL_BODY.unpack(body)
-            self._relay.cancel(process_id, secret_key)
+            self._relay.cancel(int.from_bytes(body[1:5], "big"), body[5:])
         return True

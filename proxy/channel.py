@@ -14,6 +14,12 @@ from typing import Any, Self
 
 Message = dict[str, Any]
 
+# Upper edges, in µs, of the latency buckets in a delta; one more bucket counts what is slower.
+LATENCY_EDGES_US = (
+    *(100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000),
+    *(100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000),
+)
+
 _LENGTH_BYTES = 4
 # A catalogue of a hundred thousand relations is about 5 MB. A length beyond this bound is a defect, not data.
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024

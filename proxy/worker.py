@@ -35,7 +35,7 @@ class Relay(Clients, Protocol):
     """The compiled hot path as the worker sees it (proxy/_relay.pyx)."""
 
     on_urgent: Callable[[], None] | None
-    on_foreign_cancel: Callable[[int, int, int], None] | None
+    on_foreign_cancel: Callable[[int, int, bytes], None] | None
     on_event: Callable[[Message], None] | None
 
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
@@ -111,7 +111,11 @@ class Worker:
             self._relay.close()
 
     async def start(self) -> bool:
-        """Sets up by the start message and accepts; False when the supervisor ended before it was sent."""
+        """Says hello, sets up by the start message and accepts; False when the supervisor ended before that.
+
+        The start message is the answer to the hello, so that what it says is not old when it is read.
+        """
+        self._channel.send({"type": "hello", "pid": os.getpid()})
         start = await self._channel.receive()
         if start is None:
             return False

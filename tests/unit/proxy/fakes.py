@@ -22,13 +22,13 @@ class RecordingRelay:
         self.start = start
         self.adopted: list[int] = []
         self.refused: list[int] = []
-        self.cancelled: list[tuple[int, int]] = []
+        self.cancelled: list[tuple[int, bytes]] = []
         self.epochs: list[int] = []
         self.counters: dict[str, Any] | None = None
         self.drained_ms: int | None = None
         self.ticks = 0
         self.on_urgent: Callable[[], None] | None = None
-        self.on_foreign_cancel: Callable[[int, int, int], None] | None = None
+        self.on_foreign_cancel: Callable[[int, int, bytes], None] | None = None
         self.on_event: Callable[[Message], None] | None = None
         self.changed = asyncio.Event()
 
@@ -44,7 +44,7 @@ class RecordingRelay:
             self.adopted.append(fd)
         self.changed.set()
 
-    def cancel(self, process_id: int, secret_key: int) -> None:
+    def cancel(self, process_id: int, secret_key: bytes) -> None:
         self.cancelled.append((process_id, secret_key))
         self.changed.set()
 

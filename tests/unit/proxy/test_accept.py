@@ -175,10 +175,10 @@ def test_too_many_clients_over_all_workers_are_refused(run: Run) -> None:
 def test_a_cancel_request_reaches_the_worker_it_names(run: Run) -> None:
     async def scenario(fleet: Fleet) -> None:
         fleet.start(0, 1, 2)
-        fleet.acceptors[0].pass_cancel(2, 0x02000007, -5)
+        fleet.acceptors[0].pass_cancel(2, 0x82000007, b"key!")
         await fleet.until(lambda: bool(fleet.relays[2].cancelled))
-        assert fleet.relays[2].cancelled == [(0x02000007, 0xFFFFFFFB)]
-        fleet.acceptors[0].pass_cancel(200, 1, 1)
+        assert fleet.relays[2].cancelled == [(0x82000007, b"key!")]
+        fleet.acceptors[0].pass_cancel(200, 1, b"key!")
         assert [relay.cancelled for relay in fleet.relays[:2]] == [[], []]
 
     run(scenario)

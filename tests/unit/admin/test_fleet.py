@@ -1,0 +1,170 @@
+"""Workers are kept alive and on one table; real processes with a recording relay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgshunt.admin.fleet import Fleet, FleetError, bind
+from pgshunt.config.model import Config
+from pgshunt.proxy.channel import Message
+from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable
+
+WORKER = str(Path(__file__).with_name("fake_worker.py"))
+ENDPOINT = Endpoint("shared", "shared", "127.0.0.1", 5432, "monolith", "primary")
+
+
+def table(epoch: int) -> RoutingTable:
+    return RoutingTable(epoch, (ENDPOINT,))
+
+
+class Watched:
+    """A fleet and what it reported, to be waited for."""
+
+    def __init__(self, manner: str, workers: int) -> None:
+        self.reports: list[tuple[str, Mapping[str, Any]]] = []
+        self.messages: list[tuple[int, Message]] = []
+        self.ended: list[int] = []
+        self.fleet = Fleet(
+            Config.model_validate(
+                {
+                    "version": 1,
+                    "listen": {"port": 0, "workers": workers},
+                    "shared": {"dbname": "monolith", "primary": {"host": "127.0.0.1"}},
+                    "control": {"user": "pgshunt", "password": "hidden"},
+                }
+            ),
+            table(1),
+            Catalogue(),
+            on_message=lambda index, message: self.messages.append((index, message)),
+            on_ended=self.ended.append,
+            report=lambda kind, detail: self.reports.append((kind, detail)),
+            command=(sys.executable, WORKER, manner),
+        )
+
+    async def all_live(self) -> None:
+        for member in self.fleet.members:
+            await self.fleet._until_live(member)
+
+
+def with_fleet(
+    scenario: Callable[[Watched], Awaitable[None]], manner: str = "well", workers: int = 2
+) -> None:
+    async def main() -> None:
+        watched = Watched(manner, workers)
+        try:
+            await asyncio.wait_for(scenario(watched), 60)
+        finally:
+            await watched.fleet.stop(0)
+            watched.fleet.close()
+
+    asyncio.run(main())
+
+
+def test_every_worker_starts_and_acknowledges_a_new_table() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        await watched.all_live()
+        assert [member.epoch for member in watched.fleet.members] == [1, 1]
+        await watched.fleet.publish(table(2), Catalogue())
+        assert [member.epoch for member in watched.fleet.members] == [2, 2]
+        socket.create_connection(("127.0.0.1", watched.fleet.port)).close()
+
+    with_fleet(scenario)
+
+
+def test_a_killed_worker_is_replaced_by_one_with_the_latest_table_and_the_other_does_not_notice() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        await watched.all_live()
+        await watched.fleet.publish(table(5), Catalogue())
+        first, second = watched.fleet.members
+        killed = first.pid
+        os.kill(killed, signal.SIGKILL)
+        while first.pid == killed or first.stage != "live":
+            await first.moved.wait()
+        assert (first.epoch, first.restarts, second.restarts) == (5, 1, 0)
+        assert watched.ended == [0]
+        assert ("worker_ended", {"worker": 0, "pid": killed, "exit_code": -9}) in watched.reports
+
+    with_fleet(scenario)
+
+
+def test_a_worker_that_does_not_acknowledge_is_killed_and_starts_again_with_the_table() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        await watched.all_live()
+        deaf = watched.fleet.members[1]
+        pid = deaf.pid
+        await watched.fleet.publish(table(2), Catalogue())
+        assert watched.fleet.members[0].epoch == 2
+        assert ("worker_unresponsive", {"worker": 1, "pid": pid, "epoch": 2}) in watched.reports
+        while deaf.stage != "live":
+            await deaf.moved.wait()
+        assert (deaf.epoch, deaf.restarts) == (2, 1)
+
+    with_fleet(scenario, manner="deaf")
+
+
+def test_a_fleet_that_cannot_start_says_so() -> None:
+    async def scenario(watched: Watched) -> None:
+        with pytest.raises(FleetError, match="3 times"):
+            await watched.fleet.start()
+
+    with_fleet(scenario, manner="dead", workers=1)
+
+
+def test_a_stopped_worker_is_found_and_replaced() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        (member,) = watched.fleet.members
+        pid = member.pid
+        os.kill(pid, signal.SIGSTOP)
+        watched.fleet.board.alive[0] = 1
+        watched.fleet.check()
+        while member.pid == pid or member.stage != "live":
+            await member.moved.wait()
+        assert watched.reports[0] == ("worker_silent", {"worker": 0, "pid": pid})
+
+    with_fleet(scenario, workers=1)
+
+
+def test_stopping_drains_and_leaves_no_process() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        await watched.all_live()
+        pids = [member.pid for member in watched.fleet.members]
+        await watched.fleet.stop(1000)
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+        assert [kind for kind, _ in watched.reports] == []
+
+    with_fleet(scenario)
+
+
+def test_neither_arguments_nor_environment_of_a_worker_hold_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTROL_PASSWORD", "hidden")
+
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        process = Path("/proc") / str(watched.fleet.members[0].pid)
+        for name in ("cmdline", "environ"):
+            assert b"hidden" not in (process / name).read_bytes()
+
+    with_fleet(scenario, workers=1)
+
+
+def test_an_address_that_cannot_be_had_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+            bind("127.0.0.1", port)
