@@ -70,7 +70,7 @@ def examine(directory: Path) -> Binaries | None:
     if not all((directory / program).is_file() for program in PROGRAMS):
         return None
     try:
-        command = [directory / "postgres", "--version"]
+        command = [str(directory / "postgres"), "--version"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except OSError:
         return None

@@ -1,0 +1,65 @@
+"""Fills the shared database and readies the services' own ones: roles, tables, rows, rights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+
+from pgshunt.demo.postgres import Server
+from pgshunt.demo.services import SERVICES, SHARED_DBNAME, Service
+
+
+def create_roles(server: Server, passwords: Mapping[str, str]) -> None:
+    """The services' login roles, with the same password on every server."""
+    server.execute(
+        "; ".join(f"CREATE ROLE {name} LOGIN PASSWORD '{word}'" for name, word in passwords.items())
+    )
+
+
+def create_shared(server: Server, passwords: Mapping[str, str]) -> None:
+    """The monolith: everybody's tables, some thousand rows (the same every time), and what each role may do."""
+    create_roles(server, passwords)
+    server.execute(f"CREATE DATABASE {SHARED_DBNAME}")
+    package = files("pgshunt.demo")
+    for script in ("schema.sql", "seed.sql"):
+        server.execute((package / script).read_text(), SHARED_DBNAME)
+    server.execute("; ".join(grant for service in SERVICES for grant in _grants(service)), SHARED_DBNAME)
+
+
+def create_own(server: Server, service: Service, passwords: Mapping[str, str]) -> None:
+    """An empty database for one service to move to. Whoever creates tables in it, the service may use them."""
+    create_roles(server, passwords)
+    server.execute(f"CREATE DATABASE {service.database}")
+    server.execute(
+        f"""
+        ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {service.name};
+        ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO {service.name};
+        """,
+        service.database,
+    )
+
+
+def row_counts(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, int]:
+    return {table: server.execute(f"SELECT count(*) FROM {table}", dbname)[0][0] for table in tables}
+
+
+def digests(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, str]:
+    """One hash over the content of each table, equal exactly where the rows are."""
+    sql = "SELECT md5(string_agg(row::text, E'\\n' ORDER BY row::text)) FROM {} row"
+    return {table: server.execute(sql.format(table), dbname)[0][0] for table in tables}
+
+
+def chain_breaks(server: Server) -> list[tuple[str, int]]:
+    """Where the audit log's hash chains do not hold: (chain, position)."""
+    return [
+        (chain, position) for chain, position in server.execute("SELECT * FROM audit_breaks()", SHARED_DBNAME)
+    ]
+
+
+def _grants(service: Service) -> list[str]:
+    own, others = ", ".join(service.tables), ", ".join(service.external_refs)
+    return [
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {own} TO {service.name}",
+        f"GRANT SELECT ON {others} TO {service.name}",
+        *(["GRANT INSERT ON audit_logs TO " + service.name] if service.writes_audit else []),
+    ]
