@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ReceiveBuffer(bytearray):
-    """Bytes received and not read yet; whoever takes a message has checked its length before waiting for it."""
+    """Bytes received and not read yet; the reader checks a length before it waits for what is promised."""
 
     def kind(self) -> int | None:
         """Type byte of the next message."""

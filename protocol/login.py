@@ -156,8 +156,8 @@ class Login:
                 f'server wants {_METHODS[AuthenticationCode(code)]} of user "{self._user}";'
                 " pgshunt gives nothing but a SCRAM-SHA-256 proof",
                 sqlstate=INVALID_AUTHORIZATION,
-                hint="Use scram-sha-256 in the server's pg_hba.conf; if the role's password is an MD5 one, set it"
-                " again.",
+                hint="Use scram-sha-256 in the server's pg_hba.conf. A role whose password is stored as MD5"
+                " needs it set again.",
             )
         raise ServerProtocolError(f"server sent authentication code {code}, expected was {self.state.value}")
 

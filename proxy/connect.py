@@ -1,0 +1,201 @@
+"""Opens links: from an endpoint's address to a server session that is ready for its first query."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgshunt.protocol import messages
+from pgshunt.protocol.errors import PgError, ServerProtocolError, classify_sqlstate
+from pgshunt.protocol.login import Login, LoginRefused, LoginResult
+from pgshunt.routing.table import Endpoint
+
+CANNOT_CONNECT = "08001"
+CONNECTION_FAILURE = "08006"
+LIMIT_EXCEEDED = "54000"
+
+RECEIVE_BYTES = 16_384
+# A peer that has vanished is noticed within 30 + 3 × 10 seconds, also on a link that nobody uses.
+KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+Address = tuple[socket.AddressFamily, "str | tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]"]
+
+
+class LinkError(PgError):
+    """A link could not be opened, or a cancel request not delivered.
+
+    `infrastructure` tells whether it counts against the endpoint; `error_frame` is the server's
+    ErrorResponse as it came, None where the server said nothing.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str,
+        detail: str | None = None,
+        hint: str | None = None,
+        error_frame: bytes | None = None,
+    ) -> None:
+        super().__init__(message, sqlstate=sqlstate, detail=detail, hint=hint)
+        self.error_frame = error_frame
+
+    @property
+    def infrastructure(self) -> bool:
+        return classify_sqlstate(self.sqlstate) == "infrastructure"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLink:
+    """A server session at its first ReadyForQuery, `leftover` read behind it. The socket does not block."""
+
+    socket: socket.socket
+    process_id: int
+    secret_key: bytes = field(repr=False)
+    parameters: dict[bytes, bytes]
+    leftover: bytes
+
+
+async def open_link(
+    loop: asyncio.AbstractEventLoop,
+    endpoint: Endpoint,
+    user: str,
+    database: str,
+    parameters: Mapping[bytes, bytes] | None,
+    password: str | None,
+    timeout_ms: float,
+) -> OpenedLink:
+    """Connects and logs in, all within `timeout_ms`.
+
+    Raises LinkError: 08001 if the server cannot be reached, 08006 if it goes away or stays silent during
+    login, 08P01 if it breaks the protocol, else the SQLSTATE of its refusal (28xxx, 3D000, 53300, 57P03,
+    …).
+    """
+    try:
+        login = Login(user, database, parameters, password)
+    except ValueError as problem:
+        raise LinkError(
+            f"no startup packet for {endpoint.name}: {problem}", sqlstate=LIMIT_EXCEEDED
+        ) from problem
+    deadline = loop.time() + timeout_ms / 1000
+    connection = await _connect(loop, endpoint, deadline)
+    try:
+        async with asyncio.timeout_at(deadline):
+            result = await _log_in(loop, connection, login)
+    except BaseException as failure:
+        connection.close()
+        if isinstance(failure, OSError | PgError):
+            raise _explain(failure, endpoint, timeout_ms) from failure
+        raise
+    return OpenedLink(connection, result.process_id, result.secret_key, result.parameters, result.leftover)
+
+
+async def send_cancel(
+    loop: asyncio.AbstractEventLoop, endpoint: Endpoint, process_id: int, secret_key: bytes, timeout_ms: float
+) -> None:
+    """Asks the server to cancel what `process_id` is doing, and waits until it has passed that on.
+
+    The server closes the connection only after it has sent the signal: once this returns, the request can
+    no longer hit a later statement unawares. Raises LinkError (08001, 08006) if the server was not reached
+    or did not close in time.
+    """
+    deadline = loop.time() + timeout_ms / 1000
+    connection = await _connect(loop, endpoint, deadline)
+    try:
+        async with asyncio.timeout_at(deadline):
+            await loop.sock_sendall(connection, messages.cancel_request(process_id, secret_key))
+            while await loop.sock_recv(connection, RECEIVE_BYTES):
+                continue  # A server that answers a cancel request has nothing to tell us.
+    except ConnectionResetError:
+        return  # Closed, if less politely.
+    except OSError as failure:
+        raise _explain(failure, endpoint, timeout_ms) from failure
+    finally:
+        connection.close()
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, deadline: float) -> socket.socket:
+    """A connected non-blocking socket. Each of several addresses gets an equal share of the time left."""
+    failure: OSError = OSError(f"{endpoint.host} has no address")
+    try:
+        async with asyncio.timeout_at(deadline):
+            addresses = await _resolve(loop, endpoint)
+        for attempts_left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            try:
+                async with asyncio.timeout((deadline - loop.time()) / attempts_left):
+                    return await _connect_to(loop, address)
+            except OSError as refused:
+                failure = refused
+    except OSError as unresolved:
+        failure = unresolved
+    reason = "no answer in time" if isinstance(failure, TimeoutError) else str(failure)
+    raise LinkError(f"cannot connect to {_where(endpoint)}: {reason}", sqlstate=CANNOT_CONNECT) from failure
+
+
+async def _resolve(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> list[Address]:
+    """Where the endpoint listens; a host that is a path is the directory of a unix socket, as in libpq."""
+    if endpoint.host.startswith("/"):
+        return [(socket.AF_UNIX, f"{endpoint.host}/.s.PGSQL.{endpoint.port}")]
+    found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def _connect_to(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
+    family, where = address
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        if family != socket.AF_UNIX:
+            _tune(connection)
+        await loop.sock_connect(connection, where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _tune(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE:
+        if hasattr(socket, name):  # macOS lacks one of them.
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def _log_in(loop: asyncio.AbstractEventLoop, connection: socket.socket, login: Login) -> LoginResult:
+    await loop.sock_sendall(connection, login.start())
+    while True:
+        data = await loop.sock_recv(connection, RECEIVE_BYTES)
+        if not data:
+            raise ConnectionResetError("server closed the connection")
+        answer, result = login.receive(data)
+        if result is not None:
+            return result
+        if answer:
+            await loop.sock_sendall(connection, answer)
+
+
+def _explain(failure: OSError | PgError, endpoint: Endpoint, timeout_ms: float) -> LinkError:
+    """What went wrong behind an established connection, in the words of the caller's contract."""
+    where = _where(endpoint)
+    match failure:
+        case LoginRefused():
+            return LinkError(
+                failure.message,
+                sqlstate=failure.sqlstate,
+                detail=failure.detail,
+                hint=failure.hint,
+                error_frame=failure.response,
+            )
+        case ServerProtocolError():
+            return LinkError(f"{where} broke the protocol: {failure.message}", sqlstate=failure.sqlstate)
+        case TimeoutError():
+            return LinkError(f"{where} did not answer within {timeout_ms:g} ms", sqlstate=CONNECTION_FAILURE)
+        case _:
+            return LinkError(f"lost {where} during login: {failure}", sqlstate=CONNECTION_FAILURE)
+
+
+def _where(endpoint: Endpoint) -> str:
+    return f"{endpoint.name} at {endpoint.host}:{endpoint.port}"
