@@ -26,17 +26,9 @@ def create_shared(server: Server, passwords: Mapping[str, str]) -> None:
     server.execute("; ".join(grant for service in SERVICES for grant in _grants(service)), SHARED_DBNAME)
 
 
-def create_own(server: Server, service: Service, passwords: Mapping[str, str]) -> None:
-    """An empty database for one service to move to. Whoever creates tables in it, the service may use them."""
-    create_roles(server, passwords)
+def create_own(server: Server, service: Service) -> None:
+    """An empty database for one service to move to: roles, tables and rights come with the move."""
     server.execute(f"CREATE DATABASE {service.database}")
-    server.execute(
-        f"""
-        ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {service.name};
-        ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO {service.name};
-        """,
-        service.database,
-    )
 
 
 def row_counts(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, int]:
