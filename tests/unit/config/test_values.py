@@ -20,7 +20,8 @@ FOLDER = Path(schema_module.__file__).parent
         ("Users", "public.users"),
         ("audit.Logs", "audit.logs"),
         ('"Users"', "public.Users"),
-        ('"My Schema"."a""b"', 'My Schema.a"b'),
+        ('"My Schema"."a""b"', 'My Schema."a""b"'),
+        ('x."a.b"', 'x."a.b"'),
         (" users ", "public.users"),
         ("straße$1", "public.straße$1"),
     ],
@@ -29,9 +30,9 @@ def test_tables_are_spelt_as_postgresql_stores_them(written: str, stored: str) -
     assert qualified(written) == stored
 
 
-@pytest.mark.parametrize("written", ["", "a.b.c", "1a", "a b", 'x."a.b"', "a.", ".a", '"', '""'])
+@pytest.mark.parametrize("written", ["", "a.b.c", "1a", "a b", "a.", ".a", '"', '""'])
 def test_what_is_no_table_is_refused(written: str) -> None:
-    with pytest.raises(ValueError, match=r"not the name of one table|has a dot"):
+    with pytest.raises(ValueError, match="not the name of one table"):
         qualified(written)
 
 
