@@ -13,8 +13,8 @@ def qualified(name: str) -> str:
     """`users` → `public.users`, `Audit.Logs` → `audit.logs`, `"Users"` → `public.Users`.
 
     Folding follows PostgreSQL: letters outside double quotes become lower case. Quotes remain only around a
-    part that holds a dot or a quote itself, so that no two tables share a spelling. Raises ValueError for what
-    is not the name of one table: patterns, and names with a database in front.
+    part that holds a dot or a quote itself, so that no two tables share a spelling. Raises ValueError for
+    what is not the name of one table: patterns, and names with a database in front.
     """
     match = _TABLE.fullmatch(name.strip())
     if match is None:
