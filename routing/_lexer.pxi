@@ -1,4 +1,6 @@
-# Strips the literals from a query text: lexer.strip by hand, byte for byte the same. Why the rules are so is said there.
+# Strips the literals from a query text: lexer.strip by hand, byte for byte the same. It tells the rules.
+
+ctypedef const unsigned char *Cursor
 
 cdef enum:
     OTHER = 0          # no token starts with it: no key
@@ -50,13 +52,13 @@ cdef inline bint _is_break(unsigned char byte) noexcept nogil:
     return byte == c'\n' or byte == c'\r'
 
 
-cdef inline const unsigned char *_line_comment_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+cdef inline Cursor _line_comment_end(Cursor at, Cursor end) noexcept nogil:
     while at < end and not _is_break(at[0]):
         at += 1
     return at
 
 
-cdef const unsigned char *_comment_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+cdef Cursor _comment_end(Cursor at, Cursor end) noexcept nogil:
     cdef int depth = 1
     while at + 1 < end:
         if at[0] == c'/' and at[1] == c'*':
@@ -72,9 +74,9 @@ cdef const unsigned char *_comment_end(const unsigned char *at, const unsigned c
     return NULL
 
 
-cdef const unsigned char *_continuation(const unsigned char *at, const unsigned char *end) noexcept nogil:
+cdef Cursor _continuation(Cursor at, Cursor end) noexcept nogil:
     # Where the next part of a string begins, behind its quote; NULL if the string is over.
-    cdef const unsigned char *line
+    cdef Cursor line
     while at < end and not _is_break(at[0]):
         if at + 1 < end and at[0] == c'-' and at[1] == c'-':
             at = _line_comment_end(at, end)
@@ -97,9 +99,9 @@ cdef const unsigned char *_continuation(const unsigned char *at, const unsigned 
     return NULL
 
 
-cdef const unsigned char *_string_end(const unsigned char *at, const unsigned char *end, bint escapes) noexcept nogil:
+cdef Cursor _string_end(Cursor at, Cursor end, bint escapes) noexcept nogil:
     # `at` stands behind the opening quote. NULL if the string does not end.
-    cdef const unsigned char *more
+    cdef Cursor more
     while at < end:
         if at[0] == c'\'':
             at += 1
@@ -119,7 +121,7 @@ cdef const unsigned char *_string_end(const unsigned char *at, const unsigned ch
     return NULL
 
 
-cdef const unsigned char *_quoted_name_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+cdef Cursor _quoted_name_end(Cursor at, Cursor end) noexcept nogil:
     while at < end:
         if at[0] == c'"':
             at += 1
@@ -129,9 +131,9 @@ cdef const unsigned char *_quoted_name_end(const unsigned char *at, const unsign
     return NULL
 
 
-cdef const unsigned char *_dollar_string_end(const unsigned char *start, const unsigned char *end) noexcept nogil:
-    # `start` stands on the first dollar. NULL if this is not a dollar-quoted string, or one that does not end.
-    cdef const unsigned char *at = start + 1
+cdef Cursor _dollar_string_end(Cursor start, Cursor end) noexcept nogil:
+    # `start` stands on the first dollar. NULL if no string starts here, or if it does not end.
+    cdef Cursor at = start + 1
     cdef Py_ssize_t length
     if at < end and CLASS[at[0]] == NAME:
         while at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT):
@@ -141,7 +143,7 @@ cdef const unsigned char *_dollar_string_end(const unsigned char *start, const u
     at += 1
     length = at - start
     while end - at >= length:
-        at = <const unsigned char *>memchr(at, c'$', end - at)
+        at = <Cursor>memchr(at, c'$', end - at)
         if at == NULL or end - at < length:
             return NULL
         if memcmp(at, start, length) == 0:
@@ -160,8 +162,7 @@ cdef inline bint _in_base(unsigned char byte, unsigned char base) noexcept nogil
     return c'0' <= byte <= (c'7' if base == c'o' else c'1')
 
 
-cdef const unsigned char *_based_digits(const unsigned char *at, const unsigned char *end,
-                                        unsigned char base) noexcept nogil:
+cdef Cursor _based_digits(Cursor at, Cursor end, unsigned char base) noexcept nogil:
     # (_?digit)*
     while at < end:
         if _in_base(at[0], base):
@@ -173,7 +174,7 @@ cdef const unsigned char *_based_digits(const unsigned char *at, const unsigned 
     return at
 
 
-cdef const unsigned char *_digits(const unsigned char *at, const unsigned char *end) noexcept nogil:
+cdef Cursor _digits(Cursor at, Cursor end) noexcept nogil:
     # digit(_?digit)*, or nothing
     if at == end or CLASS[at[0]] != DIGIT:
         return at
@@ -188,17 +189,21 @@ cdef const unsigned char *_digits(const unsigned char *at, const unsigned char *
     return at
 
 
-cdef const unsigned char *_number_end(const unsigned char *at, const unsigned char *end) noexcept nogil:
+cdef inline bint _is_junk(Cursor at, Cursor end) noexcept nogil:
+    return at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT)
+
+
+cdef Cursor _number_end(Cursor at, Cursor end) noexcept nogil:
     # NULL if junk follows the number.
-    cdef const unsigned char *mark
+    cdef Cursor mark
     cdef unsigned char base
     if at[0] == c'0' and at + 1 < end:
         base = LOWER[at[1]]
         if base == c'x' or base == c'o' or base == c'b':
             mark = _based_digits(at + 2, end, base)
-            if mark == at + 2:
+            if mark == at + 2 or _is_junk(mark, end):
                 return NULL
-            return NULL if mark < end and (CLASS[mark[0]] == NAME or CLASS[mark[0]] == DIGIT) else mark
+            return mark
     at = _digits(at, end)
     if at < end and at[0] == c'.' and (at + 1 == end or at[1] != c'.'):
         at = _digits(at + 1, end)
@@ -209,10 +214,12 @@ cdef const unsigned char *_number_end(const unsigned char *at, const unsigned ch
         if mark == end or CLASS[mark[0]] != DIGIT:
             return NULL
         at = _digits(mark, end)
-    return NULL if at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT) else at
+    if _is_junk(at, end):
+        return NULL
+    return at
 
 
-cdef inline Py_ssize_t _before_comma(const unsigned char *key, Py_ssize_t at) noexcept nogil:
+cdef inline Py_ssize_t _before_comma(Cursor key, Py_ssize_t at) noexcept nogil:
     if at > 0 and key[at - 1] == c' ':
         at -= 1
     if at == 0 or key[at - 1] != c',':
@@ -221,10 +228,10 @@ cdef inline Py_ssize_t _before_comma(const unsigned char *key, Py_ssize_t at) no
     return at - 1 if at > 0 and key[at - 1] == c' ' else at
 
 
-cdef Py_ssize_t strip(const unsigned char *at, Py_ssize_t length, unsigned char *key) noexcept nogil:
-    """Write the key of the text into `key`, which has room for `length` bytes; its length, or -1 if the text has none."""
-    cdef const unsigned char *end = at + length
-    cdef const unsigned char *stop
+cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept nogil:
+    """Write the key of the text into `key`, which has room for `length` bytes; its length, or -1."""
+    cdef Cursor end = at + length
+    cdef Cursor stop
     cdef Py_ssize_t out = 0, literal_end = 0, group_end = 0
     cdef bint gap = False, literal, grouped
     cdef unsigned char kind

@@ -1,5 +1,6 @@
 # What the hot path may cimport: shapes as C values, found without making a Python object.
 
+cimport cython
 from libc.stdint cimport uint64_t
 
 cdef enum:
@@ -15,7 +16,12 @@ cdef enum:
     KIND_COPY_IN = 8
     KIND_UNKNOWN = 9
 
+    # The values of routing.decide.PlanKind.
+    PLAN_FIXED = 0
+    PLAN_SPLIT = 1
 
+
+@cython.final
 cdef class Entry:
     cdef public object shape
     cdef public int kind
@@ -56,6 +62,7 @@ ctypedef struct Node:
     void *entry                   # NULL: literals matter, look the whole text up
 
 
+@cython.final
 cdef class ShapeCache:
     cdef object resolve
     cdef dict path_ids
@@ -79,7 +86,9 @@ cdef class ShapeCache:
     cdef readonly long long misses
 
     cdef Entry lookup(self, const char *text, Py_ssize_t length, int search_path_id)
-    cdef Node *_node(self, const char *key, Py_ssize_t length, uint64_t hash, int search_path_id, bint whole) noexcept
+    cdef uint64_t _hash(self, const char *text, Py_ssize_t length, int search_path_id, bint whole) noexcept
+    cdef Node *_node(self, const char *key, Py_ssize_t length, uint64_t hash, int search_path_id,
+                     bint whole) noexcept
     cdef Entry _miss(self, const char *text, Py_ssize_t length, int search_path_id, Py_ssize_t key_length)
     cdef void _keep(self, Slot *slot, uint64_t hash, const char *text, Py_ssize_t length, int search_path_id,
                     void *entry) noexcept

@@ -23,7 +23,9 @@ class ShapeCache:
     hits_text: int
     hits_stripped: int
     misses: int
-    def __init__(self, resolve: Callable[[bytes, tuple[str, ...]], Shape], capacity: int = 10_000) -> None: ...
+    def __init__(
+        self, resolve: Callable[[bytes, tuple[str, ...]], Shape], capacity: int = 10_000
+    ) -> None: ...
     @property
     def size(self) -> int: ...
     @property

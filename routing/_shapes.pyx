@@ -1,9 +1,10 @@
-"""Finds the shape of a query text without making a Python object: by the text as sent, then without its literals.
+"""Finds the shape of a query text without making a Python object: by the text as sent, then by its key.
 
-The first level is an array of texts, one per hash; a text is kept when it comes a second time, so that texts with fresh literals do not push
-out the ones that repeat. The second level is a hash table of keys (lexer.strip), evicted by a clock hand. Where literals matter the key leads
-to a marker, and the whole text is looked up in the same table. Hashes are keyed per process against made collisions, and every
-hit is compared in full.
+The first level is an array of texts, one per hash; a text is kept when it comes a second time, so that texts
+with fresh literals do not push out the ones that repeat. The second level is a hash table of keys
+(lexer.strip), evicted by a clock hand. Where literals matter the key leads to a marker, and the whole text is
+looked up in the same table. Hashes are keyed per process against made collisions, and every hit is compared
+in full.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -17,39 +18,7 @@ import time
 
 from pgshunt.routing.shape import unknown
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #include <string.h>
-
-    /* Folded 64x64->128 multiplication, as in wyhash (public domain): the high half mixed with the low half. */
-    static inline uint64_t shapes_mix(uint64_t a, uint64_t b) {
-        unsigned __int128 product = (unsigned __int128)a * b;
-        return (uint64_t)product ^ (uint64_t)(product >> 64);
-    }
-    static inline uint64_t shapes_word(const unsigned char *at) {
-        uint64_t word;
-        memcpy(&word, at, 8);
-        return word;
-    }
-    /* 16 bytes a step; the last 16 are read overlapping, shorter texts from a zeroed buffer. The length is part of the hash. */
-    static inline uint64_t shapes_hash(const char *text, Py_ssize_t length, uint64_t seed, uint64_t secret) {
-        const unsigned char *at = (const unsigned char *)text;
-        unsigned char last[16] = {0};
-        Py_ssize_t left = length;
-        uint64_t hash = seed ^ shapes_mix((uint64_t)length ^ secret, 0x9E3779B97F4A7C15ULL);
-        for (; left > 16; left -= 16, at += 16)
-            hash = shapes_mix(shapes_word(at) ^ secret, shapes_word(at + 8) ^ hash);
-        if (length > 16)
-            memcpy(last, at + left - 16, 16);
-        else
-            memcpy(last, at, (size_t)left);
-        hash = shapes_mix(shapes_word(last) ^ secret, shapes_word(last + 8) ^ hash);
-        return shapes_mix(hash ^ secret, seed ^ 0xE7037ED1A0B428DBULL);
-    }
-    """
-    uint64_t shapes_hash(const char *text, Py_ssize_t length, uint64_t seed, uint64_t secret) noexcept nogil
-
+include "_hash.pxi"
 include "_lexer.pxi"
 
 cdef enum:
@@ -79,7 +48,8 @@ cdef class Entry:
 
 
 cdef class ShapeCache:
-    """Query texts to entries, bounded in number and bytes. `resolve(sql, search_path)` makes the shape that is missing.
+    """Query texts to entries, bounded in number and bytes. `resolve(sql, search_path)` makes the shape that
+    is missing.
 
     A search path is known by a number (`search_path_id`); 0 is PostgreSQL's default, "$user", public.
     """
@@ -132,7 +102,9 @@ cdef class ShapeCache:
         return self.key_bytes
 
     def search_path_id(self, path):
-        """The number of a search path, as a tuple of schema names; -1 once there are too many: then every shape is unknown."""
+        """The number of a search path, as a tuple of schema names; -1 once there are too many: then every
+        shape is unknown.
+        """
         number = self.path_ids.get(path)
         if number is None:
             if len(self.paths) >= SEARCH_PATHS_MAX:
@@ -147,19 +119,21 @@ cdef class ShapeCache:
         return self.lookup(PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), search_path_id)
 
     def clear(self):
-        """Forget every shape, as when the catalogue changed. Entries that others hold live on; search path numbers stay."""
+        """Forget every shape, as when the catalogue changed. Entries that others hold live on; search path
+        numbers stay.
+        """
         self._drop_entries()
         self._forget()
 
     cdef Entry lookup(self, const char *text, Py_ssize_t length, int search_path_id):
-        cdef uint64_t hash, key_hash
+        cdef uint64_t hash = 0, key_hash
         cdef Py_ssize_t key_length
         cdef Slot *slot = NULL
         cdef Node *node = NULL
         if search_path_id < 0 or search_path_id >= len(self.paths):
             return self.unknown_path
-        hash = shapes_hash(text, length, self.seed + <uint64_t>search_path_id, self.secret) if length <= TEXT_BYTES_MAX else 0
         if length <= TEXT_BYTES_MAX:
+            hash = self._hash(text, length, search_path_id, False)
             slot = &self.slots[hash & (SLOTS - 1)]
             if (
                 slot.entry != NULL and slot.hash == hash and slot.length == length
@@ -173,12 +147,12 @@ cdef class ShapeCache:
 
         if length > self.scratch_room:
             self._make_room(length)
-        key_length = strip(<const unsigned char *>text, length, <unsigned char *>self.scratch)
+        key_length = strip(<Cursor>text, length, <unsigned char *>self.scratch)
         if key_length >= 0:
-            key_hash = shapes_hash(self.scratch, key_length, self.seed + <uint64_t>search_path_id, self.secret)
+            key_hash = self._hash(self.scratch, key_length, search_path_id, False)
             node = self._node(self.scratch, key_length, key_hash, search_path_id, False)
         if node == NULL or node.entry == NULL:
-            key_hash = shapes_hash(text, length, (self.seed ^ WHOLE) + <uint64_t>search_path_id, self.secret)
+            key_hash = self._hash(text, length, search_path_id, True)
             node = self._node(text, length, key_hash, search_path_id, True)
         if node != NULL:
             self.hits_stripped += 1
@@ -189,7 +163,8 @@ cdef class ShapeCache:
         return self._miss(text, length, search_path_id, key_length)
 
     cdef Entry _miss(self, const char *text, Py_ssize_t length, int search_path_id, Py_ssize_t key_length):
-        # The key is copied before Python code runs: that code may look something up and use the scratch buffer.
+        # The key is copied before Python code runs: that code may look something up and use the scratch
+        # buffer.
         cdef bytes sql = PyBytes_FromStringAndSize(text, length)
         cdef bytes key = None
         if key_length >= 0:
@@ -231,6 +206,10 @@ cdef class ShapeCache:
         if before != NULL:
             Py_DECREF(<object>before)
 
+    cdef uint64_t _hash(self, const char *text, Py_ssize_t length, int search_path_id, bint whole) noexcept:
+        cdef uint64_t seed = self.seed ^ WHOLE if whole else self.seed
+        return shapes_hash(text, length, seed + <uint64_t>search_path_id, self.secret)
+
     cdef Node *_node(self, const char *key, Py_ssize_t length, uint64_t hash, int search_path_id,
                      bint whole) noexcept:
         cdef int i = self.buckets[hash & self.bucket_mask]
@@ -248,12 +227,12 @@ cdef class ShapeCache:
 
     cdef int _insert(self, bytes key, int search_path_id, bint whole, Entry entry) except -1:
         cdef Py_ssize_t length = PyBytes_GET_SIZE(key)
-        cdef uint64_t seed = (self.seed ^ WHOLE) if whole else self.seed
-        cdef uint64_t hash = shapes_hash(PyBytes_AS_STRING(key), length, seed + <uint64_t>search_path_id, self.secret)
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef uint64_t hash = self._hash(text, length, search_path_id, whole)
         cdef Node *node
         cdef char *copy
         cdef int i
-        if length > KEY_BYTES_MAX or self._node(PyBytes_AS_STRING(key), length, hash, search_path_id, whole) != NULL:
+        if length > KEY_BYTES_MAX or self._node(text, length, hash, search_path_id, whole) != NULL:
             return 0
         copy = <char *>malloc(length if length else 1)
         if copy == NULL:
@@ -263,7 +242,7 @@ cdef class ShapeCache:
         i = self.free_node
         node = &self.nodes[i]
         self.free_node = node.next
-        memcpy(copy, PyBytes_AS_STRING(key), length)
+        memcpy(copy, text, length)
         node.key = copy
         node.length = length
         node.hash = hash
@@ -348,7 +327,7 @@ def strip_bytes(text):
     cdef bytes kept = text
     cdef bytes key = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(kept))
     cdef Py_ssize_t length = strip(
-        <const unsigned char *>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), <unsigned char *>PyBytes_AS_STRING(key)
+        <Cursor>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), <unsigned char *>PyBytes_AS_STRING(key)
     )
     return None if length < 0 else key[:length]
 
@@ -358,14 +337,13 @@ def bench_lookup(ShapeCache cache, text, int count, bint fresh=False):
     cdef bytearray copy = bytearray(text)
     cdef char *at = copy
     cdef Py_ssize_t length = len(copy), last = length - 1, digit
-    cdef int i
     while last >= 0 and not c'0' <= at[last] <= c'9':
         last -= 1
     if fresh and last < 0:
         raise ValueError("the text holds no digit to count up")
     cache.lookup(at, length, 0)
     started = time.perf_counter_ns()
-    for i in range(count):
+    for _ in range(count):
         if fresh:
             digit = last
             while digit >= 0 and at[digit] == c'9':

@@ -1,17 +1,21 @@
 """Strips the literals from a query text, so that texts which differ in nothing else share one key.
 
-The rules are those of PostgreSQL's scanner (src/backend/parser/scan.l, version 18, standard_conforming_strings on), written
-here as the patterns they are there. `_lexer.pxi` is the same function by hand, for the hot path; the tests hold the two together.
+The rules are those of PostgreSQL's scanner (src/backend/parser/scan.l, version 18,
+standard_conforming_strings on), written here as the patterns they are there. `_lexer.pxi` is the same
+function by hand, for the hot path; the tests hold the two together.
 
-What a key keeps: every token, unquoted names folded to ASCII lower case, one space where there was white space or a comment.
-What it drops: a literal becomes `?`, and a list of nothing but literals becomes one (`IN (1, 2, 3)` and `VALUES (1, 'a'), (2, 'b')` read
-`in (?)` and `values (?)`). A question mark inside an operator is written as 0x01, so that `?` is always a literal.
+What a key keeps: every token, unquoted names folded to ASCII lower case, one space where there was white
+space or a comment. What it drops: a literal becomes `?`, and a list of nothing but literals becomes one (`IN
+(1, 2, 3)` and `VALUES (1, 'a'), (2, 'b')` read `in (?)` and `values (?)`). A question mark inside an operator
+is written as 0x01, so that `?` is always a literal.
 
-A text in which anything is odd has no key: unterminated strings and comments, bytes no token starts with, junk after a number, and
-U&"…" names (their UESCAPE literal changes the name). Such a text is classified whole.
+A text in which anything is odd has no key: unterminated strings and comments, bytes no token starts with,
+junk after a number, and U&"…" names (their UESCAPE literal changes the name). Such a text is classified
+whole.
 
-The caller knows two things this function cannot see: that standard_conforming_strings is on, and that the client encoding is
-one in which no byte below 0x80 is part of a longer character (not SJIS, BIG5, GBK, UHC, GB18030, JOHAB).
+The caller knows two things this function cannot see: that standard_conforming_strings is on, and that the
+client encoding is one in which no byte below 0x80 is part of a longer character (not SJIS, BIG5, GBK, UHC,
+GB18030, JOHAB).
 """
 
 from __future__ import annotations
@@ -55,7 +59,9 @@ CONTINUATION: Final = re.compile(
 
 
 def strip(text: bytes) -> bytes | None:
-    """The key of `text`: what is left of it without its literals. None if it has none and must be classified whole."""
+    """The key of `text`: what is left of it without its literals. None if it has none and must be
+    classified whole.
+    """
     key = _Key()
     at = 0
     while at < len(text):
@@ -123,7 +129,9 @@ def _string_end(text: bytes, at: int, rest: re.Pattern[bytes]) -> int | None:
 
 
 class _Key:
-    """The key while it grows. `literal_end` and `group_end` are where the last `?` and the last `(?)` ended, 0 if nowhere."""
+    """The key while it grows. `literal_end` and `group_end` are where the last `?` and the last `(?)`
+    ended, 0 if nowhere.
+    """
 
     def __init__(self) -> None:
         self.text = bytearray()

@@ -7,7 +7,9 @@ from enum import IntEnum
 
 
 class Kind(IntEnum):
-    """What a statement is to the proxy. The same numbers stand in `_shapes.pxd`, where the hot path reads them."""
+    """What a statement is to the proxy. The same numbers stand in `_shapes.pxd`, where the hot path reads
+    them.
+    """
 
     EMPTY = 0
     READ = 1
@@ -25,14 +27,17 @@ class Kind(IntEnum):
 class Shape:
     """What one query text does; a text of several statements is one unit.
 
-    `reads` and `writes` hold schema-qualified names ("public.users"); a name the catalogue does not know stays as written.
+    `reads` and `writes` hold schema-qualified names ("public.users"); a name the catalogue does not know
+    stays as written.
 
-    `pins` is the cause for which a session must keep its link after the transaction (it leaves session state behind), and
-    `releases` are the causes that end with it (RESET ALL, UNLISTEN *, DISCARD ALL …).
-    `local` names what ties the answer to the server it is asked from (a system view, `ctid`, a cursor …): such a statement is never
-    sent to a copy. `literal_sensitive` means that another literal could make another shape, so that only the whole text is a key.
-    `read_only`, `isolation` and `chain` belong to transaction control: None (False) where nothing was said.
-    `reason` says in a word what made it so, "" for a plain statement.
+    `pins` is the cause for which a session must keep its link after the transaction (it leaves session state
+    behind), and `releases` are the causes that end with it (RESET ALL, UNLISTEN *, DISCARD ALL …). `local`
+    names what ties the answer to the server it is asked from (a system view, `ctid`, a cursor …): such a
+    statement is never sent to a copy. `literal_sensitive` means that another literal could make another
+    shape, so that only the whole text is a key. `read_only`, `isolation` and `chain` belong to transaction
+    control: None (False) where nothing was said. `setting` is the configuration parameter that is set or
+    reset ("search_path"; "all"; "*" where it cannot be told). `reason` says in a word what made it so, "" for
+    a plain statement.
     """
 
     kind: Kind
@@ -48,6 +53,7 @@ class Shape:
     read_only: bool | None = None
     isolation: str | None = None
     chain: bool = False
+    setting: str | None = None
     statements: int = 1
     ordered: bool = False
     reason: str = ""
@@ -63,15 +69,21 @@ class Shape:
 
     @property
     def splittable(self) -> bool:
-        """Whether it is a plain read of tables, whose answer is the same wherever those tables are the same."""
+        """Whether it is a plain read of tables, whose answer is the same wherever those tables are the
+        same.
+        """
         return (
-            self.kind is Kind.READ and not self.writing and self.pins is None and self.local is None and bool(self.reads)
+            self.kind is Kind.READ
+            and not self.writing
+            and self.pins is None
+            and self.local is None
+            and bool(self.reads)
         )
 
 
 _WRITING = frozenset({Kind.WRITE, Kind.COPY_IN, Kind.UNKNOWN})
 
 
-def unknown(reason: str) -> Shape:
-    """The shape of a text nothing is known about: it runs at the owner, as a write. Its whole text is its only key."""
-    return Shape(Kind.UNKNOWN, volatile=True, literal_sensitive=True, reason=reason)
+def unknown(reason: str, *, literal_sensitive: bool = True) -> Shape:
+    """The shape of a text nothing is known about: it runs at the owner, as a write."""
+    return Shape(Kind.UNKNOWN, volatile=True, literal_sensitive=literal_sensitive, reason=reason)

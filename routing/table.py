@@ -1,7 +1,8 @@
-"""Holds what the data plane routes by: endpoints, services and their stages, the catalogue, and the placement.
+"""Holds what the data plane routes by: endpoints, services and their stages, the catalogue, and the
+placement.
 
-Every value here is frozen and travels as JSON between supervisor and workers (`to_dict`, `from_dict`). A change of any of
-them is a new epoch; nothing is edited in place.
+Every value here is frozen and travels as JSON between supervisor and workers (`to_dict`, `from_dict`). A
+change of any of them is a new epoch; nothing is edited in place.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ SHARED = "shared"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server address of a database. Names read "auth_db" for the primary and "auth_db/1" for its first replica."""
+    """One server address of a database. Names read "auth_db" for the primary and "auth_db/1" for its first
+    replica.
+    """
 
     name: str
     database: str
@@ -48,9 +51,9 @@ class Endpoint:
 class Service:
     """What one service owns and how far it has moved. Table names are schema-qualified ("public.users").
 
-    `copied` names the tables the lane really keeps in step in the service's own database: its own tables and those of its
-    `external_refs` that are replicated. Only these may be read there; `tables` and `external_refs` say what is meant to be.
-    `reads_percent` is 0..100, `shadow_percent` 0.0..100.0.
+    `copied` names the tables the lane really keeps in step in the service's own database: its own tables and
+    those of its `external_refs` that are replicated. Only these may be read there; `tables` and
+    `external_refs` say what is meant to be. `reads_percent` is 0..100, `shadow_percent` 0.0..100.0.
     """
 
     name: str
@@ -85,7 +88,9 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """One epoch of the routing table. An endpoint's place in `endpoints` is its index; 0 is the shared primary."""
+    """One epoch of the routing table. An endpoint's place in `endpoints` is its index; 0 is the shared
+    primary.
+    """
 
     epoch: int
     endpoints: tuple[Endpoint, ...]
@@ -118,8 +123,9 @@ def _no_relations() -> Mapping[str, str]:
 class Catalogue:
     """What the shared database says about itself, as far as classifying statements needs it.
 
-    `relations` maps "schema.name" to pg_class.relkind. `safe_functions` are the names of which every overload in pg_catalog is
-    immutable or stable: a call of anything else may write. `search_path` is the database's default, as SHOW prints it.
+    `relations` maps "schema.name" to pg_class.relkind. `safe_functions` are the names of which every overload
+    in pg_catalog is immutable or stable: a call of anything else may write. `search_path` is the database's
+    default, as SHOW prints it.
     """
 
     version: int = 0
@@ -147,7 +153,9 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """What one service's own database may be asked for now: the tables it holds, and its endpoints by index."""
+    """What one service's own database may be asked for now: the tables it holds, and its endpoints by
+    index.
+    """
 
     service: int
     percent: int
@@ -159,7 +167,8 @@ class Copies:
 class Placement:
     """For each table: the database that owns it (the only place to write) and the copies that may be read.
 
-    `services` maps a table to the index of the service it belongs to; `owner_endpoints` maps a database to its primary's index.
+    `services` maps a table to the index of the service it belongs to; `owner_endpoints` maps a database to
+    its primary's index.
     """
 
     owners: Mapping[str, str]
@@ -173,20 +182,24 @@ class Placement:
 
     @classmethod
     def of(cls, table: RoutingTable) -> Placement:
-        """Derive the placement of one epoch. Until a stage moves ownership, every owner is the shared database."""
+        """Derive the placement of one epoch. Until a stage moves ownership, every owner is the shared
+        database.
+        """
         services: dict[str, int] = {}
         copies = []
         for index, service in enumerate(table.services):
             for name in service.tables:
                 services.setdefault(name, index)
-            if service.stage == "reading" and service.reads_percent > 0:
+            if service.stage == "reading" and service.reads_percent > 0 and service.database != SHARED:
                 copies.append(
                     Copies(
                         service=index,
                         percent=min(service.reads_percent, 100),
                         tables=frozenset(service.copied),
                         endpoints=tuple(
-                            i for i, endpoint in enumerate(table.endpoints) if endpoint.database == service.database
+                            i
+                            for i, endpoint in enumerate(table.endpoints)
+                            if endpoint.database == service.database
                         ),
                     )
                 )
@@ -195,6 +208,10 @@ class Placement:
             services=MappingProxyType(services),
             copies=tuple(copy for copy in copies if copy.endpoints),
             owner_endpoints=MappingProxyType(
-                {endpoint.database: i for i, endpoint in enumerate(table.endpoints) if endpoint.role == "primary"}
+                {
+                    endpoint.database: i
+                    for i, endpoint in enumerate(table.endpoints)
+                    if endpoint.role == "primary"
+                }
             ),
         )

@@ -1,0 +1,151 @@
+"""Decides where a statement of some shape runs, in one epoch of the routing table.
+
+Made once per shape and epoch; the data plane then only reads the plan. What can change between two statements
+(a die for the percentage, freshness, a dead endpoint, the transaction one is in) is left to it, with reason
+codes from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Final
+
+from pgshunt.routing.shape import Kind, Shape
+from pgshunt.routing.table import SHARED, Copies, Placement, RoutingTable
+
+
+class Reason(IntEnum):
+    """Why a statement went where it went. The numbers are counter indexes: append, never renumber."""
+
+    OWNER_WRITE = 0
+    OWNER_READ = 1
+    SPLIT = 2
+    """a copy, by weight"""
+    BASELINE = 3
+    """the owner, by weight"""
+    UNOWNED = 4
+    NO_TABLE = 5
+    UNKNOWN = 6
+    TOO_LARGE = 7
+    VOLATILE = 8
+    LOCKS = 9
+    SERVER_LOCAL = 10
+    SEVERAL_SERVICES = 11
+    TRANSACTION = 12
+    SESSION = 13
+    NOT_FRESH = 14
+    PINNED = 15
+    CANDIDATE_DOWN = 16
+    RETRIED = 17
+    """the owner, because a copy could not answer"""
+
+    @property
+    def code(self) -> str:
+        """The word that stands in metrics, logs and `pgshunt explain`."""
+        return self.name.lower()
+
+
+REASON_CODES: Final = tuple(reason.code for reason in Reason)
+
+
+class PlanKind(IntEnum):
+    """The same numbers stand in `_shapes.pxd`."""
+
+    FIXED = 0
+    SPLIT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Always this endpoint. `service` is the index of the service whose tables it is about, -1 for none or
+    several.
+    """
+
+    kind: ClassVar[PlanKind] = PlanKind.FIXED
+    endpoint: int
+    service: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """`percent` of the calls go to one of `candidates` (endpoint indexes), if one is fresh enough; the
+    rest to `baseline`.
+    """
+
+    kind: ClassVar[PlanKind] = PlanKind.SPLIT
+    service: int
+    percent: int
+    baseline: int
+    candidates: tuple[int, ...]
+    reason: Reason = Reason.SPLIT
+
+
+Plan = Fixed | Split
+
+_BY_KIND: Final = {
+    Kind.EMPTY: Reason.NO_TABLE,
+    Kind.BEGIN: Reason.TRANSACTION,
+    Kind.COMMIT: Reason.TRANSACTION,
+    Kind.ROLLBACK: Reason.TRANSACTION,
+    Kind.SAVEPOINT: Reason.TRANSACTION,
+    Kind.SESSION: Reason.SESSION,
+    Kind.UNKNOWN: Reason.UNKNOWN,
+}
+
+
+def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
+    """The plan for `shape`. In doubt it is the owner.
+
+    A plain read is split if one service that is in stage reading holds copies of all its tables and owns at
+    least one of them: a copy kept only as an external_ref of somebody else draws no reads from its owner's
+    service.
+    """
+    baseline = placement.owner_endpoints.get(SHARED, 0)
+    if shape.splittable:
+        copies = _best_copies(shape.reads, placement)
+        if copies is not None:
+            return Split(copies.service, copies.percent, baseline, copies.endpoints)
+    return Fixed(baseline, _service(shape, placement), _reason(shape, placement))
+
+
+def _best_copies(tables: frozenset[str], placement: Placement) -> Copies | None:
+    """Of the copies that hold all of `tables`, those of the service that owns most of them; None if there
+    are none.
+    """
+
+    def owned(copies: Copies) -> int:
+        return sum(placement.services.get(name) == copies.service for name in tables)
+
+    complete = [copies for copies in placement.copies if tables <= copies.tables and owned(copies)]
+    return max(complete, key=owned, default=None)
+
+
+def _services(tables: frozenset[str], placement: Placement) -> set[int]:
+    return {placement.services[name] for name in tables if name in placement.services}
+
+
+def _service(shape: Shape, placement: Placement) -> int:
+    """The one service that owns what is written, else what is read; -1 if it is none or several."""
+    services = _services(shape.writes, placement) or _services(shape.reads, placement)
+    return services.pop() if len(services) == 1 else -1
+
+
+def _reason(shape: Shape, placement: Placement) -> Reason:
+    if shape.reason == "too_large":
+        return Reason.TOO_LARGE
+    if shape.kind in _BY_KIND:
+        return _BY_KIND[shape.kind]
+    services = _services(shape.tables, placement)
+    if shape.volatile and not shape.writes:
+        return Reason.VOLATILE
+    if shape.tables and not services:
+        return Reason.UNOWNED
+    if shape.writing:
+        return Reason.LOCKS if shape.kind is Kind.READ else Reason.OWNER_WRITE
+    if shape.local is not None:
+        return Reason.SERVER_LOCAL
+    if not shape.tables:
+        return Reason.NO_TABLE
+    return Reason.OWNER_READ if len(services) == 1 else Reason.SEVERAL_SERVICES

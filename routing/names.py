@@ -1,0 +1,89 @@
+"""Resolves names of relations the way PostgreSQL does: through the search path, system schemas first.
+
+A resolved name is "schema.name". A part that holds a dot or a double quote is written quoted, so that no two
+relations share a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
+
+_PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",.]+))\s*')
+
+
+def qualified(schema: str, name: str) -> str:
+    return f"{_quoted(schema)}.{_quoted(name)}"
+
+
+def resolve(schema: str, name: str, search_path: Iterable[str], relations: Mapping[str, str]) -> str:
+    """The full name of a relation; `name` alone if it is unqualified and the catalogue has it nowhere on the
+    path.
+
+    "$user" is skipped: the schema of that name is on the path of a session only if it exists, which the
+    caller knows and resolves.
+    """
+    if schema:
+        return qualified(schema, name)
+    for candidate in search_path:
+        full = qualified(candidate, name)
+        if full in relations:
+            return full
+    # pg_catalog is searched before the path; of its names only the reserved prefix is known here.
+    return qualified("pg_catalog", name) if name.startswith("pg_") else _quoted(name)
+
+
+def is_system(schema: str, name: str) -> bool:
+    """Whether the answer of this relation is about the server it is asked from. Any unqualified pg_… name
+    may be one.
+    """
+    return (
+        schema in SYSTEM_SCHEMAS or schema.startswith("pg_toast") or (not schema and name.startswith("pg_"))
+    )
+
+
+def is_temporary(schema: str) -> bool:
+    return schema == "pg_temp" or schema.startswith("pg_temp_")
+
+
+def split_qualified(text: str) -> tuple[str, str] | None:
+    """Schema ("" if none) and name of a relation as a string literal gives it ('public."Users"'); None if
+    it is not a name.
+    """
+    parts = _split(text, ".")
+    if parts is None or not 1 <= len(parts) <= 2:
+        return None
+    return ("", parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+
+
+def split_search_path(text: str) -> tuple[str, ...]:
+    """The schemas of a search_path as SHOW prints it. An unreadable one is empty: then no unqualified name
+    resolves.
+    """
+    return tuple(part for part in _split(text, ",") or () if part)
+
+
+def _split(text: str, separator: str) -> list[str] | None:
+    parts = []
+    at = 0
+    while True:
+        part = _PART.match(text, at)
+        if part is None:
+            return None
+        parts.append(part[1].replace('""', '"') if part[1] is not None else part[2].lower())
+        at = part.end()
+        if at == len(text):
+            return parts
+        if text[at] != separator:
+            return None
+        at += 1
+
+
+def _quoted(part: str) -> str:
+    if "." in part or '"' in part:
+        doubled = part.replace('"', '""')
+        return f'"{doubled}"'
+    return part

@@ -1,0 +1,261 @@
+"""Walks a parse tree and notes what it does: the tables it reads and writes, and what its calls, casts and
+columns imply.
+
+The walk keeps its own stack, so that depth costs memory, not the C stack. Each item on it is a node and the
+names of the CTEs visible there. What a node means is a row in `VISITS`; a node without one is only walked
+through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from postgast import pg_query_pb2 as pg
+
+from pgshunt.routing.functions import effect_of
+from pgshunt.routing.names import is_system, is_temporary, resolve, split_qualified
+from pgshunt.routing.shape import Kind
+from pgshunt.routing.table import Catalogue
+
+Names = frozenset[str]
+Stack = list[tuple[Any, Names]]
+
+SYSTEM_COLUMNS: Final = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+REG_TYPES: Final = frozenset(
+    {
+        "regclass",
+        "regcollation",
+        "regconfig",
+        "regdatabase",
+        "regdictionary",
+        "regnamespace",
+        "regoper",
+        "regoperator",
+        "regproc",
+        "regprocedure",
+        "regrole",
+        "regtype",
+    }
+)
+NO_NAMES: Final[Names] = frozenset()
+
+
+class Findings:
+    """What a walk has noted of one statement so far; the fields are those of Shape."""
+
+    def __init__(self, search_path: tuple[str, ...], catalogue: Catalogue) -> None:
+        self.search_path = search_path
+        self.catalogue = catalogue
+        self.kind = Kind.READ
+        self.reads: set[str] = set()
+        self.writes: set[str] = set()
+        self.locks = False
+        self.volatile = False
+        self.time_dependent = False
+        self.pins: str | None = None
+        self.releases: set[str] = set()
+        self.local: str | None = None
+        self.literal_sensitive = False
+        self.read_only: bool | None = None
+        self.isolation: str | None = None
+        self.chain = False
+        self.setting: str | None = None
+        self.ordered = False
+        self.reason = ""
+
+    def relation(self, node: pg.RangeVar) -> str:
+        """The name of the table a RangeVar stands for, with what its schema implies noted."""
+        if is_temporary(node.schemaname) or node.relpersistence == "t":
+            self.pins = self.pins or "temp_table"
+            self.local = self.local or "temp_table"
+        elif is_system(node.schemaname, node.relname):
+            self.local = self.local or "system_catalogue"
+        return resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
+
+    def write(self, reason: str) -> None:
+        self.kind = Kind.WRITE
+        self.reason = self.reason or reason
+
+    def walk(self, root: Any) -> None:
+        stack: Stack = [(root, NO_NAMES)]
+        while stack:
+            node, names = stack.pop()
+            if type(node) is pg.Node:
+                kind = node.WhichOneof("node")
+                if kind is None or kind in LEAVES:
+                    continue
+                node = getattr(node, kind)
+            visit = VISITS.get(type(node))
+            if visit is None:
+                push_fields(node, names, stack)
+            else:
+                visit(self, node, names, stack)
+
+
+def push_fields(node: Any, names: Names, stack: Stack, skip: tuple[str, ...] = ()) -> None:
+    for field, value in node.ListFields():
+        if field.message_type is None or field.name in skip:
+            continue
+        if field.is_repeated:
+            stack.extend([(item, names) for item in value])
+        else:
+            stack.append((value, names))
+
+
+def strings(nodes: Any) -> list[str]:
+    """The parts of a dotted name; other nodes in it (a star, a subscript) count as ""."""
+    return [node.string.sval for node in nodes]
+
+
+def _with(clause: pg.WithClause, names: Names, stack: Stack) -> Names:
+    """Push the queries of a WITH clause; the names its statement sees.
+
+    A CTE sees those before it, itself and later ones only under RECURSIVE: WITH t AS (SELECT … FROM t) reads
+    the table t.
+    """
+    if clause.recursive:
+        names |= {cte.common_table_expr.ctename for cte in clause.ctes}
+    for node in clause.ctes:
+        cte = node.common_table_expr
+        stack.append((cte.ctequery, names))
+        push_fields(cte, names, stack, skip=("ctequery",))
+        names |= {cte.ctename}
+    return names
+
+
+def _select(found: Findings, node: pg.SelectStmt, names: Names, stack: Stack) -> None:
+    push_fields(node, _with(node.with_clause, names, stack), stack, skip=("with_clause",))
+
+
+def _change(found: Findings, node: Any, names: Names, stack: Stack) -> None:
+    # The target is a table even where a CTE has its name.
+    found.writes.add(found.relation(node.relation))
+    found.write("")
+    push_fields(node, _with(node.with_clause, names, stack), stack, skip=("with_clause", "relation"))
+
+
+def _range_var(found: Findings, node: pg.RangeVar, names: Names, stack: Stack) -> None:
+    if node.schemaname or node.relname not in names:
+        found.reads.add(found.relation(node))
+
+
+def _into(found: Findings, node: pg.IntoClause, names: Names, stack: Stack) -> None:
+    pins = found.pins
+    found.writes.add(found.relation(node.rel))
+    if node.on_commit == pg.ONCOMMIT_DROP:
+        found.pins = pins
+    found.write("creates_table")
+
+
+def _locking(found: Findings, node: pg.LockingClause, names: Names, stack: Stack) -> None:
+    # What stands behind OF are aliases, not tables.
+    found.locks = True
+    found.reason = found.reason or "locks"
+
+
+def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> None:
+    push_fields(node, names, stack, skip=("funcname",))
+    *schema, name = strings(node.funcname)
+    effect = effect_of(schema[-1] if schema else "", name, found.catalogue.safe_functions)
+    found.time_dependent |= effect.time_dependent
+    found.literal_sensitive |= effect.literal_sensitive
+    found.local = found.local or effect.local
+    if schema and is_temporary(schema[-1]):
+        found.pins = found.pins or "temp_table"
+    if effect.volatile:
+        found.volatile = True
+        found.write(f"volatile:{name}")
+    if effect.releases:
+        found.releases.add(effect.releases)
+    if effect.sequence and node.args:
+        sequence = split_qualified(_constant(node.args[0]) or "")
+        if sequence:
+            found.writes.add(resolve(*sequence, found.search_path, found.catalogue.relations))
+    if name == "set_config" and effect.pins:
+        found.setting = (_constant(node.args[0]) if node.args else None) or "*"
+        if len(node.args) == 3 and node.args[2].a_const.boolval.boolval:
+            return
+    found.pins = found.pins or effect.pins
+
+
+def _constant(node: Any) -> str | None:
+    """The text of a string literal, through casts ('users_id_seq'::regclass); None if it is anything else."""
+    while node.WhichOneof("node") == "type_cast":
+        node = node.type_cast.arg
+    return str(node.a_const.sval.sval) if node.a_const.HasField("sval") else None
+
+
+def _value_function(found: Findings, node: pg.SQLValueFunction, names: Names, stack: Stack) -> None:
+    if node.op <= pg.SVFOP_LOCALTIMESTAMP_N:
+        found.time_dependent = True
+    elif node.op in (pg.SVFOP_CURRENT_CATALOG, pg.SVFOP_CURRENT_SCHEMA):
+        found.local = found.local or "server_state"
+
+
+def _type(found: Findings, node: pg.TypeName, names: Names, stack: Stack) -> None:
+    if node.names and strings(node.names)[-1] in REG_TYPES:
+        # The literal may name a relation, and an OID is another one on every server.
+        found.literal_sensitive = True
+        found.local = found.local or "object_identifier"
+    push_fields(node, names, stack, skip=("names",))
+
+
+def _column(found: Findings, node: pg.ColumnRef, names: Names, stack: Stack) -> None:
+    if node.fields[-1].string.sval in SYSTEM_COLUMNS:
+        found.local = found.local or "system_column"
+
+
+def _indirection(found: Findings, node: pg.A_Indirection, names: Names, stack: Stack) -> None:
+    if SYSTEM_COLUMNS.intersection(strings(node.indirection)):
+        found.local = found.local or "system_column"
+    push_fields(node, names, stack)
+
+
+def _operator(field: str) -> Callable[[Findings, Any, Names, Stack], None]:
+    """A visit for a node whose `field` names an operator: one outside pg_catalog may run any function."""
+
+    def visit(found: Findings, node: Any, names: Names, stack: Stack) -> None:
+        operator = getattr(node, field)
+        if len(operator) > 1 and operator[0].string.sval != "pg_catalog":
+            found.volatile = True
+            found.write("volatile:operator")
+        push_fields(node, names, stack, skip=(field,))
+
+    return visit
+
+
+def _sample(found: Findings, node: pg.RangeTableSample, names: Names, stack: Stack) -> None:
+    # Which rows are taken depends on where they lie.
+    found.local = found.local or "tablesample"
+    push_fields(node, names, stack)
+
+
+def _current_of(found: Findings, node: pg.CurrentOfExpr, names: Names, stack: Stack) -> None:
+    found.local = found.local or "cursor"
+
+
+LEAVES: Final = frozenset(
+    {"a_const", "string", "param_ref", "a_star", "integer", "float", "boolean", "alias"}
+)
+
+VISITS: Final[dict[type, Callable[[Findings, Any, Names, Stack], None]]] = {
+    pg.SelectStmt: _select,
+    pg.InsertStmt: _change,
+    pg.UpdateStmt: _change,
+    pg.DeleteStmt: _change,
+    pg.MergeStmt: _change,
+    pg.RangeVar: _range_var,
+    pg.IntoClause: _into,
+    pg.LockingClause: _locking,
+    pg.FuncCall: _call,
+    pg.SQLValueFunction: _value_function,
+    pg.TypeName: _type,
+    pg.ColumnRef: _column,
+    pg.A_Indirection: _indirection,
+    pg.A_Expr: _operator("name"),
+    pg.SubLink: _operator("oper_name"),
+    pg.SortBy: _operator("use_op"),
+    pg.RangeTableSample: _sample,
+    pg.CurrentOfExpr: _current_of,
+}
