@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 
 from pgshunt.demo.postgres import Server
@@ -29,23 +29,6 @@ def create_shared(server: Server, passwords: Mapping[str, str]) -> None:
 def create_own(server: Server, service: Service) -> None:
     """An empty database for one service to move to: roles, tables and rights come with the move."""
     server.execute(f"CREATE DATABASE {service.database}")
-
-
-def row_counts(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, int]:
-    return {table: server.execute(f"SELECT count(*) FROM {table}", dbname)[0][0] for table in tables}
-
-
-def digests(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, str]:
-    """One hash over the content of each table, equal exactly where the rows are."""
-    sql = "SELECT md5(string_agg(row::text, E'\\n' ORDER BY row::text)) FROM {} row"
-    return {table: server.execute(sql.format(table), dbname)[0][0] for table in tables}
-
-
-def chain_breaks(server: Server) -> list[tuple[str, int]]:
-    """Where the audit log's hash chains do not hold: (chain, position)."""
-    return [
-        (chain, position) for chain, position in server.execute("SELECT * FROM audit_breaks()", SHARED_DBNAME)
-    ]
 
 
 def _grants(service: Service) -> list[str]:

@@ -16,6 +16,7 @@ import random
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,7 @@ from pg8000.native import Connection
 from pgshunt.demo.account import Account, CommandFailed
 from pgshunt.demo.binaries import Binaries, copy_binaries, find_binaries
 
-__all__ = ["Binaries", "PostgresServer", "Server", "ServerFailed", "Servers", "find_binaries"]
+__all__ = ["Binaries", "PostgresServer", "Server", "ServerFailed", "Servers", "find_binaries", "free_port"]
 
 SUPERUSER = "postgres"
 START_TIMEOUT_S = 30.0
@@ -82,6 +83,9 @@ for file in "$0"/*/postmaster.pid; do
     [ -f "$file" ] || continue
     kill -QUIT "$(head -n 1 "$file")" 2>/dev/null
     for attempt in 1 2 3 4 5 6 7 8 9 10; do [ -f "$file" ] && sleep 0.2; done
+done
+for file in "$0"/*.pid; do
+    [ -f "$file" ] && kill -TERM "$(cat "$file")" 2>/dev/null
 done
 rm -rf "$0"
 """
@@ -168,7 +172,7 @@ class PostgresServer(Server):
             return
         if not self.data.exists():
             self._initialise()
-        ports = [self.port] * PORT_ATTEMPTS if self.port else random.sample(PORTS, PORT_ATTEMPTS)
+        ports = [self.port] * PORT_ATTEMPTS if self.port else [free_port() for _ in range(PORT_ATTEMPTS)]
         for attempt, port in enumerate(ports, 1):
             try:
                 self._launch(port)
@@ -306,6 +310,15 @@ class PostgresServer(Server):
             return log.read()
 
 
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
 @dataclass(slots=True)
 class Servers:
     """Servers that live and go together in a directory under /tmp; closed on leaving or at exit."""
@@ -361,6 +374,12 @@ class Servers:
         standby = primary.replica(name)
         self.members.append(standby)
         return standby
+
+    def adopt(self, pid: int) -> Path:
+        """Has the watchdog end (SIGTERM) another process of ours too, while the returned file is there."""
+        file = self.directory / f"{pid}.pid"
+        file.write_text(str(pid))
+        return file
 
     def close(self) -> None:
         """Stops every server, standbys first, and removes the directory. May be called again."""
