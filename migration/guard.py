@@ -313,12 +313,17 @@ def _error_sample(window: Window) -> Sample:
 
 
 def _slow_sample(window: Window, slow_now: Mapping[Side, int]) -> Sample:
-    """Slow calls, with those still in flight counted the moment they pass the limit."""
+    """Slow calls, with those still in flight counted the moment they pass the limit.
+
+    A worker may count such a call as slow at once and as a call when it ends, or report it as slow now.
+    """
     candidate, baseline = window.candidate, window.baseline
+    slow = candidate.slow + slow_now["candidate"]
+    baseline_slow = baseline.slow + slow_now["baseline"]
     return Sample(
         window.span_s,
-        candidate.slow + slow_now["candidate"],
-        candidate.calls + slow_now["candidate"],
-        baseline.slow + slow_now["baseline"],
-        baseline.calls + slow_now["baseline"],
+        slow,
+        max(slow, candidate.calls + slow_now["candidate"]),
+        baseline_slow,
+        max(baseline_slow, baseline.calls + slow_now["baseline"]),
     )

@@ -221,6 +221,12 @@ def test_calls_in_flight_count_as_slow_before_they_end() -> None:
     )
 
 
+def test_calls_that_were_slow_before_they_ended_trip_without_a_single_answer() -> None:
+    guard = armed()
+    (trip,) = feed(guard, 0.0, Counts(slow=10))
+    assert (trip.judgement.trigger, trip.judgement.share_percent) == ("latency", 100.0)
+
+
 def test_a_query_that_is_slow_on_both_sides_is_held_not_rolled_back() -> None:
     guard = armed()
     for second in range(60):

@@ -1,0 +1,76 @@
+"""Calls the admin API for the command line: answers become values, refusals a Problem."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from pgshunt.admin.problem import Problem
+from pgshunt.config.secret import Secret
+
+TIMEOUT_S = 10.0
+
+
+class Unreachable(Exception):
+    """Nobody answers at the admin address; the message says where and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminClient:
+    """`url` as in http://127.0.0.1:6433."""
+
+    url: str
+    token: Secret | None = None
+
+    def get(self, path: str, timeout_s: float = TIMEOUT_S, /, **query: str | float) -> Any:
+        """The JSON answer. Raises Problem, Unreachable."""
+        asked = {name: value for name, value in query.items() if value != ""}
+        return self._ask("GET", f"{path}?{urlencode(asked)}" if asked else path, None, timeout_s)
+
+    def post(self, path: str, timeout_s: float = TIMEOUT_S, /, **body: Any) -> Any:
+        """Asks for a change. Raises Problem, Unreachable."""
+        return self._ask("POST", path, json.dumps(body), timeout_s)
+
+    def _ask(self, method: str, path: str, body: str | None, timeout_s: float) -> Any:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Unreachable(f"{self.url!r} is no address: write http://host:port")
+        secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token.reveal()}"
+        try:
+            connection.request(method, parts.path.rstrip("/") + path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"no answer from the admin API at {self.url} ({error}): is `pgshunt serve` running? "
+                "Give its address with -c or --url"
+            ) from error
+        finally:
+            connection.close()
+        return _value(answer.status, text, self.url)
+
+
+def _value(status: int, text: bytes, url: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise Unreachable(f"{url} answers, but not as pgshunt's admin API: check address and port") from None
+    if status < HTTPStatus.BAD_REQUEST:
+        return value
+    kind = str(value.get("type", "")).rpartition(":")[2]
+    raise Problem(
+        kind,
+        HTTPStatus(status),
+        str(value.get("detail", "")),
+        str(value.get("remedy", "")),
+        {"answer": value},
+    )

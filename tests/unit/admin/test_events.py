@@ -1,0 +1,90 @@
+"""Events keep their order and ids across restarts, torn lines and full disks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from pgshunt.admin import events
+from pgshunt.admin.events import EventLog
+
+
+def test_ids_go_on_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    first = EventLog(path)
+    first.add("started")
+    first.add("shifted", "auth_service", reads=50)
+    second = EventLog(path)
+    assert [event.kind for event in second.after(0)] == ["started", "shifted"]
+    assert second.add("rolled_back", "auth_service").id == 3
+    assert [event.id for event in EventLog(path).after(1)] == [2, 3]
+
+
+def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    EventLog(path).add("started")
+    with path.open("a") as file:
+        file.write('{"id": 2, "at": "2026')
+    log = EventLog(path)
+    log.add("shifted")
+    assert [(event.id, event.kind) for event in EventLog(path).after(0)] == [(1, "started"), (2, "shifted")]
+
+
+def test_the_file_is_bounded_and_what_it_replaced_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "FILE_BYTES_MAX", 1000)
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    for number in range(50):
+        log.add("counted", number=number)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * 1200
+    kept = EventLog(path).after(0)
+    assert kept[-1].id == 50
+    assert [event.id for event in kept] == list(range(kept[0].id, 51))
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "KEPT_MAX", 10)
+    log = EventLog(None)
+    for _ in range(25):
+        log.add("counted")
+    assert [event.id for event in log.after(0)] == list(range(16, 26))
+    assert [event.id for event in log.latest(3)] == [23, 24, 25]
+    assert [event.id for event in log.after(20, 2)] == [21, 22]
+
+
+def test_an_unwritable_file_stops_nothing(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "missing" / "events.jsonl")
+    log.add("started")
+    assert "No such file" in log.write_error
+    assert [event.kind for event in log.after(0)] == ["started"]
+
+
+def test_a_line_is_a_json_object_with_everything(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    EventLog(path).add("rolled_back", "auth_service", trigger="latency", evidence={"numerator": 5})
+    record = json.loads(path.read_text())
+    assert record.pop("at").endswith("Z")
+    assert record == {
+        "id": 1,
+        "kind": "rolled_back",
+        "service": "auth_service",
+        "detail": {"trigger": "latency", "evidence": {"numerator": 5}},
+    }
+
+
+def test_news_wakes_everyone_who_waits() -> None:
+    async def scenario() -> None:
+        log = EventLog(None)
+        waiting = [asyncio.ensure_future(log.news(0, 20)) for _ in range(3)]
+        await asyncio.sleep(0)
+        log.add("started")
+        assert [[event.id for event in found] for found in await asyncio.gather(*waiting)] == [[1]] * 3
+        assert [event.id for event in await log.news(0, 0)] == [1]
+        assert await log.news(1, 0.001) == []
+
+    asyncio.run(scenario())
