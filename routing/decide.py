@@ -38,7 +38,7 @@ class Reason(IntEnum):
     PINNED = 15
     CANDIDATE_DOWN = 16
     RETRIED = 17
-    """the owner, because a copy could not answer"""
+    """failed at a copy, asked again at the owner"""
 
     @property
     def code(self) -> str:

@@ -1,0 +1,96 @@
+# cython: language_level=3
+"""The hot path: what happens to every message between a client and a server.
+
+This file is the table of contents; each part stands in a file of its own under proxy/relay/.
+"""
+
+import os
+from asyncio import wait
+from collections import deque
+from hmac import compare_digest
+from logging import getLogger
+from weakref import WeakValueDictionary
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memchr, memcmp, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close
+
+from pgshunt.protocol._wire cimport *
+from pgshunt.routing._shapes cimport (
+    KIND_BEGIN,
+    KIND_COMMIT,
+    KIND_READ,
+    KIND_ROLLBACK,
+    PLAN_SPLIT,
+    Entry,
+    ShapeCache,
+)
+
+from pgshunt.protocol.errors import PgError, classify_sqlstate
+from pgshunt.protocol.startup import Cancel, NeedWelcome, Send
+from pgshunt.routing.classify import classify
+from pgshunt.routing.decide import REASON_CODES, Reason, decide
+from pgshunt.routing.shape import Kind, unknown
+from pgshunt.routing.table import Catalogue, Placement, RoutingTable
+
+cdef extern from "sys/socket.h" nogil:
+    enum:
+        MSG_NOSIGNAL
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+
+cdef extern from "sys/epoll.h" nogil:
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+    ctypedef union epoll_data_t:
+        void* ptr
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
+    int epoll_wait(int epoll_fd, epoll_event* events, int events_max, int timeout_ms)
+
+log = getLogger("pgshunt.relay")
+
+READY_FOR_QUERY = {status: b"Z\0\0\0\x05" + status.to_bytes(1, "big") for status in (73, 84, 69)}   # I, T, E
+COMMAND_COMPLETE = {
+    tag: b"C" + (len(tag) + 5).to_bytes(4, "big") + tag.encode() + b"\0"
+    for tag in ("BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK")
+}
+
+cdef int REASON_BASELINE = Reason.BASELINE
+cdef int REASON_CANDIDATE_DOWN = Reason.CANDIDATE_DOWN
+cdef int REASON_NOT_FRESH = Reason.NOT_FRESH
+cdef int REASON_PINNED = Reason.PINNED
+cdef int REASON_RETRIED = Reason.RETRIED
+cdef int REASON_SPLIT = Reason.SPLIT
+cdef int REASON_TRANSACTION = Reason.TRANSACTION
+
+
+def local_tag(shape):
+    """The command tag of a statement that needs no server while none has been asked; None for all others."""
+    if shape.kind is Kind.BEGIN:
+        return "START TRANSACTION" if shape.reason == "start" else "BEGIN"
+    if shape.chain or shape.kind not in (Kind.COMMIT, Kind.ROLLBACK) or shape.reason:
+        return None
+    return shape.kind.name
+
+
+include "relay/poller.pxi"
+include "relay/counters.pxi"
+include "relay/pool.pxi"
+include "relay/link.pxi"
+include "relay/session.pxi"
+include "relay/hub.pxi"

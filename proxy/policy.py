@@ -1,0 +1,260 @@
+"""Decides for the relay what happens once per connection: who may log in, as whom links are opened, what is cancelled.
+
+The relay moves bytes and counts; everything here runs once for a client or a link and may take its time, in tasks
+of the worker's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pgshunt.config.model import Config
+from pgshunt.protocol import messages
+from pgshunt.protocol.authentication import Authenticator, Passwords, Trust
+from pgshunt.protocol.errors import PgError
+from pgshunt.protocol.frames import scan
+from pgshunt.protocol.startup import Handshake, NeedWelcome
+from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.proxy.search_path import parse_search_path
+from pgshunt.routing.table import Endpoint
+
+if TYPE_CHECKING:
+    from pgshunt.proxy._relay import Identity, Link, Pool, Relay, Session
+
+log = logging.getLogger("pgshunt.policy")
+
+LOGIN_MS_MAX = 10_000
+CANCEL_MS_MAX = 5_000
+CANCELS_MAX = 64
+# Longer statements are not parsed: they run at the owner, as writes.
+STATEMENT_BYTES_MAX = 16 * 1024 * 1024
+
+# In these client encodings a byte below 0x80 can be part of a character, so a quote or a backslash cannot be told
+# by its byte (PostgreSQL's PG_VALID_FE_ENCODING-only encodings, mb/pg_wchar.h).
+UNSAFE_ENCODINGS = frozenset({b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker of several may use."""
+
+    links_per_user: int
+    links_total: int
+    latency_ms_max: int
+    query_wait_timeout_ms: int
+    login_timeout_ms: int
+    statement_bytes_max: int = STATEMENT_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a session is told after login, and what its statements mean under its settings.
+
+    `plain_text`: string literals follow the standard and every quote is a quote, so statements can be read.
+    """
+
+    frames: bytes
+    search_path: tuple[str, ...]
+    plain_text: bool
+
+
+def share(total: int, workers: int, index: int) -> int:
+    """The part of a limit that worker `index` may use; the parts add up to the limit, but nobody gets nothing."""
+    return max(1, total // workers + (index < total % workers))
+
+
+class Policy:
+    """One worker's rules, made from the start message of the supervisor."""
+
+    def __init__(self, relay: Relay, loop: asyncio.AbstractEventLoop, start: dict[str, Any]) -> None:
+        config = Config.model_validate(start["config"])
+        self._relay = relay
+        self._loop = loop
+        self._config = config
+        self._workers = max(1, relay.board_workers)
+        self._identities: dict[tuple[str, frozenset[tuple[bytes, bytes]]], Identity] = {}
+        self._passwords = {
+            user.name: None if user.password is None else user.password.reveal() for user in config.auth.users
+        }
+        self._authenticator: Authenticator = Trust()
+        if config.auth.method != "trust":
+            secret = bytes.fromhex(start["login_secret"]) if "login_secret" in start else os.urandom(32)
+            known = {name: password for name, password in self._passwords.items() if password is not None}
+            self._authenticator = Passwords(known, secret)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cancels = 0
+        servers = config.pools.server_connections
+        self.limits = Limits(
+            links_per_user=share(config.pools.default_pool_size, self._workers, relay.index),
+            links_total=share(servers.total - servers.reserved - servers.monitoring, self._workers, relay.index),
+            latency_ms_max=config.rollback.latency_ms_max,
+            query_wait_timeout_ms=config.pools.query_wait_timeout_ms,
+            login_timeout_ms=config.listen.login_timeout_ms,
+        )
+
+    def links_max(self, endpoint: Endpoint) -> int:
+        """How many links this worker may open to `endpoint`."""
+        database = self._config.shared
+        if endpoint.database in self._config.databases:
+            database = self._config.databases[endpoint.database]  # type: ignore[assignment]
+        return share(database.max_connections, self._workers, self._relay.index)
+
+    # --- clients --------------------------------------------------------------------------------------------
+
+    def handshake(self) -> Handshake:
+        return Handshake(self._authenticator)
+
+    def refusal(self, request: NeedWelcome) -> tuple[str, str, str] | None:
+        """(SQLSTATE, message, hint) if an authenticated client asks for what is not served."""
+        if request.database != self._config.shared.dbname:
+            return (
+                "3D000",
+                f'database "{request.database}" does not exist',
+                f'This proxy serves the database "{self._config.shared.dbname}".',
+            )
+        return None
+
+    def identity(self, request: NeedWelcome) -> Identity:
+        """The identity of a session; sessions that ask for the same share links."""
+        from pgshunt.proxy._relay import Identity
+
+        key = (request.user, frozenset(request.parameters.items()))
+        identity = self._identities.get(key)
+        if identity is None:
+            identity = Identity(request.user, request.parameters, self._passwords.get(request.user))
+            self._identities[key] = identity
+        return identity
+
+    def forget(self, identity: Identity) -> None:
+        """Nobody uses it any more: no session, no link."""
+        self._identities.pop((identity.user, frozenset(identity.parameters.items())), None)
+
+    def login_error(self, error: LinkError) -> bytes:
+        """What a client is told whose login failed at the server: the server's own words if it had any."""
+        if error.error_frame is not None:
+            return error.error_frame
+        return PgError(
+            error.message,
+            sqlstate=error.sqlstate,
+            severity="FATAL",
+            hint=error.hint or "The proxy is up, the server behind it is not. Try again.",
+        ).frame()
+
+    # --- links ----------------------------------------------------------------------------------------------
+
+    def open_link(self, pool: Pool, endpoint: Endpoint, identity: Identity) -> None:
+        """Opens a link in the background; the relay hears of the outcome."""
+        self._spawn(self._open(pool, endpoint, identity))
+
+    async def _open(self, pool: Pool, endpoint: Endpoint, identity: Identity) -> None:
+        welcome = None
+        try:
+            opened = await open_link(
+                self._loop,
+                endpoint,
+                identity.user,
+                endpoint.dbname,
+                identity.parameters,
+                identity.password,
+                LOGIN_MS_MAX,
+            )
+            if identity.welcome is None:
+                welcome = await self._welcome(opened, identity)
+        except PgError as error:
+            refused = error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
+            self._relay.link_failed(pool, refused)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the sessions that wait must hear of it
+            log.exception("opening a link to %s", endpoint.name)
+            self._relay.link_failed(pool, LinkError(f"cannot open a link: {fault!r}", sqlstate="XX000"))
+        else:
+            self._relay.link_opened(pool, opened.socket.detach(), opened.process_id, opened.secret_key, welcome)
+
+    async def _welcome(self, opened: OpenedLink, identity: Identity) -> Welcome:
+        """Asks the server for what a session of this identity has to know. Closes the link if it does not tell."""
+        parameters = opened.parameters
+        try:
+            path = parameters.get(b"search_path")  # reported since PostgreSQL 18
+            if path is None:
+                async with asyncio.timeout(LOGIN_MS_MAX / 1000):
+                    path = await self._show(opened, b"SHOW search_path")
+        except (OSError, PgError) as failure:
+            opened.socket.close()
+            raise LinkError(f"lost the server during login: {failure}", sqlstate="08006") from failure
+        frames = b"".join(messages.parameter_status(name, value) for name, value in parameters.items())
+        plain = (
+            parameters.get(b"standard_conforming_strings", b"on") == b"on"
+            and parameters.get(b"client_encoding", b"UTF8") not in UNSAFE_ENCODINGS
+        )
+        return Welcome(frames, parse_search_path(path.decode(errors="replace"), identity.user), plain)
+
+    async def _show(self, opened: OpenedLink, sql: bytes) -> bytes:
+        """The one value of a SHOW."""
+        await self._loop.sock_sendall(opened.socket, messages.query(sql))
+        received = b""
+        while True:
+            data = await self._loop.sock_recv(opened.socket, 16_384)
+            if not data:
+                raise ConnectionResetError("server closed the connection")
+            received += data
+            frames, _, intact = scan(received, 1 << 20)
+            if not intact or any(kind == ord("E") for kind, _, _ in frames):
+                raise LinkError("the server refused SHOW search_path", sqlstate="08006")
+            if frames and frames[-1][0] == ord("Z"):
+                row = next(received[start:end] for kind, start, end in frames if kind == ord("D"))
+                return row[11:]  # type, length, one column, its length
+
+    # --- cancels --------------------------------------------------------------------------------------------
+
+    def forward_cancel(self, process_id: int, secret_key: bytes, session: Session) -> None:
+        """A client asks to cancel; `session` is the connection it asks on, open until the server was told.
+
+        The worker that issued the key stands in its process id's first byte.
+        """
+        owner = process_id >> 24
+        if owner != self._relay.index:
+            if self._relay.on_foreign_cancel is not None and len(secret_key) == 4 and owner < self._workers:
+                self._relay.on_foreign_cancel(owner, process_id, int.from_bytes(secret_key))
+            self._relay.finish_session(session)
+            return
+        task = self._relay.cancel(process_id, secret_key)
+        if task is None:
+            self._relay.finish_session(session)
+        else:
+            task.add_done_callback(lambda _: self._relay.finish_session(session))
+
+    def cancel(
+        self, link: Link, endpoint: Endpoint, process_id: int, secret_key: bytes
+    ) -> asyncio.Task[None] | None:
+        """Cancels at the server what `link` runs. The link is lent to nobody else until the server was told."""
+        if self._cancels >= CANCELS_MAX:
+            self._relay.cancelled(link)
+            return None
+        self._cancels += 1
+        return self._spawn(self._cancel(link, endpoint, process_id, secret_key))
+
+    async def _cancel(self, link: Link, endpoint: Endpoint, process_id: int, secret_key: bytes) -> None:
+        try:
+            if self._relay.cancel_due(link):
+                await send_cancel(self._loop, endpoint, process_id, secret_key, CANCEL_MS_MAX)
+        except LinkError as error:
+            log.warning("a cancel request did not reach %s: %s", endpoint.name, error)
+        finally:
+            self._cancels -= 1
+            self._relay.cancelled(link)
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()

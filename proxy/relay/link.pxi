@@ -1,0 +1,495 @@
+# One server connection: what it owes, whom it is lent to, and what of its state outlives a unit of work.
+
+cdef enum:
+    SERVER_BODY_BYTES_MAX = 0x3fffffff
+    WHOLE_FRAME_BYTES_MAX = 65536      # frames whose content matters are waited for up to this size
+    STATEMENTS_PER_LINK_MAX = 500
+
+# Marks on an expected reply.
+cdef enum:
+    FLAG_WRITES = 1          # what it asked for may have changed something
+    FLAG_COMMIT = 2          # it ends a transaction: lost, its outcome is unknown
+    FLAG_STATEMENT = 4       # a Parse that gave the server a named statement
+    FLAG_BEGIN = 8           # the proxy's own BEGIN, sent late
+    FLAG_SLOW = 16           # already counted as slow
+
+
+cdef class Statement:
+    """A prepared statement as all sessions and links of a worker share it: one text, one name on the servers."""
+
+    cdef readonly long id
+    cdef readonly bytes name
+    cdef readonly bytes body           # what follows the name in Parse: text, NUL, parameter types
+    cdef readonly Entry entry
+    cdef object __weakref__
+
+    def __cinit__(self, long id, bytes body, Entry entry):
+        self.id = id
+        self.name = b"pgshunt_%d" % id
+        self.body = body
+        self.entry = entry
+
+
+cdef class Link(Connection):
+    cdef Relay relay
+    cdef readonly Pool pool
+    cdef readonly long number
+    cdef Session session
+    cdef Replies replies
+    cdef object parses                 # deque of (session, client's name or None, Statement), one per FLAG_STATEMENT
+    cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
+    cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: none of ours
+    cdef uint8_t status                # of the last ReadyForQuery
+    cdef bint failed                   # the server skips everything up to the next Sync
+    cdef bint copying                  # COPY FROM STDIN is going on
+    cdef bint tainted                  # not to be lent again
+    cdef bint fatal_seen               # the server said why it closes
+    cdef readonly set pins             # causes why the session keeps this link
+    cdef int cancels                   # cancel requests on their way to this server process
+    cdef int unit_error                # 0 none, 1 infrastructure, 2 application, 3 cancelled
+    cdef readonly uint32_t process_id
+    cdef readonly bytes secret_key
+    cdef size_t stream_left            # bytes of a frame that is passed on without being held
+    cdef bint stream_drop
+    cdef const uint8_t* run            # consecutive bytes of this read that are bound for the session
+    cdef size_t run_length
+    cdef int64_t idle_since_ns
+
+    def __cinit__(self, Relay relay, Pool pool, int fd, uint32_t process_id, bytes secret_key, long number):
+        self.relay = relay
+        self.poller = relay.poller
+        self.pool = pool
+        self.fd = fd
+        self.interest = EPOLLIN
+        self.process_id = process_id
+        self.secret_key = secret_key
+        self.number = number
+        self.status = b"I"
+        self.parses = deque()
+        self.prepared = {}
+        self.pins = set()
+
+    def __dealloc__(self):
+        replies_free(&self.replies)
+
+    # --- from the server ------------------------------------------------------------------------------------
+
+    cdef int on_readable(self) except -1:
+        cdef ssize_t count = self.receive()
+        cdef size_t used
+        if count <= 0:
+            return 0 if count == 0 else self.on_lost()
+        if buffer_waiting(&self.inbound):
+            buffer_append(&self.inbound, self.poller.scratch, count)
+            used = self.parse(self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
+            if not self.closed:
+                buffer_consume(&self.inbound, used)
+        else:
+            used = self.parse(self.poller.scratch, count)
+            if used < <size_t> count and not self.closed:
+                buffer_append(&self.inbound, self.poller.scratch + used, count - used)
+        return 0
+
+    cdef size_t parse(self, const uint8_t* data, size_t count) except? 0:
+        """Deals with the messages in `data`; returns how many bytes need not be seen again."""
+        cdef size_t at = 0, here
+        cdef int64_t size
+        cdef uint8_t kind
+        cdef int verdict
+        self.run = data
+        self.run_length = 0
+        while at < count:
+            if self.stream_left:
+                here = min(count - at, self.stream_left)
+                self.stream_left -= here
+                if not self.stream_drop:
+                    self.pass_on(data + at, here)
+                at += here
+                continue
+            size = frame_size(data + at, count - at, SERVER_BODY_BYTES_MAX)
+            if size == 0:
+                break
+            kind = data[at]
+            if size < 0:
+                self.out_of_step(kind)
+                return count
+            here = <size_t> size
+            if here > count - at:
+                if kind == b"D" or kind == b"d" or here > WHOLE_FRAME_BYTES_MAX:
+                    here = count - at
+                else:
+                    break
+            if kind == b"E":
+                verdict = self.on_error(data + at, here)
+            else:
+                verdict = self.on_message(kind, data + at, here)
+            if self.closed or verdict == VERDICT_DESYNC:
+                return count
+            if here < <size_t> size:
+                self.stream_left = <size_t> size - here
+                self.stream_drop = verdict == VERDICT_SKIP
+            if verdict == VERDICT_FORWARD:
+                self.pass_on(data + at, here)
+            at += here
+            if kind == b"Z":
+                self.flush_run()
+                self.on_ready()
+                if self.closed:
+                    return count
+        self.flush_run()
+        return at
+
+    cdef inline int pass_on(self, const uint8_t* data, size_t count) except -1:
+        """Adds bytes to what goes to the session; adjacent bytes leave in one send."""
+        if self.run + self.run_length != data:
+            self.flush_run()
+            self.run = data
+        self.run_length += count
+        return 0
+
+    cdef int flush_run(self) except -1:
+        cdef Session session = self.session
+        cdef size_t length = self.run_length
+        if length == 0:
+            return 0
+        self.run_length = 0
+        if session is None:
+            return 0
+        session.answered = True
+        session.write(self.run, length)
+        if buffer_waiting(&session.outbound):
+            # The client reads slower than the server writes: the server waits.
+            self.listen_for(self.interest & ~<uint32_t> EPOLLIN)
+            session.blocked_since_ns = self.poller.now_ns
+        return 0
+
+    cdef int on_message(self, uint8_t kind, const uint8_t* data, size_t size) except -2:
+        cdef int verdict
+        cdef Reply head
+        if self.replies.count:
+            head = replies_head(&self.replies)[0]
+        elif kind != b"N" and kind != b"S" and kind != b"A":
+            self.out_of_step(kind)
+            return VERDICT_DESYNC
+        verdict = replies_take(&self.replies, kind)
+        if kind == b"D":
+            return verdict if verdict >= 0 else self.out_of_step(kind)
+        if verdict == VERDICT_DESYNC:
+            return self.out_of_step(kind)
+        if kind == b"C" and self.session is not None and self.session.shadow is not None:
+            self.session.shadow.observed(data[5:size - 1])
+        if verdict & VERDICT_POPPED:
+            if kind == b"Z":
+                self.status = data[5]
+                if head.action == ACTION_FORWARD:
+                    if self.session is not None:
+                        self.session.status = self.status
+                    self.unit_done(&head)
+            elif head.flags & FLAG_STATEMENT:
+                self.parses.popleft()
+            elif self.copying and head.code == REPLY_EXECUTE:
+                self.copying = False
+                replies_end_copy(&self.replies)
+            verdict &= ~VERDICT_POPPED
+            if self.replies.count and replies_head(&self.replies).action == ACTION_FAKE or (
+                    self.replies.count and replies_head(&self.replies).code == REPLY_COPY_END):
+                if verdict == VERDICT_FORWARD:
+                    self.pass_on(data, size)
+                self.answer_fakes()
+                return VERDICT_SKIP
+        elif kind == b"G":
+            self.copying = True
+        elif kind == b"C" and head.code == REPLY_QUERY:
+            self.copying = False
+        return verdict
+
+    cdef int answer_fakes(self) except -1:
+        """The proxy's own answers that are due now go out behind what the server has answered so far."""
+        cdef uint8_t code
+        self.flush_run()
+        while self.replies.count:
+            code = replies_head(&self.replies).code
+            if code != REPLY_COPY_END:
+                if replies_head(&self.replies).action != ACTION_FAKE:
+                    break
+                if self.session is not None:
+                    self.session.write_complete(code)
+            replies_pop(&self.replies)
+        return 0
+
+    cdef int on_error(self, const uint8_t* data, size_t size) except -2:
+        """ErrorResponse: decides who gets it, and what the server will not answer because of it."""
+        cdef Reply head
+        cdef Session session = self.session
+        cdef bytes sqlstate, severity
+        severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
+        if severity == b"FATAL" or severity == b"PANIC":
+            self.tainted = self.fatal_seen = True
+        if self.replies.count == 0:
+            # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
+            self.tainted = True
+            if session is not None:
+                self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
+                return VERDICT_FORWARD
+            return VERDICT_SKIP
+        head = replies_head(&self.replies)[0]
+        self.unit_error = self.relay.error_class(sqlstate)
+        self.relay.count_sqlstate(head.service, self.pool.state.index, sqlstate)
+        if self.unit_error == 1 and session is not None and session.may_retry():
+            # A copy that cannot answer must not cost the client its read: the owner answers instead.
+            self.relay.count_call(head.service, self.pool.state.index, head.op, 0, 1, self.number)
+            self.run_length = 0
+            self.skip_failed()
+            session.retry()
+            return VERDICT_SKIP
+        if session is not None and session.shadow is not None:
+            session.shadow.observed_error(sqlstate)
+        if head.flags & FLAG_BEGIN and session is not None:
+            # The statement behind it may already be running outside the transaction it was meant for.
+            self.tainted = True
+            session.fatal("08007", "the transaction could not be started at the server",
+                          "Reconnect and check what the statement sent last has done before repeating it.")
+            return VERDICT_SKIP
+        self.skip_failed()
+        if session is None:
+            self.tainted = self.tainted or head.action == ACTION_SKIP
+        return VERDICT_FORWARD
+
+    cdef int skip_failed(self) except -1:
+        """Drops the replies that will not come: after an error the server skips everything up to Sync."""
+        cdef Reply* head
+        if self.copying:
+            self.copying = False
+            if replies_head(&self.replies).code == REPLY_EXECUTE:
+                replies_end_copy(&self.replies)
+                self.failed = not self.has_sync()
+                return 0
+        if not replies_fails_to_sync(&self.replies):
+            return 0
+        while self.replies.count:
+            head = replies_head(&self.replies)
+            if head.code == REPLY_SYNC:
+                return 0
+            if head.flags & FLAG_STATEMENT:
+                self.forget_statement(self.parses.popleft())
+            replies_pop(&self.replies)
+        self.failed = True
+        return 0
+
+    cdef bint has_sync(self):
+        return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
+
+    cdef int forget_statement(self, tuple parse) except -1:
+        session, name, statement = parse
+        self.prepared.pop((<Statement> statement).id, None)
+        if name is not None and (<Session> session).statements is not None:
+            if (<Session> session).statements.get(name) is statement:
+                del (<Session> session).statements[name]
+                (<Session> session).last_statement = None
+        return 0
+
+    cdef int unit_done(self, Reply* reply) except -1:
+        """ReadyForQuery for a unit the client sent: its outcome and duration are known."""
+        cdef Session session = self.session
+        cdef int64_t now = monotonic_ns()
+        cdef int64_t took = now - reply.started_ns
+        if session is not None:
+            if session.blocked_ns:
+                took -= session.blocked_ns
+                session.blocked_ns = 0
+            if reply.flags & FLAG_WRITES:
+                session.transaction_wrote = True
+            if self.status == b"I" and session.transaction_wrote:
+                # Taken after the answer arrived: everything committed so far lies before it.
+                session.last_write_ns = now
+                session.transaction_wrote = False
+        self.relay.count_call(reply.service, self.pool.state.index, reply.op, took if took > 0 else 0,
+                              self.unit_error, self.number)
+        self.unit_error = 0
+        return 0
+
+    cdef int on_ready(self) except -1:
+        cdef Session session = self.session
+        if session is None:
+            if self.replies.count == 0:
+                self.rinse()
+            return 0
+        if self.replies.count == 0:
+            if session.shadow is not None and self.status == b"I":
+                session.shadow.settled()
+                session.shadow = None
+            if not self.release_if_done() and session.phase == PHASE_AWAITING:
+                self.relay.resume(session)
+        return 0
+
+    cdef bint release_if_done(self) except -1:
+        """Gives the link back when nothing of the session is left on it."""
+        cdef Session session = self.session
+        if (session is None or self.replies.count or self.status != b"I" or session.in_batch or self.copying
+                or session.stream_left or self.pins or buffer_waiting(&self.outbound) or self.failed):
+            return False
+        session.detach()
+        self.free()
+        return True
+
+    cdef int free(self) except -1:
+        """The link has no session: back to its pool, unless something about it forbids that."""
+        self.listen_for(self.interest | EPOLLIN)
+        if self.tainted or self.pool.state.index >= len(self.relay.endpoints):
+            return self.end()
+        if self.cancels:
+            return 0                   # the cancel on its way must not hit the next session's statement
+        while len(self.prepared) > STATEMENTS_PER_LINK_MAX:
+            self.close_oldest_statement()
+        if self.replies.count:
+            return self.flush()        # the answers to Close come first, then `rinse` gives it back
+        self.pool.give_back(self)
+        return 0
+
+    cdef int close_oldest_statement(self) except -1:
+        cdef Statement statement = self.prepared.pop(next(iter(self.prepared)))
+        cdef bytes frame = b"C" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0"
+        replies_push(&self.replies, REPLY_CLOSE, ACTION_SKIP)
+        replies_push(&self.replies, REPLY_SYNC, ACTION_SKIP)
+        self.append_frame(frame + b"S\0\0\0\x04")
+        return 0
+
+    # --- without a session ----------------------------------------------------------------------------------
+
+    cdef int abandon(self) except -1:
+        """The session is gone or has moved on: let the server finish what it was asked, then tidy up.
+
+        What was sent is not cancelled: a direct connection's last statement runs to its end as well when the
+        client has gone. A half-sent message or an open batch cannot be finished: the link is closed.
+        """
+        cdef Session session = self.session
+        cdef bint half = session is not None and (session.in_batch or session.stream_left > 0)
+        self.session = None
+        self.listen_for(self.interest | EPOLLIN)
+        if half or self.copying or self.pins or self.tainted:
+            return self.end()
+        if self.replies.count == 0 and buffer_waiting(&self.outbound) == 0:
+            return self.rinse()
+        return 0
+
+    cdef int rinse(self) except -1:
+        """All replies are in: roll back what the session left open, then lend the link again."""
+        if self.tainted or self.failed or self.copying:
+            return self.end()
+        if self.status != b"I":
+            replies_push(&self.replies, REPLY_QUERY, ACTION_SKIP)
+            return self.append_frame(b"Q\0\0\0\x0dROLLBACK\0")
+        return self.free()
+
+    cdef int append_frame(self, bytes frame) except -1:
+        return self.write(<const uint8_t*> PyBytes_AS_STRING(frame), len(frame))
+
+    # --- trouble --------------------------------------------------------------------------------------------
+
+    cdef int out_of_step(self, uint8_t kind) except -2:
+        """The server sent what nobody asked for; nothing behind it can be attributed."""
+        cdef Session session = self.session
+        self.run_length = 0
+        self.session = None
+        self.relay.note("link_out_of_step", self.pool.state, f"unexpected message {chr(kind)!r}")
+        if session is not None:
+            session.link = None
+            session.fatal("08P01", f"the server sent an unexpected message of type {chr(kind)!r}",
+                          "The connection is closed because its answers can no longer be told apart.")
+        self.end()
+        return VERDICT_DESYNC
+
+    cdef int on_lost(self) except -1:
+        """The server closed the connection, or it broke."""
+        cdef Session session = self.session
+        cdef uint32_t index
+        cdef bint unknown = False
+        cdef Reply* reply
+        self.flush_run()
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.flags & FLAG_COMMIT or (reply.flags & FLAG_WRITES and self.status == b"I"):
+                unknown = True
+        if self.replies.count and session is not None:
+            reply = replies_head(&self.replies)
+            self.relay.count_call(reply.service, self.pool.state.index, reply.op,
+                                  self.poller.now_ns - reply.started_ns, 1, self.number)
+        if session is None:
+            return self.end()
+        if session.may_retry():
+            session.retry()
+            return 0 if self.closed else self.end()
+        session.link = None
+        self.session = None
+        self.end()
+        if self.fatal_seen:
+            return session.finish()
+        if unknown:
+            return session.fatal(
+                "08007", "the server went away before it answered; whether the transaction was committed is unknown",
+                "Check what it was to change before repeating it.")
+        return session.fatal("08006", "the server closed the connection unexpectedly",
+                             "Reconnect. An open transaction has been rolled back by the server.")
+
+    cdef int on_fault(self, object error) except -1:
+        cdef Session session = self.session
+        self.relay.fault(error)
+        self.session = None
+        self.run_length = 0
+        if session is not None:
+            session.link = None
+            session.fatal("XX000", "pgshunt failed while it handled the server's answer", "Please report this.")
+        return self.end()
+
+    cdef int on_drained(self) except -1:
+        cdef Session session = self.session
+        if session is None:
+            if self.replies.count == 0 and not self.closed and not self.pool_holds():
+                return self.rinse()
+            return 0
+        if not self.release_if_done():
+            session.listen()
+        return 0
+
+    cdef bint pool_holds(self):
+        return self in self.pool.idle
+
+    cdef int end(self) except -1:
+        """Closes the link; the server rolls back what was open."""
+        if self.closed:
+            return 0
+        if not self.broken and buffer_waiting(&self.outbound) == 0 and self.stream_left == 0:
+            send(self.fd, b"X\0\0\0\x04", 5, MSG_NOSIGNAL)
+        self.shut()
+        for parse in self.parses:
+            if self.session is None:
+                break
+            self.forget_statement(parse)
+        self.parses.clear()
+        self.prepared.clear()
+        if self.pins:
+            self.pins.clear()
+        self.session = None
+        self.relay.links.discard(self)
+        self.pool.gone(self)
+        return 0
+
+
+cdef tuple error_fields(const uint8_t* data, size_t size):
+    """(severity, SQLSTATE) of an ErrorResponse body; either may be missing (CVE-2026-6666): then b""."""
+    cdef bytes severity = b"", sqlstate = b""
+    cdef size_t at = 0, stop
+    cdef uint8_t field
+    while at < size and data[at] != 0:
+        field = data[at]
+        stop = at + 1
+        while stop < size and data[stop] != 0:
+            stop += 1
+        if field == b"V" or (field == b"S" and not severity):
+            severity = (<const char*> data)[at + 1:stop]
+        elif field == b"C":
+            sqlstate = (<const char*> data)[at + 1:stop]
+            if severity:
+                break
+        at = stop + 1
+    return severity, sqlstate

@@ -1,0 +1,187 @@
+# Waits for sockets and calls the connection that has something to do.
+#
+# The sockets stand in an epoll of our own, and uvloop watches only that one descriptor: a burst of events costs one
+# Python callback, an idle client costs no handle of the loop, and reading and writing happen in C.
+
+cdef enum:
+    SCRATCH_BYTES = 65536
+    EVENTS_MAX = 128
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t> now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef class Poller:
+    """One epoll, the connections on it, and the scratch buffer they all receive into."""
+
+    cdef int epoll_fd
+    cdef epoll_event events[EVENTS_MAX]
+    cdef uint8_t* scratch
+    cdef dict connections          # fd -> Connection; keeps alive what epoll points to
+    cdef list closed               # connections closed during this round: stale events may still name them
+    cdef int64_t now_ns            # when this round began
+
+    def __cinit__(self):
+        self.scratch = <uint8_t*> malloc(SCRATCH_BYTES)
+        if self.scratch == NULL:
+            raise MemoryError("receive buffer")
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll_fd < 0:
+            raise OSError(errno, "epoll_create1")
+        self.connections = {}
+        self.closed = []
+        self.now_ns = monotonic_ns()
+
+    def __dealloc__(self):
+        free(self.scratch)
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+
+    cdef int watch(self, Connection connection) except -1:
+        cdef epoll_event event
+        event.events = connection.interest
+        event.data.ptr = <void*> connection
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, connection.fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        self.connections[connection.fd] = connection
+        return 0
+
+    cdef int change(self, Connection connection) except -1:
+        cdef epoll_event event
+        event.events = connection.interest
+        event.data.ptr = <void*> connection
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, connection.fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        return 0
+
+    cdef int forget(self, Connection connection) except -1:
+        epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, connection.fd, NULL)
+        self.connections.pop(connection.fd, None)
+        self.closed.append(connection)
+        return 0
+
+    cdef int poll(self) except -1:
+        """Serves what is ready now; never waits."""
+        cdef int count, index
+        cdef Connection connection
+        count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, 0)
+        self.now_ns = monotonic_ns()
+        for index in range(count):
+            connection = <Connection> self.events[index].data.ptr
+            if not connection.closed:
+                try:
+                    connection.on_event(self.events[index].events)
+                except Exception as error:
+                    connection.on_fault(error)
+        if self.closed:
+            self.closed.clear()
+        return 0
+
+
+cdef class Connection:
+    """A non-blocking socket with what was received but not used, and what was not taken by the kernel yet."""
+
+    cdef Poller poller
+    cdef int fd
+    cdef uint32_t interest
+    cdef bint closed
+    cdef bint broken               # a send failed: the next event closes the connection
+    cdef Buffer inbound
+    cdef Buffer outbound
+
+    def __dealloc__(self):
+        buffer_free(&self.inbound)
+        buffer_free(&self.outbound)
+        if self.fd >= 0 and not self.closed:
+            close(self.fd)
+
+    cdef int on_event(self, uint32_t events) except -1:
+        if events & EPOLLOUT:
+            self.flush()
+            if self.closed:
+                return 0
+        if events & (EPOLLIN | EPOLLHUP | EPOLLERR):
+            if events & EPOLLIN or self.interest & EPOLLIN or events & EPOLLERR:
+                self.on_readable()
+            else:
+                # Reading is paused and the peer has gone both ways: nothing can be sent to it any more.
+                self.on_lost()
+        return 0
+
+    cdef int on_readable(self) except -1:
+        raise NotImplementedError("a connection must read")
+
+    cdef int on_lost(self) except -1:
+        raise NotImplementedError("a connection must end")
+
+    cdef int on_drained(self) except -1:
+        """All that was waiting in `outbound` has been sent."""
+        return 0
+
+    cdef int on_fault(self, object error) except -1:
+        raise NotImplementedError("a connection must survive its faults")
+
+    cdef inline int listen_for(self, uint32_t interest) except -1:
+        if interest != self.interest and not self.closed:
+            self.interest = interest
+            self.poller.change(self)
+        return 0
+
+    cdef int write(self, const uint8_t* data, size_t count) except -1:
+        """Sends what the socket takes now; the rest waits in `outbound` for it to become writable."""
+        cdef ssize_t sent = 0
+        if count == 0 or self.broken or self.closed:
+            return 0
+        if buffer_waiting(&self.outbound) == 0:
+            sent = send(self.fd, data, count, MSG_NOSIGNAL)
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.broken = True
+                    self.listen_for(self.interest | EPOLLIN)
+                    return 0
+                sent = 0
+            if <size_t> sent == count:
+                return 0
+        buffer_append(&self.outbound, data + sent, count - sent)
+        self.listen_for(self.interest | EPOLLOUT)
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef ssize_t sent
+        if self.broken:
+            buffer_free(&self.outbound)
+        while buffer_waiting(&self.outbound):
+            sent = send(self.fd, self.outbound.data + self.outbound.start, buffer_waiting(&self.outbound), MSG_NOSIGNAL)
+            if sent < 0:
+                if errno == EAGAIN or errno == EINTR:
+                    self.listen_for(self.interest | EPOLLOUT)
+                    return 0
+                self.broken = True
+                buffer_free(&self.outbound)
+                self.listen_for(self.interest | EPOLLIN)
+                break
+            buffer_consume(&self.outbound, sent)
+        self.listen_for(self.interest & ~<uint32_t> EPOLLOUT)
+        self.on_drained()
+        return 0
+
+    cdef ssize_t receive(self) except -2:
+        """Bytes now in the poller's scratch buffer; 0: nothing yet; -1: the peer has gone."""
+        cdef ssize_t count = recv(self.fd, self.poller.scratch, SCRATCH_BYTES, 0)
+        if count > 0:
+            return count
+        if count < 0 and (errno == EAGAIN or errno == EINTR):
+            return 0
+        return -1
+
+    cdef int shut(self) except -1:
+        if not self.closed:
+            self.closed = True
+            self.poller.forget(self)
+            close(self.fd)
+            buffer_free(&self.inbound)
+            buffer_free(&self.outbound)
+        return 0
