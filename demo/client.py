@@ -40,7 +40,7 @@ class Chain:
 
 
 class Client:
-    """Works until told to stop. Writes the keys of its own range, reads those of all clients of its service."""
+    """Works until told to stop. Writes the keys of its own range, reads those of its whole service."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Client:
         await self._reconnect(stop)
 
     async def work(self, stop: asyncio.Event) -> None:
-        """One operation after the other. All clients of the service must have begun: they read each other's rows."""
+        """One operation after the other. All clients must have begun: they read each other's rows."""
         operations = [operation for operation, _, _ in self._mix]
         weights = [weight for _, weight, _ in self._mix]
         kinds = {operation: kind for operation, _, kind in self._mix}
@@ -98,7 +98,7 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    # -- reads ---------------------------------------------------------------------------------------------------
+    # -- reads -----------------------------------------------------------------------------------------
 
     async def read_one(self) -> None:
         key = self._any_key()
@@ -142,7 +142,7 @@ class Client:
         if second < first:
             raise WrongAnswer(f"{self.service.main} {key} went from version {first} back to {second}")
 
-    # -- writes --------------------------------------------------------------------------------------------------
+    # -- writes ----------------------------------------------------------------------------------------
 
     async def touch(self) -> None:
         """One UPDATE in autocommit."""
@@ -220,7 +220,7 @@ class Client:
         if audited:
             self.chain.follow(position, previous, own)
 
-    # -- how -----------------------------------------------------------------------------------------------------
+    # -- how -------------------------------------------------------------------------------------------
 
     async def _attempt(self, operation: Callable[[], Awaitable[None]], kind: Kind) -> None:
         started, started_at = time.perf_counter(), time.time()
@@ -272,7 +272,7 @@ class Client:
         rows = await self._run(self.service.lock, keys.start, keys.stop - 1)
         counted = await self._run(self.service.count_details, keys.start, keys.stop - 1)
         await self._run("COMMIT")
-        details = {key: count for key, count in counted}
+        details: dict[int, int] = dict(counted)
         for key, version in rows:
             self.ledger.settle(key, Value(version, details[key]), self._session_number, time.monotonic())
 

@@ -17,7 +17,7 @@ def create_roles(server: Server, passwords: Mapping[str, str]) -> None:
 
 
 def create_shared(server: Server, passwords: Mapping[str, str]) -> None:
-    """The monolith: everybody's tables, some thousand rows (the same every time), and what each role may do."""
+    """The monolith: everybody's tables, the same some thousand rows every time, what each role may do."""
     create_roles(server, passwords)
     server.execute(f"CREATE DATABASE {SHARED_DBNAME}")
     package = files("pgshunt.demo")

@@ -9,8 +9,8 @@ from pgshunt.demo.postgres import Server
 from pgshunt.demo.services import SHARED_DBNAME, Service
 from pgshunt.demo.world import Databases
 
-# auth_service reads `roles` only by plain joins, and neither its writes nor the lane touch it: its scans tell where
-# reads went. Verification scans it too, but rarely.
+# auth_service reads `roles` only by plain joins, and neither its writes nor the lane touch it: its scans tell
+# where reads went. Verification scans it too, but rarely.
 TELLTALE = "roles"
 
 _DIGEST = (
@@ -43,13 +43,13 @@ class Scans:
 
 def read_scans(databases: Databases) -> Scans:
     """PostgreSQL adds a backend's counts about once a second; what is newer is not in it."""
-    sql = f"SELECT coalesce(sum(seq_scan + idx_scan), 0)::bigint FROM pg_stat_user_tables WHERE relname = '{TELLTALE}'"
+    sql = f"SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = '{TELLTALE}'"
     places = (
         (databases.shared, SHARED_DBNAME),
         (databases.auth, "auth_db"),
         (databases.auth_replica, "auth_db"),
     )
-    return Scans(*(server.execute(sql, dbname)[0][0] for server, dbname in places))
+    return Scans(*(sum(row[0] for row in server.execute(sql, dbname)) for server, dbname in places))
 
 
 def digests(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, str]:
@@ -72,9 +72,9 @@ def differing_tables(databases: Databases, service: Service) -> list[str]:
 
 
 def streaming_tables(server: Server, dbname: str) -> dict[str, str]:
-    """What the subscriptions of a database say of each table: r is streaming (pg_subscription_rel.srsubstate)."""
+    """The state of each subscribed table: r is streaming (pg_subscription_rel.srsubstate)."""
     rows = server.execute("SELECT srrelid::regclass::text, srsubstate::text FROM pg_subscription_rel", dbname)
-    return {table: state for table, state in rows}
+    return {str(table): str(state) for table, state in rows}
 
 
 def chain_breaks(shared: Server) -> list[tuple[str, int]]:

@@ -1,7 +1,7 @@
 """Breaks a service's own database in the ways the guard watches for, and mends it again.
 
-All is done at the target, by its administrator, without the proxy's knowledge. A fault never touches the lane: what
-the shared database commits keeps arriving, so that re-arming needs nothing but the repair.
+All is done at the target, by its administrator, without the proxy's knowledge. But for the crash, a fault never
+touches the lane: what the shared database commits keeps arriving.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pgshunt.demo.services import ACTIVE_ROWS, SERVICES, SHARED_DBNAME
 AUTH = next(service for service in SERVICES if service.name == "auth_service")
 HELD_BACK_S = 1.4  # past the guard's 1000 ms
 
-# Rows of users the workload never asks for. A client that got one of these would be told a lie, which no rollback
-# takes back; verification has to find them first.
+# Rows of users the workload never asks for. A client that got one of these would be told a lie, which no
+# rollback takes back; verification has to find them first.
 DORMANT = f"user_id > {ACTIVE_ROWS}"
 
 
@@ -34,7 +34,7 @@ class Fault(Protocol):
 
 @dataclass(slots=True)
 class Errors:
-    """The role loses its rights: every read fails with 42501, on the primary and, through its log, on the replica."""
+    """The role loses its rights: every read fails with 42501, on the primary and by its log on the replica."""
 
     target: Server
     title: str = field(default="auth_db refuses every read (rights revoked)", init=False)
@@ -50,8 +50,8 @@ class Errors:
 class Latency:
     """Every read of users waits inside PostgreSQL.
 
-    Done by a row security policy. Its sub-select does not depend on the row, so it runs once a statement; the role
-    that applies the lane is no subject of it. A lock would be simpler but would hold back the lane as well.
+    Done by a row security policy. Its sub-select does not depend on the row, so it runs once a statement, and
+    the role that applies the lane is exempt. A lock would be simpler, but would hold the lane back as well.
     """
 
     target: Server

@@ -1,8 +1,8 @@
 """The eight services: what they own, what they read of others, and the SQL they speak.
 
-Every service has a main table, whose rows carry a key, a version that each write raises by one, and a label that
-says both; and a table of details that its transactions add to. That is enough to know of every answer whether it
-is right (ledger.py), and it makes the columns of an answer the same for all of them.
+Every service has a main table, whose rows carry a key, a version that each write raises by one, and a label
+that says both; and a table of details that its transactions add to. That is enough to know of every answer
+whether it is right (ledger.py), and it makes the columns of an answer the same for all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ APPEND_AUDIT = """
     RETURNING id, position, encode(prev_hash, 'hex'), encode(hash, 'hex')"""
 
 # How many details of a row name an audit entry that is about something else: never any.
-FOREIGN_ENTRIES = """(SELECT count(*) FROM {details} detail JOIN audit_logs entry ON entry.id = detail.audit_log_id
+FOREIGN_ENTRIES = """
+    (SELECT count(*) FROM {details} detail JOIN audit_logs entry ON entry.id = detail.audit_log_id
     WHERE {on} AND (entry.entity, entry.entity_id) <> ('{main}', main.id))"""
 
 
@@ -30,8 +31,8 @@ FOREIGN_ENTRIES = """(SELECT count(*) FROM {details} detail JOIN audit_logs entr
 class Service:
     """One service of the demo.
 
-    `label` and `details_version` are columns, `joins` adds own tables to reads, `details_on` ties a detail to a
-    row of the main table. `contradictions` counts, over tables of other services, what must never be: it is 0.
+    `label` and `details_version` are columns, `joins` adds own tables to reads, `details_on` ties a detail to
+    a row of the main table. `contradictions` counts, over tables of other services, what must never be.
     `add_detail` takes $1 = key, $2 = version, and $3 = audit entry or NULL if the service `writes_audit`.
     """
 
@@ -61,7 +62,7 @@ class Service:
 
     @property
     def read_one(self) -> str:
-        return f"SELECT main.id, main.version, main.{self.label} FROM {self.main} main WHERE main.id = $1::bigint"
+        return f"SELECT id, version, {self.label} FROM {self.main} WHERE id = $1::bigint"
 
     @property
     def read_many(self) -> str:
@@ -70,7 +71,8 @@ class Service:
     @property
     def read_joined(self) -> str:
         return f"""
-            SELECT main.id, main.version, main.{self.label}, count(detail.id), coalesce(max({self.details_version}), 0)
+            SELECT main.id, main.version, main.{self.label},
+                count(detail.id), coalesce(max({self.details_version}), 0)
             FROM {self.main} main {self.joins} LEFT JOIN {self.details} detail ON {self.details_on}
             WHERE main.id = $1::bigint GROUP BY main.id"""
 
@@ -143,7 +145,8 @@ SERVICES = (
         add_detail="""INSERT INTO validations (principle_id, principle_version, audit_log_id)
             VALUES ($1::bigint, $2::integer, $3::bigint)""",
         also=(
-            "INSERT INTO compliance_checks (principle_id, user_session_id, passed) VALUES ($1::bigint, 1, true)",
+            """INSERT INTO compliance_checks (principle_id, user_session_id, passed)
+            VALUES ($1::bigint, 1, true)""",
         ),
     ),
     Service(
@@ -156,7 +159,8 @@ SERVICES = (
         label="subject",
         joins="JOIN hash_chains ON hash_chains.name = main.chain",
         details="audit_logs",
-        details_on="(detail.entity, detail.entity_id, detail.action) = ('integrity_checks', main.id, 'check')",
+        details_on="""(detail.entity, detail.entity_id, detail.action)
+            = ('integrity_checks', main.id, 'check')""",
         details_version="(detail.detail ->> 'version')::integer",
         contradictions="""(SELECT count(*) FROM sessions JOIN users ON users.id = sessions.user_id
             WHERE sessions.id = main.session_id AND sessions.user_id <> main.user_id)""",
@@ -192,7 +196,7 @@ SERVICES = (
         details_on="detail.policy_id = main.id",
         details_version="detail.policy_version",
         contradictions="""(SELECT count(*) FROM users
-            WHERE users.id = main.author_id AND users.email <> format('user%s@example.org', main.author_id))""",
+            WHERE users.id = main.author_id AND users.email <> format('user%s@example.org', users.id))""",
         add_detail="""INSERT INTO synthesis_results (policy_id, policy_version, audit_log_id)
             VALUES ($1::bigint, $2::integer, $3::bigint)""",
         also=(

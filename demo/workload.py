@@ -25,7 +25,7 @@ class Workload:
     """All clients, on an event loop in a thread of its own. A context manager: leaving stops them."""
 
     def __init__(self, host: str, port: int, passwords: Mapping[str, str], lag_ms_max: float = 1000) -> None:
-        """`passwords` by service name, which is also its login role; `lag_ms_max` as the proxy promises it."""
+        """`passwords` by service name, also its login role; `lag_ms_max` as the proxy promises it."""
         self.tallies = {service.name: Tally(service.name, service.driver) for service in SERVICES}
         self._clients: list[Client] = []
         for service in SERVICES:

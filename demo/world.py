@@ -1,4 +1,4 @@
-"""Everything the story plays on: servers, a proxy in front of them, and the configuration that ties them together."""
+"""Sets up what the story plays on: servers, a proxy in front of them, and the proxy's configuration."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from typing import Any
 
 import yaml
 
-from pgshunt.demo.api import Api, wait_for
+from pgshunt.admin.client import AdminClient, Unreachable
+from pgshunt.admin.problem import Problem
+from pgshunt.config.secret import Secret
 from pgshunt.demo.data import create_own, create_shared
 from pgshunt.demo.postgres import PostgresServer, Server, Servers, free_port
 from pgshunt.demo.services import SERVICES, SHARED_DBNAME
+from pgshunt.demo.waiting import wait_for
 
 LAG_MS_MAX = 1000  # what routing/table.py promises of a copy that serves reads
 READY_TIMEOUT_S = 30.0
@@ -58,7 +61,7 @@ class Proxy:
     process: subprocess.Popen[bytes]
     host: str
     port: int
-    api: Api
+    api: AdminClient
     log: Path
 
 
@@ -102,7 +105,7 @@ def running_proxy(databases: Databases) -> Iterator[Proxy]:
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
     adopted = databases.servers.adopt(process.pid)
-    api = Api(f"http://{config['admin']['host']}:{config['admin']['port']}", token)
+    api = AdminClient(f"http://{config['admin']['host']}:{config['admin']['port']}", Secret(token))
     proxy = Proxy(process, config["listen"]["host"], config["listen"]["port"], api, log)
     try:
         wait_for("pgshunt is ready", lambda: _is_ready(proxy), READY_TIMEOUT_S)
@@ -163,4 +166,8 @@ def log_tail(proxy: Proxy, lines: int = 20) -> str:
 def _is_ready(proxy: Proxy) -> bool | None:
     if proxy.process.poll() is not None:
         raise ProxyFailed(f"pgshunt serve ended with {proxy.process.returncode}:\n{log_tail(proxy)}")
-    return proxy.api.is_ready() or None
+    try:
+        proxy.api.get("/readyz")
+    except (Problem, Unreachable):
+        return None
+    return True

@@ -1,0 +1,129 @@
+"""Shows the story: a live picture of the dashboard in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pgshunt.admin.client import AdminClient, Unreachable
+from pgshunt.admin.problem import Problem
+from pgshunt.demo.observed import Step
+
+REFRESH_S = 0.25
+FIELDS_SHOWN_MAX = 6
+
+
+class Lines:
+    """A line for each step, for logs and pipes."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def say(self, text: str) -> None:
+        print(f"\n{text}", file=self._out, flush=True)
+
+    def show(self, step: Step) -> None:
+        mark = "ok  " if step.ok else "FAIL"
+        print(f"  {mark} {step.at_s:7.2f}s  {step.title}: {brief(step.observed)}", file=self._out, flush=True)
+
+    def progress(self, report: Any) -> None:
+        print(f"       {_short(report)}", file=self._out, flush=True)
+
+    def follow(self, api: AdminClient) -> None:
+        """Lines have no live part."""
+
+    def unfollow(self) -> None:
+        """Nothing to stop."""
+
+
+class Picture:
+    """The same lines, and below them what GET /api/v1/dashboard says, several times a second."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._console = Console(file=out)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._live: Live | None = None
+
+    def say(self, text: str) -> None:
+        self._console.print(f"\n[bold]{text}[/bold]")
+
+    def show(self, step: Step) -> None:
+        mark = "[green]✓[/green]" if step.ok else "[red]✗[/red]"
+        line = Text.from_markup(f"  {mark} [dim]{step.at_s:7.2f}s[/dim]  ")
+        self._console.print(line + Text(f"{step.title}: {brief(step.observed)}"))
+
+    def progress(self, report: Any) -> None:
+        """The live part shows it."""
+
+    def follow(self, api: AdminClient) -> None:
+        """Starts the live part."""
+        self._stop.clear()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+        self._thread = threading.Thread(target=self._refresh, args=(api, self._live), name="view")
+        self._thread.start()
+
+    def unfollow(self) -> None:
+        """Ends it. May be called when there is none."""
+        self._stop.set()
+        if self._thread is not None and self._live is not None:
+            self._thread.join()
+            self._live.stop()
+            self._thread = self._live = None
+
+    def _refresh(self, api: AdminClient, live: Live) -> None:
+        while not self._stop.wait(REFRESH_S):
+            try:
+                picture: Group | Text = render(api.get("/api/v1/dashboard"))
+            except (Problem, Unreachable) as error:
+                picture = Text(str(error), style="dim")
+            live.update(picture, refresh=True)
+
+
+def narrator(out: TextIO) -> Lines | Picture:
+    return Picture(out) if out.isatty() else Lines(out)
+
+
+def brief(observed: Mapping[str, Any]) -> str:
+    """The first few fields on one line."""
+    shown = list(observed.items())[:FIELDS_SHOWN_MAX]
+    return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in shown)
+
+
+def render(dashboard: Mapping[str, Any]) -> Group:
+    """The dashboard's services as a table."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in (
+        "service",
+        "stage",
+        "reads at own",
+        "reads/s",
+        "p95 ms",
+        "lag ms",
+        "shadow",
+        "verified",
+        "guard",
+    ):
+        table.add_column(column)
+    for service in dashboard.get("services", ()):
+        table.add_row(*(_short(value) for value in _row(service)))
+    return Group(Text(), table)
+
+
+def _row(service: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (service["name"], service["stage"], f"{service['reads']} %")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_short(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value)
