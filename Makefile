@@ -34,7 +34,7 @@ check: build
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/mypy bench
-	@$(BIN)/cython-lint protocol routing proxy
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint protocol routing proxy
 	@$(BIN)/lint-imports --no-logo
 
 bench: build
