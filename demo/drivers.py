@@ -1,7 +1,7 @@
 """Gives four PostgreSQL drivers one face: run a statement, get tuples or a Failure.
 
 Each speaks the protocol in a way of its own, which is why the demo uses them all: psycopg async prepares what
-it repeats, asyncpg prepares everything, pg8000 sends unnamed statements, psycopg's ClientCursor simple queries.
+it repeats, asyncpg prepares everything, pg8000 sends unnamed statements, psycopg's ClientCursor simple ones.
 Statements have $1, $2, … for parameters. The blocking drivers run in a thread of their own.
 """
 

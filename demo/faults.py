@@ -1,6 +1,6 @@
 """Breaks a service's own database in the ways the guard watches for, and mends it again.
 
-All is done at the target, by its administrator, without the proxy's knowledge. But for the crash, a fault never
+All is done at the target, by its administrator, without the proxy's knowledge. But for the crash, no fault
 touches the lane: what the shared database commits keeps arriving.
 """
 
@@ -34,7 +34,7 @@ class Fault(Protocol):
 
 @dataclass(slots=True)
 class Errors:
-    """The role loses its rights: every read fails with 42501, on the primary and by its log on the replica."""
+    """The role loses its rights: every read fails with 42501, at the primary and its replica."""
 
     target: Server
     title: str = field(default="auth_db refuses every read (rights revoked)", init=False)
