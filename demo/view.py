@@ -17,6 +17,7 @@ from pgshunt.demo.observed import Step
 
 REFRESH_S = 0.25
 FIELDS_SHOWN_MAX = 6
+NUMERIC = ("READS", "CALLS/S", "P95 OLD", "P95 NEW", "LAG")
 
 
 class Lines:
@@ -98,27 +99,38 @@ def brief(observed: Mapping[str, Any]) -> str:
 
 
 def render(dashboard: Mapping[str, Any]) -> Group:
-    """The dashboard's services as a table."""
+    """The dashboard: a table of services, the copy under way, what the guard says of those that moved."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in (
-        "service",
-        "stage",
-        "reads at own",
-        "reads/s",
-        "p95 ms",
-        "lag ms",
-        "shadow",
-        "verified",
-        "guard",
-    ):
-        table.add_column(column)
-    for service in dashboard.get("services", ()):
-        table.add_row(*(_short(value) for value in _row(service)))
-    return Group(Text(), table)
+    for column in ("SERVICE", "STAGE", "READS", "CALLS/S", "P95 OLD", "P95 NEW", "LAG", "SHADOW", "GUARD"):
+        table.add_column(column, justify="right" if column in NUMERIC else "left")
+    notes = []
+    for service in dashboard["services"]:
+        table.add_row(*_row(service))
+        if service["stage"] == "syncing":
+            notes += [f"  {name}: {_short(copied)}" for name, copied in service["progress"].items()]
+        elif service["stage"] != "shared":
+            notes += [f"  {each['trigger']}: {each['reason']}" for each in service["triggers"]]
+    return Group(Text(), table, *(Text(note, style="dim") for note in notes))
 
 
-def _row(service: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (service["name"], service["stage"], f"{service['reads']} %")
+def _row(service: Mapping[str, Any]) -> tuple[str, ...]:
+    old, new = service["baseline"], service["candidate"]
+    lags = [lag_s for lag_s in service["lag_s"].values() if lag_s is not None]
+    return (
+        service["name"],
+        service["stage"],
+        f"{service['reads']} %",
+        f"{old['calls_per_s'] + new['calls_per_s']:.0f}",
+        _milliseconds(old["p95_ms"]),
+        _milliseconds(new["p95_ms"]),
+        _milliseconds(1000 * max(lags)) if lags else "-",
+        _short({result: count for result, count in service["shadow"].items() if count}),
+        "[red]rolled back[/red]" if service["latch"] else "[green]armed[/green]" if service["reads"] else "-",
+    )
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g} ms"
 
 
 def _short(value: Any) -> str:
