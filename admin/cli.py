@@ -1,0 +1,332 @@
+"""The command line. Every command answers with `-o json` too; what goes wrong says what to do.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 rolled back, 4 held until re-armed,
+5 conflict, 6 unreachable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import click
+
+from pgshunt import __version__
+from pgshunt.admin import show
+from pgshunt.admin.client import AdminClient, Unreachable
+from pgshunt.admin.problem import Problem
+from pgshunt.config import Config, ConfigError, Report, Secret, Severity, examine, load
+
+DEFAULT_URL = "http://127.0.0.1:6433"
+FOLLOW_S = 20.0
+
+Output = Literal["table", "json"]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    ROLLED_BACK = 3
+    HELD = 4
+    CONFLICT = 5
+    UNREACHABLE = 6
+
+
+_EXIT_OF_KIND = {"latched": Exit.HELD, "conflict": Exit.CONFLICT}
+_EXIT_OF_STATUS = {
+    HTTPStatus.NOT_FOUND: Exit.USAGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY: Exit.USAGE,
+    HTTPStatus.CONFLICT: Exit.CONFLICT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which pgshunt a command is about, from the options."""
+
+    config: Path | None
+    url: str | None
+    token_file: Path | None
+
+    def client(self) -> AdminClient:
+        """Explicit options win over the environment, that over the configuration."""
+        config = load(self.config) if self.config and not (self.url and self.token_file) else None
+        url = self.url or (_url_of(config) if config else DEFAULT_URL)
+        token = config.admin.token if config else None
+        if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
+            token = Secret(variable)
+        if self.token_file:
+            token = Secret(self.token_file.read_text(encoding="utf-8").partition("\n")[0].strip())
+        return AdminClient(url, token)
+
+
+def _url_of(config: Config) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.admin.host, config.admin.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.admin.port}"
+
+
+_file = click.Path(dir_okay=False, path_type=Path)
+_config = click.option("-c", "--config", type=_file, help="The configuration file.")
+_output = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to answer."
+)
+
+
+def _about_a_pgshunt(command: Command) -> Command:
+    """Options of the commands that ask a running pgshunt."""
+    for option in (
+        _output,
+        click.option("--token-file", type=_file, help="File that holds the admin token."),
+        click.option("--url", envvar="PGSHUNT_ADMIN_URL", help=f"The admin API, {DEFAULT_URL} by default."),
+        _config,
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Moves services off one shared PostgreSQL, one at a time, with a way back at every point."""
+
+
+# -- the proxy itself -----------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("-c", "--config", type=_file, required=True, help="The configuration file.")
+def serve(config: Path) -> None:
+    """Run the proxy: SIGTERM drains, SIGHUP reloads the configuration, SIGQUIT ends at once."""
+    from pgshunt.admin.supervisor import StartFailed, run
+
+    _tell_problems(report := examine(config))
+    if report.config is None:
+        sys.exit(Exit.USAGE)
+    try:
+        sys.exit(run(report.config, config))
+    except StartFailed as error:
+        _fail(Exit.FAILED, str(error))
+
+
+@cli.command()
+@_output
+@click.option("-c", "--config", type=_file, required=True, help="The configuration file.")
+def check(config: Path, output: Output) -> None:
+    """Examine a configuration: every problem at once, with its place and what to do."""
+    report = examine(config)
+    if output == "json":
+        problems = [
+            {
+                "severity": str(problem.severity),
+                "place": str(problem.place or ""),
+                "message": problem.message,
+                "remedy": problem.remedy,
+            }
+            for problem in report.problems
+        ]
+        _print_json({"ok": report.config is not None, "problems": problems})
+    else:
+        _tell_problems(report)
+        if report.config is not None:
+            click.echo(f"{config} is good: {len(report.config.services)} services")
+    sys.exit(Exit.OK if report.config is not None else Exit.USAGE)
+
+
+@cli.command(hidden=True)
+@click.option("--index", type=int, required=True)
+@click.option("--channel-fd", type=int, required=True)
+@click.option("--board-fd", type=int, required=True)
+@click.option("--inbox-fd", type=int, required=True)
+@click.option("--listen-fds", required=True)
+@click.option("--peer-fds", required=True)
+def worker(index: int, channel_fd: int, board_fd: int, inbox_fd: int, listen_fds: str, peer_fds: str) -> None:
+    """One worker process; only the supervisor can start it."""
+    from pgshunt.proxy.worker import Inherited, main, parse_fds
+
+    main(Inherited(index, channel_fd, board_fd, inbox_fd, parse_fds(listen_fds), parse_fds(peer_fds)))
+
+
+@cli.command()
+@click.option("--fast", is_flag=True, help="Without pauses.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document as the last thing on standard output."
+)
+def demo(fast: bool, as_json: bool) -> None:
+    """Show the whole story on throwaway PostgreSQL servers."""
+    try:
+        from pgshunt.demo.story import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pgshunt"):
+            raise
+        _fail(Exit.FAILED, f"the demo needs {error.name}: pip install 'pgshunt[demo]'")
+    sys.exit(run(fast, as_json))
+
+
+# -- asking and changing a running one ------------------------------------------------------------------
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.option("--exit-code", is_flag=True, help="Exit 3 if a service is rolled back, 4 if one is held.")
+@click.argument("service", required=False)
+def status(service: str | None, exit_code: bool, output: Output, **target: Any) -> None:
+    """Say where every service stands, or one in full."""
+    client = Target(**target).client()
+    if service:
+        document = client.get(f"/api/v1/services/{service}")
+        _answer(output, document, show.service)
+        services = [document]
+    else:
+        document = client.get("/api/v1/status")
+        _answer(output, document, show.status)
+        services = document["services"]
+    if exit_code:
+        sys.exit(_exit_of(services))
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.argument("service")
+def begin(service: str, output: Output, **target: Any) -> None:
+    """Start copying a service into its own database."""
+    _change(output, target, service, "begin")
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.option("--reads", type=click.IntRange(0, 100), required=True, help="Percent of the reads, 0 to 100.")
+@click.argument("service")
+def shift(service: str, reads: int, output: Output, **target: Any) -> None:
+    """Send a share of a service's reads to its own database."""
+    _change(output, target, service, "shift", reads=reads)
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.option("--reason", default="", help="For the event log.")
+@click.argument("service")
+def rollback(service: str, reason: str, output: Output, **target: Any) -> None:
+    """Send all reads of a service back to the shared database, and hold it there."""
+    _change(output, target, service, "rollback", reason=reason)
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.option("--reason", required=True, help="Why it is safe to go on; kept in the event log.")
+@click.argument("service")
+def rearm(service: str, reason: str, output: Output, **target: Any) -> None:
+    """Let a service that was rolled back take reads again, from 0 %."""
+    _change(output, target, service, "rearm", reason=reason)
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.option("--after", type=click.IntRange(0), default=0, help="Only events with a greater number.")
+@click.option("-f", "--follow", is_flag=True, help="Wait for more.")
+def events(after: int, follow: bool, output: Output, **target: Any) -> None:
+    """List what happened. With -o json and -f: one object a line."""
+    client = Target(**target).client()
+    found = client.get("/api/v1/events", after=after)["events"]
+    if not follow:
+        _answer(output, {"events": found}, lambda document: show.events(document["events"]))
+        return
+    while True:
+        for event in found:
+            click.echo(json.dumps(event) if output == "json" else show.event(event))
+            after = event["id"]
+        found = client.get("/api/v1/events", FOLLOW_S + 10, after=after, wait_s=FOLLOW_S)["events"]
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.option("--service", default="", help="As a session of this service's first user sees it.")
+@click.option("--search-path", default="", help="Schemas in which names are looked up.")
+@click.option(
+    "--offline", is_flag=True, help="Ask no pgshunt: read the catalogue from the shared database (-c)."
+)
+@click.argument("sql")
+def explain(
+    sql: str,
+    service: str,
+    search_path: str,
+    offline: bool,
+    output: Output,
+    config: Path | None,
+    **target: Any,
+) -> None:
+    """Say where a statement goes, and why."""
+    if offline:
+        if config is None:
+            raise click.UsageError("--offline needs -c: it says where the shared database is")
+        from pgshunt.admin.offline import explain_offline
+
+        document = explain_offline(load(config), sql, search_path)
+    else:
+        client = Target(config=config, **target).client()
+        document = client.get("/api/v1/explain", sql=sql, service=service, search_path=search_path)
+    _answer(output, document, show.explanation)
+
+
+# -- small things ---------------------------------------------------------------------------------------
+
+
+def _change(output: Output, target: dict[str, Any], service: str, action: str, **body: Any) -> None:
+    document = Target(**target).client().post(f"/api/v1/services/{service}/{action}", 60.0, **body)
+    _answer(output, document, lambda answered: str(answered["sentence"]))
+
+
+def _answer(output: Output, document: Any, render: Callable[[Any], str]) -> None:
+    if output == "json":
+        _print_json(document)
+    else:
+        click.echo(render(document))
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _exit_of(services: list[dict[str, Any]]) -> Exit:
+    if any(service["latch"] for service in services):
+        return Exit.ROLLED_BACK
+    held = any(trigger["verdict"] == "fail" for service in services for trigger in service["triggers"])
+    return Exit.HELD if held else Exit.OK
+
+
+def _tell_problems(report: Report) -> None:
+    for problem in report.problems:
+        if problem.severity is not Severity.NOTE:
+            click.echo(str(problem), err=True)
+
+
+def _fail(code: Exit, message: str) -> NoReturn:
+    click.echo(f"pgshunt: {message}", err=True)
+    sys.exit(code)
+
+
+def _exit_code(problem: Problem) -> Exit:
+    return _EXIT_OF_KIND.get(problem.kind) or _EXIT_OF_STATUS.get(problem.status, Exit.FAILED)
+
+
+def main() -> None:
+    """Runs the command in sys.argv and exits."""
+    try:
+        cli()
+    except Problem as problem:
+        _fail(_exit_code(problem), str(problem))
+    except Unreachable as error:
+        _fail(Exit.UNREACHABLE, str(error))
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(Exit.USAGE)
+    except OSError as error:
+        _fail(Exit.FAILED, str(error))

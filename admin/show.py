@@ -1,0 +1,105 @@
+"""Renders the admin API's documents as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Document = Mapping[str, Any]
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as wide as they need to be; numbers stand to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    numeric = [all(_is_number(row[index]) for row in cells) for index in range(len(headings))]
+    lines = []
+    for row in (headings, *cells):
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def status(document: Document) -> str:
+    """The sentence first, then a line for each service."""
+    lines = [document["sentence"]]
+    lines += [f"  attention: {warning}" for warning in document["warnings"]]
+    if document["services"]:
+        lines += ["", services(document["services"])]
+    return "\n".join(lines)
+
+
+def services(documents: Iterable[Document]) -> str:
+    headings = ("SERVICE", "STAGE", "READS", "CALLS/S", "P95 OLD", "P95 NEW", "LAG", "GUARD")
+    return table(headings, map(_service_row, documents))
+
+
+def service(document: Document) -> str:
+    """One service in full: where it stands, how far it is from each trigger."""
+    lines = [document["sentence"]]
+    if document["latch"]:
+        lines.append(f"  latched: {document['latch']['trigger']}, {document['latch']['reason']}")
+    for trigger in document["triggers"]:
+        lines.append(f"  {trigger['trigger']:<12} {trigger['verdict']:<13} {trigger['reason']}")
+    for name, copied in document["progress"].items():
+        lines.append(
+            f"  {name:<40} {copied['state']:<12} {copied['rows_copied']} of about {copied['rows_total']} rows"
+        )
+    return "\n".join(lines)
+
+
+def events(documents: Iterable[Document]) -> str:
+    return "\n".join(map(event, documents))
+
+
+def event(document: Document) -> str:
+    """One line: number, time, what, and the details."""
+    detail = ", ".join(f"{name} {_brief(value)}" for name, value in document["detail"].items())
+    parts = (f"{document['id']:>6}", document["at"], document["kind"], document["service"], detail)
+    return "  ".join(part for part in parts if part)
+
+
+def explanation(document: Document) -> str:
+    """As routing.explain words it."""
+    return "\n".join(document["lines"])
+
+
+def _service_row(document: Document) -> tuple[object, ...]:
+    baseline, candidate = document["baseline"], document["candidate"]
+    lags = [lag_s for lag_s in document["lag_s"].values() if lag_s is not None]
+    return (
+        document["name"],
+        document["stage"],
+        f"{document['reads']} %",
+        baseline["calls_per_s"] + candidate["calls_per_s"],
+        _milliseconds(baseline["p95_ms"]),
+        _milliseconds(candidate["p95_ms"]),
+        _milliseconds(1000 * max(lags)) if lags else "-",
+        "rolled back" if document["latch"] else _worst(document["triggers"]),
+    )
+
+
+def _worst(triggers: Sequence[Document]) -> str:
+    verdicts = [trigger["verdict"] for trigger in triggers]
+    return next((verdict for verdict in ("fail", "inconclusive", "pass") if verdict in verdicts), "-")
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g} ms"
+
+
+def _cell(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("reason") or value)
+    return str(value)

@@ -1,0 +1,127 @@
+"""Feeds the guard with what workers count, verify finds and probes see, and hands on what trips.
+
+Between the channel's messages and the pure guard: it knows which numbers mean what, and keeps, per service,
+what the dashboard shows about the last minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pgshunt.admin.latency import LastMinute
+from pgshunt.migration.guard import Guard, Run, Trip
+from pgshunt.migration.window import NOTHING, Counts
+from pgshunt.proxy.channel import Message
+
+TICK_S = 0.25
+MISMATCHES_MAX = 50
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is shown about one service besides the guard's judgements."""
+
+    baseline: LastMinute = field(default_factory=LastMinute)
+    candidate: LastMinute = field(default_factory=LastMinute)
+    shadow: Counter[str] = field(default_factory=Counter)
+    mismatches: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (shape, kind), bounded
+
+
+class Watch:
+    """All services. `on_trip` is called from the event loop, once for each trip."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        clock: Callable[[], float],
+        on_trip: Callable[[Trip], None],
+        has_only_link: Callable[[str, int], bool],
+    ) -> None:
+        """`clock`: monotonic seconds. `has_only_link(service, worker)`: whether the worker holds no more than
+        one link to the service's own database."""
+        self.guard = guard
+        self._clock = clock
+        self._on_trip = on_trip
+        self._has_only_link = has_only_link
+        self._seen: dict[str, Seen] = {}
+
+    def seen(self, service: str) -> Seen:
+        return self._seen.setdefault(service, Seen())
+
+    def take(self, delta: Message) -> None:
+        """One worker's delta. Judges at once: a hard failure does not wait for the tick."""
+        now_s, worker = self._clock(), delta["index"]
+        self._take_calls(delta, now_s)
+        for service, consecutive, of_last_20, links in delta.get("runs", ()):
+            run = Run(consecutive, of_last_20, links, self._has_only_link(service, worker))
+            self.guard.report_run(service, worker, run)
+        for service, side, calls in delta.get("slow_now", ()):
+            self.guard.report_slow_now(service, worker, side, calls)
+        for service, result, count, _ in delta.get("shadow", ()):
+            self._take_shadow(service, result, count, now_s)
+        for service, shape, kind, *_ in delta.get("shadow_mismatches", ()):
+            mismatches = self.seen(service).mismatches
+            if (shape, kind) in mismatches or len(mismatches) < MISMATCHES_MAX:
+                mismatches[shape, kind] += 1
+        self.judge()
+
+    def compared(self, service: str, *, rows: int, different: int, undecided: int) -> None:
+        """A range of rows that verify has looked at; `different` are confirmed."""
+        equal = max(0, rows - different - undecided)
+        self.guard.compare(service, self._clock(), equal=equal, different=different, undecided=undecided)
+        if different:
+            self.judge()
+
+    def probed(
+        self, service: str, *, candidate_answers: bool, baseline_answers: bool, loop_lag_ms: float
+    ) -> None:
+        """One probe of both databases of a service."""
+        self.guard.probe(
+            service,
+            candidate_answers=candidate_answers,
+            baseline_answers=baseline_answers,
+            loop_lag_ms=loop_lag_ms,
+        )
+        self.judge()
+
+    def judge(self) -> None:
+        """Hands on what trips now."""
+        for trip in self.guard.trips(self._clock()):
+            self._on_trip(trip)
+
+    async def run(self) -> None:
+        """Judges every 250 ms: time alone can decide, too."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.judge()
+
+    def _take_calls(self, delta: Message, now_s: float) -> None:
+        """Reads only: what writes do is not a matter of the split."""
+        sums: dict[str, dict[str, Counts]] = {}
+        for service, side, _, op, calls, infrastructure, application, slow, _, buckets in delta.get(
+            "calls", ()
+        ):
+            if op == "read" and service:
+                counts = Counts(calls, infrastructure, application, slow)
+                sides = sums.setdefault(service, {"baseline": NOTHING, "candidate": NOTHING})
+                sides[side] += counts
+                seen = self.seen(service)
+                minute = seen.candidate if side == "candidate" else seen.baseline
+                minute.add(now_s, calls, infrastructure + application, buckets)
+        for service, sides in sums.items():
+            self.guard.count(service, now_s, sides["candidate"], sides["baseline"])
+
+    def _take_shadow(self, service: str, result: str, count: int, now_s: float) -> None:
+        """A dropped comparison was never made. One that failed for a reason of its own decides nothing."""
+        self.seen(service).shadow[result] += count
+        equal, different, undecided = (
+            count if result == "match" else 0,
+            count if result == "mismatch" else 0,
+            count if result in ("undecided", "error") else 0,
+        )
+        if equal or different or undecided:
+            self.guard.compare(service, now_s, equal=equal, different=different, undecided=undecided)

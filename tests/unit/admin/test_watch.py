@@ -1,0 +1,146 @@
+"""The watch tells the guard the right numbers, and hands on a trip once, at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgshunt.admin.document import Standing, sentence, service_document, summary
+from pgshunt.admin.watch import MISMATCHES_MAX, Watch
+from pgshunt.migration.guard import Guard, Trip
+from pgshunt.proxy.channel import LATENCY_EDGES_US, Message
+from pgshunt.routing.table import Service
+
+SERVICE = "auth_service"
+
+
+class Scene:
+    """A watch with a clock that stands still until it is set."""
+
+    def __init__(self, *, only_link: bool = False) -> None:
+        self.now_s = 1000.0
+        self.trips: list[Trip] = []
+        self.guard = Guard()
+        self.guard.arm(SERVICE)
+        self.guard.expose(SERVICE, True)
+        self.watch = Watch(
+            self.guard,
+            clock=lambda: self.now_s,
+            on_trip=self.trips.append,
+            has_only_link=lambda service, worker: only_link,
+        )
+
+    def calls(
+        self, side: str, op: str = "read", calls: int = 0, infrastructure: int = 0, slow: int = 0
+    ) -> Message:
+        buckets = [0] * (len(LATENCY_EDGES_US) + 1)
+        buckets[5] = calls
+        return {
+            "index": 0,
+            "calls": [[SERVICE, side, "auth_db", op, calls, infrastructure, 0, slow, 0, buckets]],
+        }
+
+    def standing(self, **more: Any) -> Standing:
+        judgements = self.guard.judge(SERVICE, self.now_s)
+        service = more.pop(
+            "service", Service(SERVICE, "auth_db", ("public.users",), stage="reading", reads_percent=50)
+        )
+        return Standing(service, judgements, self.watch.seen(SERVICE), **more)
+
+
+def test_failing_reads_at_the_candidate_trip_with_the_delta_that_tells() -> None:
+    scene = Scene()
+    scene.watch.take(scene.calls("candidate", calls=50, infrastructure=50))
+    (trip,) = scene.trips
+    assert (trip.service, trip.judgement.trigger, trip.judgement.numerator) == (SERVICE, "error_rate", 50)
+    scene.watch.take(scene.calls("candidate", calls=50, infrastructure=50))
+    assert len(scene.trips) == 1
+
+
+def test_writes_and_the_baseline_do_not_trip() -> None:
+    scene = Scene()
+    scene.watch.take(scene.calls("baseline", calls=50, infrastructure=50))
+    scene.watch.take(scene.calls("candidate", "write", calls=50, infrastructure=50))
+    assert scene.trips == []
+
+
+def test_a_hard_run_trips_and_a_single_link_counts_when_it_is_the_only_one() -> None:
+    for only_link, tripped in ((True, 1), (False, 0)):
+        scene = Scene(only_link=only_link)
+        healthy = scene.calls("candidate", calls=1000)
+        failing = scene.calls("candidate", calls=5, infrastructure=5)
+        scene.watch.take(healthy)
+        scene.watch.take({**failing, "runs": [[SERVICE, 5, 5, 1]]})
+        assert len(scene.trips) == tripped
+
+
+def test_calls_that_hang_trip_before_they_end() -> None:
+    scene = Scene()
+    scene.watch.take({"index": 0, "slow_now": [[SERVICE, "candidate", 12]]})
+    assert [trip.judgement.trigger for trip in scene.trips] == ["latency"]
+
+
+def test_shadow_results_and_verified_rows_are_compared() -> None:
+    scene = Scene()
+    scene.watch.take({"index": 0, "shadow": [[SERVICE, "match", 995, 0], [SERVICE, "dropped", 400, 0]]})
+    scene.watch.compared(SERVICE, rows=1000, different=4, undecided=3)
+    assert scene.trips == []
+    scene.watch.take({"index": 0, "shadow": [[SERVICE, "mismatch", 6, 0], [SERVICE, "error", 2, 0]]})
+    (trip,) = scene.trips
+    assert trip.judgement.trigger == "consistency"
+    assert (trip.judgement.numerator, trip.judgement.denominator) == (10, 995 + 997 + 6)
+
+
+def test_probes_trip_without_traffic() -> None:
+    scene = Scene()
+    for _ in range(3):
+        scene.watch.probed(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=0)
+    assert [trip.judgement.detector for trip in scene.trips] == ["D1"]
+
+
+def test_mismatched_shapes_are_bounded() -> None:
+    scene = Scene()
+    for number in range(2 * MISMATCHES_MAX):
+        scene.watch.take(
+            {"index": 0, "shadow_mismatches": [[SERVICE, f"UPDATE t{number}", "row count", 1, 2]] * 2}
+        )
+    mismatches = service_document(scene.standing(), scene.now_s)["shadow_mismatches"]
+    assert len(mismatches) == MISMATCHES_MAX
+    assert mismatches[0] == {"shape": "UPDATE t0", "kind": "row count", "count": 2}
+
+
+def test_the_document_shows_old_against_new_and_the_distance_to_each_trigger() -> None:
+    scene = Scene()
+    scene.watch.take(scene.calls("candidate", calls=40))
+    scene.watch.take(scene.calls("baseline", calls=60))
+    document = service_document(scene.standing(lag_s={"auth_db": 0.1}), scene.now_s)
+    assert (document["baseline"]["calls"], document["candidate"]["calls"]) == (60, 40)
+    assert document["candidate"]["p95_ms"] == 4.875
+    assert [trigger["trigger"] for trigger in document["triggers"]] == [
+        "error_rate",
+        "latency",
+        "consistency",
+    ]
+    error_rate = document["triggers"][0]
+    assert (error_rate["verdict"], error_rate["denominator"], error_rate["limit_percent"]) == (
+        "pass",
+        40,
+        3.0,
+    )
+
+
+def test_sentences() -> None:
+    scene = Scene()
+    assert sentence(scene.standing(lag_s={"auth_db": 0.12, "auth_db/1": 0.31})) == (
+        "auth_service: 50 % of reads on auth_db, writes on the shared database, shadow writes off, "
+        "copy at most 0.3 s behind"
+    )
+    shared = Service(SERVICE, "auth_db", ("public.users",))
+    assert sentence(scene.standing(service=shared)) == "auth_service: everything on the shared database"
+    latched = scene.standing(service=shared, latch={"trigger": "latency"}, trouble="auth_db does not answer")
+    assert sentence(latched).endswith(
+        "rolled back (latency) and held until re-armed, auth_db does not answer"
+    )
+    documents = [service_document(standing, scene.now_s) for standing in (scene.standing(), latched)]
+    assert summary(documents, 1, 2, 7) == (
+        "2 services (1 reading), 1 of 2 workers live, epoch 7; rolled back: auth_service"
+    )
