@@ -60,13 +60,19 @@ WHERE a.attnum > 0 AND NOT a.attisdropped AND n.nspname || '.' || c.relname = AN
 ORDER BY 1, a.attnum
 """
 
+# One index a table, the primary key if there is one; its columns in the index's order.
 _KEYS: Final = """
-SELECT DISTINCT ON (1) n.nspname || '.' || c.relname,
-       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
-             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place)
-FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE (i.indisprimary OR i.indisreplident) AND n.nspname || '.' || c.relname = ANY ({tables})
-ORDER BY 1, i.indisprimary DESC
+SELECT k.name, a.attname::text,
+       (SELECT quote_ident(tn.nspname) || '.' || quote_ident(t.typname) FROM pg_type t
+        JOIN pg_namespace tn ON tn.oid = t.typnamespace WHERE t.oid = a.atttypid)
+FROM (SELECT DISTINCT ON (1) n.nspname || '.' || c.relname AS name, i.indrelid, i.indkey::int2[] AS columns
+      FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE (i.indisprimary OR i.indisreplident) AND n.nspname || '.' || c.relname = ANY ({tables})
+      ORDER BY 1, i.indisprimary DESC) k,
+     unnest(k.columns) WITH ORDINALITY AS place(attnum, number)
+     JOIN pg_attribute a ON a.attnum = place.attnum
+WHERE a.attrelid = k.indrelid
+ORDER BY 1, place.number
 """
 
 
@@ -104,9 +110,11 @@ def read_catalogue(link: Link, version: int) -> Catalogue:
             version=version,
             relations=MappingProxyType({name: relkind for name, relkind in link.rows(_RELATIONS)}),
             safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
-            search_path=link.value(_SEARCH_PATH) or link.value(
+            search_path=link.value(_SEARCH_PATH)
+            or link.value(
                 "SELECT reset_val FROM pg_settings WHERE name = 'search_path' AND source NOT IN ('user', 'database user')"
-            ) or DEFAULT_SEARCH_PATH,
+            )
+            or DEFAULT_SEARCH_PATH,
         )
 
 
@@ -131,9 +139,15 @@ def read_columns(link: Link, names: Sequence[str]) -> dict[str, tuple[tuple[str,
     return columns
 
 
-def read_keys(link: Link, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For each table that has one, the columns that identify a row: the primary key, else the replica identity index."""
-    return {table: tuple(columns) for table, columns in link.rows(_KEYS.format(tables=literals(names)))}
+def read_keys(link: Link, names: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """For each table that has one, the columns that identify a row, and their types as SQL names them.
+
+    That is the primary key, else the replica identity index.
+    """
+    keys: dict[str, tuple[tuple[str, str], ...]] = {}
+    for table, column, kind in link.rows(_KEYS.format(tables=literals(names))):
+        keys[table] = (*keys.get(table, ()), (column, kind))
+    return keys
 
 
 def read_partitions(link: Link, names: Sequence[str]) -> tuple[str, ...]:

@@ -85,14 +85,27 @@ async def dump_script(
         source = conninfo(host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, user=control.user)
         await _run(
             [
-                *(str(programs.directory / "pg_dump"), "--format=custom", "--schema-only", f"--file={archive}"),
-                *("--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions", "--no-tablespaces"),
+                *(
+                    str(programs.directory / "pg_dump"),
+                    "--format=custom",
+                    "--schema-only",
+                    f"--file={archive}",
+                ),
+                *(
+                    "--no-owner",
+                    "--no-privileges",
+                    "--no-publications",
+                    "--no-subscriptions",
+                    "--no-tablespaces",
+                ),
                 *("--no-security-labels", f"--lock-wait-timeout={LOCK_WAIT_MS}", f"--dbname={source}"),
             ],
             password=control.password.reveal() if control.password else "",
         )
         restore = str(programs.directory / "pg_restore")
-        chosen = [entry.line for entry in _entries(await _run([restore, "--list", str(archive)])) if choose(entry)]
+        chosen = [
+            entry.line for entry in _entries(await _run([restore, "--list", str(archive)])) if choose(entry)
+        ]
         contents.write_text("\n".join(chosen) + "\n", encoding="utf-8")
         script = await _run(
             [restore, "--no-owner", "--no-privileges", f"--use-list={contents}", "--file=-", str(archive)]

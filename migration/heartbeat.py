@@ -71,7 +71,9 @@ class Beats:
     times_ns: deque[int] = field(default_factory=lambda: deque(maxlen=BEATS_MAX))
 
     def committed(self, number: int, sent_ns: int) -> None:
-        if self.numbers and number <= self.numbers[-1]:  # the row was set back: older numbers mean nothing now
+        if (
+            self.numbers and number <= self.numbers[-1]
+        ):  # the row was set back: older numbers mean nothing now
             self.numbers.clear()
             self.times_ns.clear()
         self.numbers.append(number)
@@ -121,7 +123,9 @@ class Heartbeat:
         services = {name for one in watched.values() for name in one.services or {ANY_SERVICE}}
         with self._changed:
             self._beats = {name: self._beats.get(name, Beats()) for name in services}
-        for index in [index for index, reader in self._readers.items() if watched.get(index) != reader.watched]:
+        for index in [
+            index for index, reader in self._readers.items() if watched.get(index) != reader.watched
+        ]:
             self._readers.pop(index).stop()
             self._seen(index, 0)
         for index, one in watched.items():
@@ -233,7 +237,9 @@ class _Reader:
         self._control = control
         self._stopped = threading.Event()
         self._publishing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"heartbeat {watched.endpoint.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"heartbeat {watched.endpoint.name}", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:

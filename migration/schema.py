@@ -149,7 +149,9 @@ def _needed(link: Link, tables: Sequence[str]) -> list[_Object]:
         oids = f"ARRAY[{', '.join(map(str, sorted(called)))}]"
         rows = link.rows(_CLOSURE.format(tables=literals(tables), functions=oids))
         found = [_Object((catalogue, oid), *rest) for catalogue, oid, *rest in rows]
-        more = _called({thing.address[1] for thing in found if thing.kind in ("function", "procedure")}, functions)
+        more = _called(
+            {thing.address[1] for thing in found if thing.kind in ("function", "procedure")}, functions
+        )
         if more <= called:
             return found
         called |= more
@@ -157,7 +159,9 @@ def _needed(link: Link, tables: Sequence[str]) -> list[_Object]:
 
 def _called(oids: set[int], functions: Mapping[int, tuple[str, str]]) -> set[int]:
     """Functions named in the bodies of these, recognised by text: one too many does no harm."""
-    words = {word for oid in oids if oid in functions for word in re.findall(r"(\w+)\s*\(", functions[oid][1])}
+    words = {
+        word for oid in oids if oid in functions for word in re.findall(r"(\w+)\s*\(", functions[oid][1])
+    }
     return {oid for oid, (name, _) in functions.items() if name in words} - oids
 
 

@@ -182,7 +182,10 @@ def connect(
     except DatabaseError as error:
         fields = error.args[0] if isinstance(error.args[0], dict) else {}
         raise ServerError(
-            endpoint.name, fields.get("C", "08001"), fields.get("M", "login refused"), hint=fields.get("H", "")
+            endpoint.name,
+            fields.get("C", "08001"),
+            fields.get("M", "login refused"),
+            hint=fields.get("H", ""),
         ) from None
     except _BROKEN as error:
         reason = error.__cause__ or error

@@ -29,7 +29,11 @@ class Step:
 
 MOVES: Final[Mapping[Stage, Mapping[str, Move]]] = {
     "shared": {"begin": Move("syncing", "abandon")},
-    "syncing": {"begin": Move("syncing", "abandon"), "synced": Move("shadowing", "abandon"), "abandon": Move("shared")},
+    "syncing": {
+        "begin": Move("syncing", "abandon"),
+        "synced": Move("shadowing", "abandon"),
+        "abandon": Move("shared"),
+    },
     "shadowing": {
         "shift": Move("reading", "stop_reading"),
         "stop_reading": Move("shadowing"),

@@ -95,7 +95,9 @@ class FileStore:
         try:
             envelope = json.loads(text)
             generation, document = envelope["generation"], envelope["document"]
-            intact = envelope["envelope"] == ENVELOPE and envelope["checksum"] == _checksum(generation, document)
+            intact = envelope["envelope"] == ENVELOPE and envelope["checksum"] == _checksum(
+                generation, document
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"{self.path} is torn or not ours: {error}; {self._remedy()}") from error
         if not intact:
@@ -131,7 +133,9 @@ class FileStore:
         try:
             file = path.open("a+", encoding="ascii")
         except OSError as error:
-            raise StoreError(f"cannot open {path}: {error}; `state.path` must be in a directory we may write") from error
+            raise StoreError(
+                f"cannot open {path}: {error}; `state.path` must be in a directory we may write"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,0 +1,41 @@
+"""Which moment a beat stands for."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgshunt.migration.heartbeat import BEATS_MAX, Beats
+
+
+def test_a_beat_that_is_not_ours_has_no_time() -> None:
+    beats = Beats()
+    assert beats.time_of(5) == 0
+    beats.committed(7, 700)
+    assert (beats.time_of(6), beats.time_of(7), beats.time_of(8)) == (0, 700, 700)
+
+
+def test_a_beat_whose_commit_is_not_known_counts_as_the_one_before() -> None:
+    beats = Beats()
+    beats.committed(1, 100)
+    beats.committed(3, 300)  # 2 was sent, and the connection lost
+    assert beats.time_of(2) == 100
+
+
+def test_a_row_set_back_makes_the_numbers_before_worthless() -> None:
+    beats = Beats()
+    for number in (8, 9, 10):
+        beats.committed(number, number * 100)
+    beats.committed(3, 1100)
+    assert (beats.time_of(2), beats.time_of(3), beats.latest) == (0, 1100, 3)
+
+
+@given(st.lists(st.integers(1, 3), max_size=2 * BEATS_MAX), st.integers(0, 3000))
+def test_the_time_is_that_of_the_greatest_remembered_beat_not_above_what_was_seen(
+    steps: list[int], seen: int
+) -> None:
+    beats, number, sent = Beats(), 0, {}
+    for step in steps:
+        number += step
+        sent[number] = len(sent) + 1
+        beats.committed(number, sent[number])
+    remembered = list(sent)[-BEATS_MAX:]
+    assert beats.time_of(seen) == max((sent[beat] for beat in remembered if beat <= seen), default=0)
