@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pgshunt.admin.problem import Problem
 from pgshunt.demo import evidence
 from pgshunt.demo.faults import AUTH, Fault, faults
 from pgshunt.demo.observed import Record
@@ -35,6 +37,7 @@ ROUNDS = ("error_rate", "latency", "consistency")
 COPY_TIMEOUT_S = 90.0
 SEEN_TIMEOUT_S = 30.0
 ROLLBACK_TIMEOUT_S = 60.0
+REARM_TIMEOUT_S = 60.0
 CAUGHT_UP_TIMEOUT_S = 20.0
 
 # Enough answers for a share to mean something, few enough for a quick story.
@@ -232,18 +235,29 @@ class Story:
     def repair_and_rearm(self, trigger: str, fault: Fault) -> None:
         self._scene("Repaired and armed again.")
         fault.repair()
-        before = self.operator.rows_verified()
-        differing = wait_for("both databases hold the same rows", self._none_differs, CAUGHT_UP_TIMEOUT_S)
-        self.operator.rearm(f"{trigger}: repaired and compared")
+        refusals: list[str] = []
+
+        def look() -> bool | None:
+            try:
+                self.operator.rearm(f"{trigger}: repaired")
+            except Problem as problem:
+                if problem.status is not HTTPStatus.CONFLICT:
+                    raise
+                # It is right to refuse until verification has seen the repair.
+                refusals.append(str(problem))
+                return None
+            return True
+
+        wait_for("pgshunt agrees to be armed again", look, REARM_TIMEOUT_S, every_s=0.5)
         state = self.operator.state()
         self.record.observe(
             "rearmed",
             "repaired, compared, armed again",
             state["latch"] is None and state["reads"] == 0,
-            differing_tables=differing,
-            rows_verified_before=before,
             latch=state["latch"],
             reads=state["reads"],
+            refused_before=len(refusals),
+            first_refusal=refusals[0] if refusals else None,
         )
 
     def everything_is_right(self) -> None:
