@@ -18,6 +18,7 @@ cdef enum:
 
 cdef unsigned char CLASS[256]
 cdef unsigned char LOWER[256]
+cdef unsigned char FOLDED[256]    # as it stands in a folded name; 0 for what ends a name
 
 
 cdef void _fill_classes() noexcept:
@@ -43,6 +44,8 @@ cdef void _fill_classes() noexcept:
     CLASS[c'.'] = DOT
     CLASS[c','] = COMMA
     CLASS[c')'] = CLOSE
+    for byte in range(256):
+        FOLDED[byte] = LOWER[byte] if CLASS[byte] == NAME or CLASS[byte] == DIGIT or byte == c'$' else 0
 
 
 _fill_classes()
@@ -99,13 +102,15 @@ cdef Cursor _continuation(Cursor at, Cursor end) noexcept nogil:
     return NULL
 
 
-cdef Cursor _string_end(Cursor at, Cursor end, bint escapes) noexcept nogil:
-    # `at` stands behind the opening quote. NULL if the string does not end.
+cdef Cursor _string_end(Cursor at, Cursor end, unsigned char prefix) noexcept nogil:
+    # `at` stands behind the opening quote; `prefix` is e, b, x or 0. NULL if the string does not end.
+    cdef bint escapes = prefix == c'e'
+    cdef bint doubles = prefix != c'b' and prefix != c'x'
     cdef Cursor more
     while at < end:
         if at[0] == c'\'':
             at += 1
-            if at < end and at[0] == c'\'':
+            if doubles and at < end and at[0] == c'\'':
                 at += 1
                 continue
             more = _continuation(at, end)
@@ -219,21 +224,12 @@ cdef Cursor _number_end(Cursor at, Cursor end) noexcept nogil:
     return at
 
 
-cdef inline Py_ssize_t _before_comma(Cursor key, Py_ssize_t at) noexcept nogil:
-    if at > 0 and key[at - 1] == c' ':
-        at -= 1
-    if at == 0 or key[at - 1] != c',':
-        return -1
-    at -= 1
-    return at - 1 if at > 0 and key[at - 1] == c' ' else at
-
-
 cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept nogil:
-    """Write the key of the text into `key`, which has room for `length` bytes; its length, or -1."""
+    """Write the key of the text into `key`, which has room for twice `length`; its length, or -1."""
     cdef Cursor end = at + length
     cdef Cursor stop
     cdef Py_ssize_t out = 0, literal_end = 0, group_end = 0
-    cdef bint gap = False, literal, grouped
+    cdef bint gap = False, literal, alone
     cdef unsigned char kind
     while at < end:
         kind = CLASS[at[0]]
@@ -258,16 +254,16 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept
             if stop < end and stop[0] == c'\'':
                 literal = LOWER[at[0]] == c'e' or LOWER[at[0]] == c'b' or LOWER[at[0]] == c'x'
                 if literal:
-                    stop = _string_end(stop + 1, end, LOWER[at[0]] == c'e')
+                    stop = _string_end(stop + 1, end, LOWER[at[0]])
             elif end - at > 2 and LOWER[at[0]] == c'u' and at[1] == c'&':
                 if at[2] == c'"':
                     return -1
                 if at[2] == c'\'':
                     literal = True
-                    stop = _string_end(at + 3, end, False)
+                    stop = _string_end(at + 3, end, 0)
         elif kind == QUOTE:
             literal = True
-            stop = _string_end(stop, end, False)
+            stop = _string_end(stop, end, 0)
         elif kind == DIGIT or (kind == DOT and stop < end and CLASS[stop[0]] == DIGIT):
             literal = True
             stop = _number_end(at, end)
@@ -278,11 +274,11 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept
             if stop == NULL:
                 return -1
             at = stop
-            if literal_end and _before_comma(key, out) == literal_end:
+            if literal_end and out == literal_end + 1 and key[literal_end] == c',':
                 out = literal_end
                 gap = False
                 continue
-            if gap and out:
+            if gap and out and key[out - 1] != c'(':
                 key[out] = c' '
                 out += 1
             gap = False
@@ -291,21 +287,19 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept
             literal_end = out
             continue
 
-        grouped = False
-        if kind == CLOSE and literal_end and literal_end == out and out > 1 and key[out - 2] == c'(':
+        alone = kind == CLOSE and literal_end == out and out > 1 and key[out - 2] == c'('
+        if alone and group_end and out == group_end + 4 and memcmp(key + group_end, b", (?", 4) == 0:
+            out = group_end
+            at = stop
             gap = False
-            if group_end and _before_comma(key, out - 2) == group_end:
-                out = group_end
-                at = stop
-                continue
-            grouped = True
-        if gap and out:
+            continue
+        if gap and kind != COMMA and kind != CLOSE and out and key[out - 1] != c'(':
             key[out] = c' '
             out += 1
-        gap = False
+        gap = kind == COMMA
         if kind == NAME:
-            while at < end and (CLASS[at[0]] == NAME or CLASS[at[0]] == DIGIT or at[0] == c'$'):
-                key[out] = LOWER[at[0]]
+            while at < end and FOLDED[at[0]]:
+                key[out] = FOLDED[at[0]]
                 out += 1
                 at += 1
         elif kind == OPERATOR:
@@ -332,6 +326,6 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept
             memcpy(key + out, at, stop - at)
             out += stop - at
             at = stop
-            if grouped:
+            if alone:
                 group_end = out
     return out

@@ -145,8 +145,8 @@ cdef class ShapeCache:
             self.misses += 1
             return Entry(self.resolve(PyBytes_FromStringAndSize(text, length), self.paths[search_path_id]))
 
-        if length > self.scratch_room:
-            self._make_room(length)
+        if length > self.scratch_room // 2:
+            self._make_room(2 * length)
         key_length = strip(<Cursor>text, length, <unsigned char *>self.scratch)
         if key_length >= 0:
             key_hash = self._hash(self.scratch, key_length, search_path_id, False)
@@ -322,10 +322,31 @@ cdef class ShapeCache:
         return 0
 
 
+def kinds():
+    """The kinds of statement as the hot path knows them, by name."""
+    return {
+        "EMPTY": KIND_EMPTY,
+        "READ": KIND_READ,
+        "WRITE": KIND_WRITE,
+        "BEGIN": KIND_BEGIN,
+        "COMMIT": KIND_COMMIT,
+        "ROLLBACK": KIND_ROLLBACK,
+        "SAVEPOINT": KIND_SAVEPOINT,
+        "SESSION": KIND_SESSION,
+        "COPY_IN": KIND_COPY_IN,
+        "UNKNOWN": KIND_UNKNOWN,
+    }
+
+
+def plan_kinds():
+    """The kinds of plan as the hot path knows them, by name."""
+    return {"FIXED": PLAN_FIXED, "SPLIT": PLAN_SPLIT}
+
+
 def strip_bytes(text):
     """lexer.strip, compiled: the key of a query text (bytes), or None."""
     cdef bytes kept = text
-    cdef bytes key = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(kept))
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, 2 * PyBytes_GET_SIZE(kept))
     cdef Py_ssize_t length = strip(
         <Cursor>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), <unsigned char *>PyBytes_AS_STRING(key)
     )

@@ -4,10 +4,10 @@ The rules are those of PostgreSQL's scanner (src/backend/parser/scan.l, version 
 standard_conforming_strings on), written here as the patterns they are there. `_lexer.pxi` is the same
 function by hand, for the hot path; the tests hold the two together.
 
-What a key keeps: every token, unquoted names folded to ASCII lower case, one space where there was white
-space or a comment. What it drops: a literal becomes `?`, and a list of nothing but literals becomes one (`IN
-(1, 2, 3)` and `VALUES (1, 'a'), (2, 'b')` read `in (?)` and `values (?)`). A question mark inside an operator
-is written as 0x01, so that `?` is always a literal.
+A key keeps every token, unquoted names folded to ASCII lower case, and one space where there was white space
+or a comment; around commas and inside parentheses space is made alike. A literal becomes `?`, and a list of
+nothing but literals becomes one: `IN (1, 2, 3)` reads `in (?)`, `VALUES (1, 'a'), (2, 'b')` reads
+`values (?)`. A question mark in an operator is written as 0x01, so that `?` is always a literal.
 
 A text in which anything is odd has no key: unterminated strings and comments, bytes no token starts with,
 junk after a number, and U&"…" names (their UESCAPE literal changes the name). Such a text is classified
@@ -39,7 +39,8 @@ TOKEN: Final = re.compile(
     rb"|(?P<comment>/\*)"
     rb'|(?P<unicode_name>[uU]&")'
     rb"|(?P<escape_string>[eE]')"
-    rb"|(?P<string>(?:[bBxX]|[uU]&)?')"
+    rb"|(?P<bit_string>[bBxX]')"
+    rb"|(?P<string>(?:[uU]&)?')"
     rb'|(?P<quoted_name>"(?:[^"]|"")*+")'
     rb"|(?P<dollar>\$(?:" + NAME_START + rb"[A-Za-z\x80-\xff_0-9]*+)?\$)"
     rb"|(?P<param>\$[0-9]++)(?!" + NAME_START + rb")"
@@ -52,6 +53,8 @@ COMMENT_EDGE: Final = re.compile(rb"/\*|\*/")
 COMMENT_START: Final = re.compile(rb"/\*|--")
 STRING_REST: Final = re.compile(rb"(?:[^']|'')*+'")
 ESCAPE_STRING_REST: Final = re.compile(rb"(?:[^'\\]|''|\\.)*+'", re.DOTALL)
+# No quote is doubled in a bit string: x'1''2' are two literals.
+BIT_STRING_REST: Final = re.compile(rb"[^']*+'")
 # A string goes on after white space that holds a line break: 'a' ⏎ 'b' is 'ab'.
 CONTINUATION: Final = re.compile(
     rb"(?:[ \t\f\v]|" + LINE_COMMENT + rb")*+[\n\r](?:" + SPACE + rb"|" + LINE_COMMENT + rb"[\n\r])*+'"
@@ -77,6 +80,8 @@ def strip(text: bytes) -> bytes | None:
                 key.gap = True
             case "escape_string":
                 end = _string_end(text, at, ESCAPE_STRING_REST)
+            case "bit_string":
+                end = _string_end(text, at, BIT_STRING_REST)
             case "string":
                 end = _string_end(text, at, STRING_REST)
             case "dollar":
@@ -97,7 +102,7 @@ def strip(text: bytes) -> bytes | None:
                 key.close()
             case _:
                 key.add(token[0])
-        if token.lastgroup in ("comment", "escape_string", "string", "dollar"):
+        if token.lastgroup in ("comment", "escape_string", "bit_string", "string", "dollar"):
             if end is None:
                 return None
             at = end
@@ -129,9 +134,7 @@ def _string_end(text: bytes, at: int, rest: re.Pattern[bytes]) -> int | None:
 
 
 class _Key:
-    """The key while it grows. `literal_end` and `group_end` are where the last `?` and the last `(?)`
-    ended, 0 if nowhere.
-    """
+    """The key while it grows. The last `?` ended at `literal_end`, the last `(?)` at `group_end`."""
 
     def __init__(self) -> None:
         self.text = bytearray()
@@ -140,13 +143,13 @@ class _Key:
         self.group_end = 0
 
     def add(self, token: bytes) -> None:
-        if self.gap and self.text:
+        if self.gap and token not in (b",", b")") and self.text and not self.text.endswith(b"("):
             self.text += b" "
-        self.gap = False
         self.text += token
+        self.gap = token == b","
 
     def add_literal(self) -> None:
-        if self.literal_end and self._before_comma(len(self.text)) == self.literal_end:
+        if self.literal_end and self.text[self.literal_end :] == b",":
             del self.text[self.literal_end :]
             self.gap = False
             return
@@ -154,25 +157,12 @@ class _Key:
         self.literal_end = len(self.text)
 
     def close(self) -> None:
-        """Add `)`; if that ends a group of one literal after another such group, drop the group."""
-        start = len(self.text) - 2
-        grouped = self.literal_end == len(self.text) and start >= 0 and self.text[start] == ord("(")
-        if grouped and self.group_end and self._before_comma(start) == self.group_end:
+        """Add `)`. If that ends a group of one literal right after another such group, drop the later one."""
+        alone = self.literal_end == len(self.text) and self.text.endswith(b"(?")
+        if alone and self.group_end and self.text[self.group_end :] == b", (?":
             del self.text[self.group_end :]
             self.gap = False
             return
-        if grouped:
-            self.gap = False
         self.add(b")")
-        if grouped:
+        if alone:
             self.group_end = len(self.text)
-
-    def _before_comma(self, at: int) -> int:
-        """Where the token before the comma before `at` ended; -1 if no comma stands there."""
-        text = self.text
-        if at > 0 and text[at - 1] == ord(" "):
-            at -= 1
-        if at == 0 or text[at - 1] != ord(","):
-            return -1
-        at -= 1
-        return at - 1 if at > 0 and text[at - 1] == ord(" ") else at

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from postgast import pg_query_pb2 as pg
-
 from pgshunt.routing.functions import effect_of
+from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import is_system, is_temporary, resolve, split_qualified
 from pgshunt.routing.shape import Kind
 from pgshunt.routing.table import Catalogue

@@ -1,0 +1,307 @@
+"""Says what each kind of statement is: a row in `STATEMENTS` for every one that is not plain DDL.
+
+A statement without a row is a definition or a utility: a write of every table it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pgshunt.routing.grammar import pg
+from pgshunt.routing.names import resolve
+from pgshunt.routing.shape import Kind
+from pgshunt.routing.walk import Findings, strings
+
+CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
+
+
+def examine(found: Findings, node: pg.Node) -> None:
+    """Note what one statement does."""
+    kind = node.WhichOneof("node")
+    statement = getattr(node, kind) if kind else node
+    STATEMENTS.get(type(statement), _definition)(found, statement)
+
+
+def _query(found: Findings, node: Any) -> None:
+    if isinstance(node, pg.SelectStmt):
+        found.ordered = bool(node.sort_clause)
+    found.walk(node)
+
+
+def _definition(found: Findings, node: Any) -> None:
+    found.walk(node)
+    found.writes |= found.reads
+    found.reads.clear()
+    found.write("definition")
+
+
+def _create_table(found: Findings, node: pg.CreateStmt) -> None:
+    _definition(found, node)
+    if node.oncommit == pg.ONCOMMIT_DROP:
+        found.pins = None
+
+
+def _create_table_as(found: Findings, node: pg.CreateTableAsStmt) -> None:
+    found.walk(node.into)
+    examine(found, node.query)
+    found.write("creates_table")
+
+
+RELATIONS: Final = frozenset(
+    {
+        pg.OBJECT_TABLE,
+        pg.OBJECT_VIEW,
+        pg.OBJECT_MATVIEW,
+        pg.OBJECT_SEQUENCE,
+        pg.OBJECT_FOREIGN_TABLE,
+        pg.OBJECT_INDEX,
+    }
+)
+PARTS_OF_RELATIONS: Final = frozenset({pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY})
+
+
+def _drop(found: Findings, node: pg.DropStmt) -> None:
+    found.write("definition")
+    for item in node.objects:
+        parts = strings(item.list.items)
+        if node.remove_type in PARTS_OF_RELATIONS:
+            parts = parts[:-1]
+        elif node.remove_type not in RELATIONS:
+            continue
+        schema = parts[-2] if len(parts) > 1 else ""
+        found.writes.add(resolve(schema, parts[-1], found.search_path, found.catalogue.relations))
+
+
+def _lock(found: Findings, node: pg.LockStmt) -> None:
+    _definition(found, node)
+    found.locks = True
+    found.reason = "locks"
+
+
+def _truncate(found: Findings, node: pg.TruncateStmt) -> None:
+    _definition(found, node)
+    found.reason = ""
+
+
+def _copy(found: Findings, node: pg.CopyStmt) -> None:
+    """COPY … FROM STDIN is a write that streams in; a file or program is the server's own, whichever way
+    it goes.
+    """
+    if node.HasField("query"):
+        examine(found, node.query)
+    found.walk(node.where_clause)
+    if node.HasField("relation"):
+        (found.writes if node.is_from else found.reads).add(found.relation(node.relation))
+    found.local = found.local or "copy"
+    if node.filename or node.is_program:
+        found.write("server_file")
+    elif node.is_from and found.kind is Kind.READ:
+        found.kind = Kind.COPY_IN
+
+
+def _explain(found: Findings, node: pg.ExplainStmt) -> None:
+    examine(found, node.query)
+    found.local = found.local or "explain"
+    # ANALYZE 0 and ANALYZE 1 have one key; the tree does not tell ANALYZE off from ANALYZE 'off'.
+    found.literal_sensitive |= any(
+        _is_analyze(option) and option.def_elem.HasField("arg") for option in node.options
+    )
+    if _explains_by_running(node):
+        return
+    found.reads |= found.writes
+    found.writes.clear()
+    found.locks = False
+    found.pins = None
+    if not found.volatile:
+        found.kind = Kind.READ
+        found.reason = "explain"
+
+
+def _explains_by_running(node: pg.ExplainStmt) -> bool:
+    runs = False
+    for option in node.options:
+        if _is_analyze(option):
+            runs = not _is_off(option.def_elem)
+    return runs
+
+
+def _is_analyze(option: pg.Node) -> bool:
+    return str(option.def_elem.defname) == "analyze"
+
+
+def _is_off(option: pg.DefElem) -> bool:
+    """Whether an option says no, as defGetBoolean reads it; one that is not readable counts as yes."""
+    if not option.HasField("arg"):
+        return False
+    kind: str = option.arg.WhichOneof("node")
+    if kind == "integer":
+        return int(option.arg.integer.ival) == 0
+    return kind == "string" and str(option.arg.string.sval).lower() in ("false", "off")
+
+
+def _call_procedure(found: Findings, node: pg.CallStmt) -> None:
+    found.write("procedure")
+    found.volatile = True
+    found.walk(node.funccall)
+
+
+def _do(found: Findings, node: pg.DoStmt) -> None:
+    found.volatile = True
+    found.literal_sensitive = True
+    found.write("code_block")
+
+
+TRANSACTION: Final = {
+    pg.TRANS_STMT_BEGIN: (Kind.BEGIN, ""),
+    pg.TRANS_STMT_START: (Kind.BEGIN, "start"),
+    pg.TRANS_STMT_COMMIT: (Kind.COMMIT, ""),
+    pg.TRANS_STMT_ROLLBACK: (Kind.ROLLBACK, ""),
+    pg.TRANS_STMT_SAVEPOINT: (Kind.SAVEPOINT, "savepoint"),
+    pg.TRANS_STMT_RELEASE: (Kind.SAVEPOINT, "release"),
+    pg.TRANS_STMT_ROLLBACK_TO: (Kind.SAVEPOINT, "rollback_to"),
+}
+TWO_PHASE: Final = (Kind.WRITE, "two_phase")
+
+
+def _transaction(found: Findings, node: pg.TransactionStmt) -> None:
+    found.kind, found.reason = TRANSACTION.get(node.kind, TWO_PHASE)
+    found.chain = node.chain
+    _transaction_modes(found, node.options)
+
+
+def _transaction_modes(found: Findings, options: Any) -> None:
+    for option in options:
+        value = option.def_elem.arg.a_const
+        if option.def_elem.defname == "transaction_read_only":
+            found.read_only = bool(value.ival.ival)
+        elif option.def_elem.defname == "transaction_isolation":
+            found.isolation = value.sval.sval
+
+
+def _session(
+    found: Findings, reason: str, pins: str | None = None, releases: frozenset[str] = frozenset()
+) -> None:
+    found.kind = Kind.SESSION
+    found.reason = reason
+    found.pins = pins
+    found.releases |= releases
+
+
+def _set(found: Findings, node: pg.VariableSetStmt) -> None:
+    found.setting = node.name.lower()
+    if node.kind == pg.VAR_SET_MULTI and node.name != "SESSION CHARACTERISTICS":
+        found.setting = None
+        _session(found, "set_transaction")
+        _transaction_modes(found, node.args)
+    elif node.kind == pg.VAR_RESET_ALL:
+        found.setting = "all"
+        _session(found, "reset_all", releases=frozenset({"set", "reset"}))
+    elif node.kind == pg.VAR_RESET:
+        _session(found, "reset", pins="reset")
+    else:
+        found.literal_sensitive = True
+        _session(found, "set_local" if node.is_local else "set", pins=None if node.is_local else "set")
+
+
+def _discard(found: Findings, node: pg.DiscardStmt) -> None:
+    everything = frozenset(
+        {"set", "reset", "temp_table", "listen", "advisory_lock", "hold_cursor", "prepare"}
+    )
+    released = {pg.DISCARD_ALL: everything, pg.DISCARD_TEMP: frozenset({"temp_table"})}
+    found.setting = "all" if node.target == pg.DISCARD_ALL else None
+    _session(found, "discard", releases=released.get(node.target, frozenset()))
+
+
+def _listen(found: Findings, node: pg.ListenStmt) -> None:
+    _session(found, "listen", pins="listen")
+
+
+def _unlisten(found: Findings, node: pg.UnlistenStmt) -> None:
+    _session(found, "unlisten", releases=frozenset() if node.conditionname else frozenset({"listen"}))
+
+
+def _notify(found: Findings, node: pg.NotifyStmt) -> None:
+    found.write("notify")
+
+
+def _load(found: Findings, node: pg.LoadStmt) -> None:
+    _session(found, "load", pins="load")
+
+
+def _show(found: Findings, node: pg.VariableShowStmt) -> None:
+    _session(found, "show")
+
+
+def _set_constraints(found: Findings, node: pg.ConstraintsSetStmt) -> None:
+    _session(found, "set_constraints")
+
+
+def _prepare(found: Findings, node: pg.PrepareStmt) -> None:
+    examine(found, node.query)
+    _session(found, "prepare", pins="prepare")
+
+
+def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
+    found.walk(node)
+    found.volatile = True
+    found.write("execute")
+    found.pins = "prepare"
+
+
+def _deallocate(found: Findings, node: pg.DeallocateStmt) -> None:
+    if node.isall:
+        _session(found, "deallocate_all", releases=frozenset({"prepare"}))
+    else:
+        _session(found, "deallocate", pins="prepare")
+
+
+def _declare_cursor(found: Findings, node: pg.DeclareCursorStmt) -> None:
+    examine(found, node.query)
+    found.local = "cursor"
+    found.reason = found.reason or "cursor"
+    if node.options & CURSOR_OPT_HOLD:
+        found.pins = "hold_cursor"
+
+
+def _fetch(found: Findings, node: pg.FetchStmt) -> None:
+    # A cursor over a volatile query writes when it is fetched from.
+    found.local = "cursor"
+    found.write("cursor")
+
+
+def _close(found: Findings, node: pg.ClosePortalStmt) -> None:
+    _session(found, "cursor", releases=frozenset() if node.portalname else frozenset({"hold_cursor"}))
+
+
+STATEMENTS: Final[dict[type, Callable[[Findings, Any], None]]] = {
+    pg.SelectStmt: _query,
+    pg.InsertStmt: _query,
+    pg.UpdateStmt: _query,
+    pg.DeleteStmt: _query,
+    pg.MergeStmt: _query,
+    pg.TransactionStmt: _transaction,
+    pg.VariableSetStmt: _set,
+    pg.VariableShowStmt: _show,
+    pg.ConstraintsSetStmt: _set_constraints,
+    pg.DiscardStmt: _discard,
+    pg.ListenStmt: _listen,
+    pg.UnlistenStmt: _unlisten,
+    pg.NotifyStmt: _notify,
+    pg.LoadStmt: _load,
+    pg.PrepareStmt: _prepare,
+    pg.ExecuteStmt: _execute,
+    pg.DeallocateStmt: _deallocate,
+    pg.DeclareCursorStmt: _declare_cursor,
+    pg.FetchStmt: _fetch,
+    pg.ClosePortalStmt: _close,
+    pg.CopyStmt: _copy,
+    pg.ExplainStmt: _explain,
+    pg.LockStmt: _lock,
+    pg.TruncateStmt: _truncate,
+    pg.CallStmt: _call_procedure,
+    pg.DoStmt: _do,
+    pg.CreateStmt: _create_table,
+    pg.CreateTableAsStmt: _create_table_as,
+    pg.DropStmt: _drop,
+}

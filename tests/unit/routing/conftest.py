@@ -1,0 +1,31 @@
+"""A catalogue with the relations and the pg_catalog functions that the statements in these tests use."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgshunt.routing.table import Catalogue
+
+RELATIONS = {
+    "public.users": "r",
+    "public.roles": "r",
+    "public.policies": "r",
+    "public.Users": "r",
+    'public."odd.name"': "r",
+    "public.active_users": "v",
+    "public.users_id_seq": "S",
+    "audit.users": "r",
+    "audit.logs": "r",
+}
+SAFE_FUNCTIONS = """
+    abs age btrim count current_setting currtid date_part extract format generate_series
+    has_table_privilege lower
+    max now pg_backend_pid pg_get_viewdef pg_typeof position row_number statement_timestamp substring sum
+    table_to_xml timezone to_char to_regclass
+    transaction_timestamp upper version
+"""
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return Catalogue(version=1, relations=RELATIONS, safe_functions=frozenset(SAFE_FUNCTIONS.split()))

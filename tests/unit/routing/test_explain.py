@@ -1,0 +1,70 @@
+"""An explanation says shape, placement, choice and reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pgshunt.routing.decide import Reason
+from pgshunt.routing.explain import SENTENCES, explain
+from pgshunt.routing.table import SHARED, Catalogue, Endpoint, RoutingTable, Service
+
+TABLE = RoutingTable(
+    3,
+    (
+        Endpoint("shared", SHARED, "h", 1, "monolith", "primary"),
+        Endpoint("auth_db", "auth_db", "h", 2, "auth", "primary"),
+        Endpoint("auth_db/1", "auth_db", "h", 3, "auth", "replica"),
+    ),
+    (
+        Service(
+            "auth", "auth_db", ("public.users",), stage="reading", reads_percent=10, copied=("public.users",)
+        ),
+    ),
+)
+
+
+def test_a_split_read(catalogue: Catalogue) -> None:
+    assert explain("SELECT * FROM users ORDER BY now()", TABLE, catalogue).lines() == [
+        "shape      read (tells the time)",
+        "reads      public.users: owned by auth, on shared, copies in auth_db",
+        "route      auth_db or auth_db/1 10 %, shared 90 %",
+        "reason     split: A plain read, and a copy holds every table it names.",
+    ]
+
+
+def test_a_write(catalogue: Catalogue) -> None:
+    assert explain("UPDATE users SET a = 1 FROM logs", TABLE, catalogue, ("public", "audit")).lines() == [
+        "shape      write",
+        "reads      audit.logs: nobody's, on shared",
+        "writes     public.users: owned by auth, on shared, copies in auth_db",
+        "route      shared 100 %",
+        "reason     owner_write: A write goes to the owner of what it writes.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("SELCT", "unknown"),
+        ("BEGIN", "transaction"),
+        ("SHOW x", "session"),
+        ("SELECT 1", "no_table"),
+        ("SELECT ctid FROM users", "server_local"),
+        ("SELECT f()", "volatile"),
+        ("SELECT * FROM roles", "unowned"),
+        ("SELECT * FROM users FOR UPDATE", "locks"),
+    ],
+)
+def test_every_reason_is_told(sql: str, reason: str, catalogue: Catalogue) -> None:
+    explained = explain(sql, TABLE, catalogue)
+    assert explained.reason == reason
+    assert explained.sentence
+    assert json.loads(json.dumps(explained.to_dict()))["choice"] == [["shared", 100]]
+
+
+def test_every_reason_a_plan_can_have_has_a_sentence() -> None:
+    """The others arise while running: weight, freshness, a pin, a dead endpoint, a second try."""
+    running = {Reason.BASELINE, Reason.NOT_FRESH, Reason.PINNED, Reason.CANDIDATE_DOWN, Reason.RETRIED}
+    assert set(SENTENCES) == set(Reason) - running

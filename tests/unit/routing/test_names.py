@@ -1,0 +1,58 @@
+"""Names resolve as PostgreSQL resolves them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgshunt.routing.names import resolve, split_qualified, split_search_path
+
+RELATIONS = {"public.users": "r", "audit.users": "r", 'audit."a.b"': "r"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "path", "full"),
+    [
+        ("", "users", ("public", "audit"), "public.users"),
+        ("", "users", ("$user", "audit", "public"), "audit.users"),
+        ("", "users", (), "users"),
+        ("", "a.b", ("audit",), 'audit."a.b"'),
+        ("", "public.users", ("public",), '"public.users"'),
+        ("", "pg_class", ("public",), "pg_catalog.pg_class"),
+        ("x", "users", ("public",), "x.users"),
+        ('q"', "t", (), '"q""".t'),
+    ],
+)
+def test_resolve(schema: str, name: str, path: tuple[str, ...], full: str) -> None:
+    assert resolve(schema, name, path, RELATIONS) == full
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('"$user", public', ("$user", "public")),
+        ('a,B , "C d"', ("a", "b", "C d")),
+        ('"a""b"', ('a"b',)),
+        ('""', ()),
+        ("", ()),
+        ("a,", ()),
+        ("a b", ()),
+    ],
+)
+def test_split_search_path(text: str, path: tuple[str, ...]) -> None:
+    assert split_search_path(text) == path
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("users", ("", "users")),
+        ("Public.Users", ("public", "users")),
+        ('public."Users"', ("public", "Users")),
+        ('"a.b"', ("", "a.b")),
+        ("a.b.c", None),
+        ("", None),
+        ("a..b", None),
+    ],
+)
+def test_split_qualified(text: str, parts: tuple[str, str] | None) -> None:
+    assert split_qualified(text) == parts

@@ -1,0 +1,223 @@
+"""The shape cache: one resolve a key, literals that matter kept apart, bounded in number and bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgshunt.routing._shapes import Entry, ShapeCache, bench_lookup, kinds, plan_kinds
+from pgshunt.routing.classify import resolver
+from pgshunt.routing.decide import PlanKind
+from pgshunt.routing.shape import Kind, Shape, unknown
+from pgshunt.routing.table import Catalogue
+
+READ = Shape(Kind.READ, reads=frozenset({"public.users"}))
+
+
+class Resolver:
+    """Notes what it was asked; literals matter where there is nextval, and BAD does not parse."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, tuple[str, ...]]] = []
+
+    def __call__(self, sql: bytes, search_path: tuple[str, ...]) -> Shape:
+        self.asked.append((sql, search_path))
+        if b"BAD" in sql:
+            return unknown("unparsable")
+        return Shape(
+            Kind.READ, reads=READ.reads, literal_sensitive=b"nextval" in sql, reason=sql.decode("latin-1")
+        )
+
+
+@pytest.fixture
+def resolve() -> Resolver:
+    return Resolver()
+
+
+def test_ten_thousand_literals_are_one_shape(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    entries = {
+        id(cache.find(b"SELECT * FROM users WHERE id = %d AND n = 'x%d'" % (n, n))) for n in range(10_000)
+    }
+    assert (len(resolve.asked), len(entries), cache.size) == (1, 1, 1)
+
+
+def test_a_text_that_comes_again_is_found_as_sent(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    for _ in range(5):
+        cache.find(b"SELECT * FROM users WHERE id = 1")
+    assert (cache.misses, cache.hits_stripped, cache.hits_text) == (1, 1, 3)
+
+
+def test_texts_whose_literals_matter_are_kept_apart(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    texts = [b"SELECT nextval('a')", b"SELECT nextval('b')", b"SELECT nextval('c')"]
+    for _ in range(3):
+        reasons = [cache.find(text).shape.reason.encode() for text in texts]
+        assert reasons == texts
+    assert [sql for sql, _ in resolve.asked] == texts
+
+
+def test_a_text_without_a_key_is_known_by_the_whole_of_it(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    for text in (b"SELECT 1a", b"SELECT 2a", b"SELECT 'open", b"\0", b""):
+        for _ in range(3):
+            assert cache.find(text).shape.reason.encode() == text
+    assert cache.misses == 5
+
+
+def test_a_text_that_does_not_parse_spoils_no_key(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    cache.find(b"SELECT 'BAD'")
+    assert cache.find(b"SELECT 'good'").kind == Kind.READ
+    cache.find(b"SELECT 'better'")
+    assert [sql for sql, _ in resolve.asked] == [b"SELECT 'BAD'", b"SELECT 'good'"]
+
+
+def test_every_search_path_has_shapes_of_its_own(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    audit = cache.search_path_id(("audit",))
+    assert cache.search_path_id(("audit",)) == audit != 0
+    assert cache.search_path_id(("$user", "public")) == 0
+    for _ in range(3):
+        assert cache.find(b"SELECT 1", 0) is not cache.find(b"SELECT 1", audit)
+    assert resolve.asked == [(b"SELECT 1", ("$user", "public")), (b"SELECT 1", ("audit",))]
+
+
+def test_too_many_search_paths_make_every_shape_unknown(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    numbers = [cache.search_path_id((f"schema_{n}",)) for n in range(5_000)]
+    assert numbers[-1] == -1
+    assert cache.find(b"SELECT 1", -1).kind == Kind.UNKNOWN
+    assert cache.find(b"SELECT 1", 1_000_000).writes
+    assert resolve.asked == []
+
+
+def test_clear_forgets_and_leaves_what_others_hold(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    held = [cache.find(b"SELECT a%d" % n) for n in range(100) for _ in range(3)]
+    cache.clear()
+    assert (cache.size, cache.bytes_kept) == (0, 0)
+    assert held[0].shape.reason == "SELECT a0"
+    assert cache.find(b"SELECT a0") is not held[0]
+
+
+def test_it_holds_no_more_keys_than_its_capacity(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve, capacity=64)
+    for n in range(1_000):
+        cache.find(b"SELECT column_%d" % n)
+    assert cache.size == 64
+    for n in range(1_000):
+        assert cache.find(b"SELECT column_%d" % n).shape.reason == f"SELECT column_{n}"
+
+
+def test_it_holds_no_more_bytes_than_its_bound(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    for n in range(800):
+        cache.find(b"SELECT " + b"x" * 60_000 + b"%d FROM t" % n)
+    assert cache.bytes_kept <= 32 * 1024 * 1024
+    assert 400 < cache.size < 800
+
+
+def test_what_is_used_survives_the_clock(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve, capacity=64)
+    hot = cache.find(b"SELECT hot WHERE id = 0")
+    for n in range(1_000):
+        cache.find(b"SELECT cold_%d" % n)
+        assert cache.find(b"SELECT hot WHERE id = %d" % n) is hot
+
+
+@pytest.mark.parametrize(
+    ("length", "asked"), [(4_000, 1), (5_000, 1), (70_000, 1), (1_000_000, 1), (1_100_000, 2)]
+)
+def test_long_texts(resolve: Resolver, length: int, asked: int) -> None:
+    cache = ShapeCache(resolve)
+    for letter in (b"a", b"b"):
+        cache.find(b"SELECT '" + letter * length + b"'")
+    assert len(resolve.asked) == asked
+
+
+def test_an_error_of_resolve_is_not_kept() -> None:
+    def fail(sql: bytes, search_path: tuple[str, ...]) -> Shape:
+        raise LookupError(sql)
+
+    cache = ShapeCache(fail)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            cache.find(b"SELECT 1")
+    assert cache.size == 0
+
+
+def test_resolve_may_look_something_up_itself() -> None:
+    def nested(sql: bytes, search_path: tuple[str, ...]) -> Shape:
+        if b"outer" in sql:
+            cache.find(b"SELECT inner_and_longer_than_before")
+            cache.clear()
+        return READ
+
+    cache = ShapeCache(nested)
+    entry = cache.find(b"SELECT outer")
+    assert cache.find(b"SELECT outer") is entry
+
+
+def test_a_capacity_of_nothing_is_refused(resolve: Resolver) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        ShapeCache(resolve, capacity=1)
+
+
+def test_an_entry_says_what_its_shape_says() -> None:
+    entry = Entry(READ)
+    assert (entry.kind, entry.splittable, entry.pins, entry.writes, entry.read_only) == (
+        Kind.READ,
+        1,
+        0,
+        0,
+        0,
+    )
+    assert (entry.epoch, entry.service, entry.plan) == (-1, -1, None)
+    entry = Entry(Shape(Kind.SESSION, pins="set", read_only=True))
+    assert (entry.splittable, entry.pins, entry.writes, entry.read_only) == (0, 1, 0, 1)
+    assert Entry(unknown("unparsable")).writes
+    assert Entry(Shape(Kind.READ, locks=True)).writes
+
+
+def test_the_constants_of_the_hot_path_are_the_enums() -> None:
+    assert kinds() == {kind.name: int(kind) for kind in Kind}
+    assert plan_kinds() == {kind.name: int(kind) for kind in PlanKind}
+
+
+def test_bench_lookup_counts_fresh_literals(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    assert bench_lookup(cache, b"SELECT * FROM users WHERE id = 1000", 500, fresh=True) > 0
+    assert (cache.misses, cache.hits_stripped, cache.hits_text) == (1, 500, 0)
+    with pytest.raises(ValueError, match="no digit"):
+        bench_lookup(cache, b"SELECT", 1, fresh=True)
+
+
+TEXTS = st.sampled_from(
+    [
+        b"SELECT %d FROM users",
+        b"SELECT nextval('s%d')",
+        b"INSERT INTO users VALUES (%d)",
+        b"SELECT '%d",
+        b"SELCT %d",
+        b"SELECT %d::regclass",
+        b"SET work_mem = %d",
+        b"SELECT x%d FROM users",
+    ]
+)
+
+
+@given(st.lists(st.tuples(TEXTS, st.integers(0, 9), st.integers(0, 2)), max_size=60), st.integers(2, 8))
+@settings(max_examples=150, deadline=None)
+def test_a_cached_shape_is_the_shape(asked: list[tuple[bytes, int, int]], capacity: int) -> None:
+    """Whatever came before, and whatever was evicted, a lookup gives what classifying would."""
+    paths = (("$user", "public"), ("audit",), ())
+    resolve = resolver(Catalogue(relations={"public.users": "r", "audit.users": "r"}))
+    cache = ShapeCache(resolve, capacity=capacity)
+    numbers = [cache.search_path_id(path) for path in paths]
+    for template, number, path in asked:
+        text = template % number
+        assert cache.find(text, numbers[path]).shape == resolve(text, paths[path])
+        assert cache.size <= capacity
