@@ -20,11 +20,11 @@ from typing import Any
 import idle
 import machine
 import micro
-from load import DBNAME, MODES, Pgbench, Round, find_pgbench, percentile
+from load import DBNAME, MODES, Pgbench, PgbenchFailed, Round, find_pgbench, percentile
 from processes import cpu_us, family
-from targets import STARTERS, Target, started
+from targets import STARTERS, Target, TargetFailed, pgbouncer_version, started
 
-from pgshunt.demo.postgres import PostgresServer, Servers
+from pgshunt.demo.postgres import PostgresServer, ServerFailed, Servers
 
 RESULTS = Path(__file__).parent / "results"
 CLIENTS = (1, 16, 64)
@@ -148,6 +148,7 @@ def main() -> int:
     with Servers() as servers:
         server = servers.start("bench", {"max_connections": "200", "shared_buffers": "256MB"}, method="trust")
         result["machine"]["postgresql"] = server.execute("SHOW server_version")[0][0]
+        result["machine"]["pgbouncer"] = ".".join(map(str, pgbouncer_version() or ("none",)))
         for dbname in (DBNAME, "bench_copy"):
             server.create_database(dbname)
         pgbench = Pgbench(find_pgbench(servers.binaries), servers.directory)
@@ -170,4 +171,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (TargetFailed, PgbenchFailed, ServerFailed, FileNotFoundError) as failure:
+        sys.exit(f"bench: {failure}")

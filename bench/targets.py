@@ -96,11 +96,11 @@ def _pgshunt_config(
 
 @contextmanager
 def _pgbouncer(servers: Servers, server: PostgresServer) -> Iterator[Target | None]:
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
+    program, version = find_pgbouncer(), pgbouncer_version()
+    if program is None or version is None:
         yield None
         return
-    port, version = free_port(), pgbouncer_version(program)
+    port = free_port()
     users = servers.directory / "pgbouncer.users"
     users.write_text(f'"{USER}" "{server.password}"\n')
     settings = {
@@ -133,8 +133,15 @@ def _pgbouncer(servers: Servers, server: PostgresServer) -> Iterator[Target | No
         yield Target("pgbouncer", port, pid, prepared=version >= PREPARED_SINCE)
 
 
-def pgbouncer_version(program: str) -> tuple[int, int]:
-    """Major and minor version of a PgBouncer program. Raises TargetFailed if it does not say."""
+def find_pgbouncer() -> str | None:
+    """PgBouncer on PATH, or where Debian installs it and only root's PATH looks."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+def pgbouncer_version() -> tuple[int, int] | None:
+    """Major and minor version of the installed PgBouncer, None without one. Raises TargetFailed."""
+    if (program := find_pgbouncer()) is None:
+        return None
     output = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
     match = re.search(r"PgBouncer (\d+)\.(\d+)", output)
     if match is None:
