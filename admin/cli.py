@@ -41,7 +41,7 @@ class Exit(IntEnum):
     UNREACHABLE = 6
 
 
-_EXIT_OF_KIND = {"latched": Exit.HELD, "conflict": Exit.CONFLICT}
+_EXIT_OF_KIND = {"latched": Exit.HELD, "held": Exit.HELD, "conflict": Exit.CONFLICT}
 _EXIT_OF_STATUS = {
     HTTPStatus.NOT_FOUND: Exit.USAGE,
     HTTPStatus.UNPROCESSABLE_ENTITY: Exit.USAGE,

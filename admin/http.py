@@ -107,7 +107,7 @@ class AdminApi:
         self._operations = operations
         self._metrics = metrics
         self._events = events
-        self._token = token
+        self.token = token
         self._is_loopback = is_loopback(host)
         if token is None and not self._is_loopback:
             raise ValueError(
@@ -141,7 +141,7 @@ class AdminApi:
         return guarded
 
     def _authorize(self, request: web.Request, route: Route) -> None:
-        if self._token is None:
+        if self.token is None:
             if not _names_this_machine(request.host):
                 raise Problem(
                     "wrong_host",
@@ -153,7 +153,7 @@ class AdminApi:
         if route.token == "never" or (route.token == "remote" and self._is_loopback):
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self._token.matches(given.strip()):
+        if scheme.lower() != "bearer" or not self.token.matches(given.strip()):
             raise Problem(
                 "unauthorized",
                 HTTPStatus.UNAUTHORIZED,

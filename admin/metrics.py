@@ -191,7 +191,6 @@ class Metrics:
 
     def _register_worker_gauges(self) -> None:
         for name, documentation in (
-            ("clients", "Client sessions"),
             ("waiting", "Sessions that wait for a link"),
             ("shapes", "Statement shapes in the cache"),
         ):

@@ -59,6 +59,11 @@ def latched(service: str, trigger: str) -> Problem:
     )
 
 
+def held(detail: str, remedy: str) -> Problem:
+    """409: something has to be mended first."""
+    return Problem("held", HTTPStatus.CONFLICT, detail, remedy)
+
+
 def conflict(detail: str, remedy: str) -> Problem:
     """409: not in this stage, or somebody else was quicker."""
     return Problem("conflict", HTTPStatus.CONFLICT, detail, remedy)

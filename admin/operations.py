@@ -1,0 +1,232 @@
+"""What an operator can see and do, and how refusals are worded: the admin API's view of the supervisor."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from pgshunt import __version__
+from pgshunt.admin.document import Document, Standing, service_document, summary
+from pgshunt.admin.events import EventLog
+from pgshunt.admin.fleet import Fleet
+from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, unknown_service
+from pgshunt.admin.watch import Watch
+from pgshunt.migration.servers import ServerError
+from pgshunt.migration.stages import Held, WrongStage
+from pgshunt.migration.store import Conflict, StoreError
+from pgshunt.routing.explain import explain
+from pgshunt.routing.names import split_search_path
+from pgshunt.routing.table import RoutingTable, Service
+
+LATEST_EVENTS = 50
+
+
+class Mover(Protocol):
+    """The migration controller as the supervisor sees it. What it refuses is WrongStage or Held."""
+
+    @property
+    def table(self) -> RoutingTable:
+        """The latest routing table."""
+
+    async def begin(self, service: str) -> None:
+        """Starts, or goes on, copying; returns when that is journalled, not when it is done."""
+
+    async def shift(self, service: str, reads_percent: int) -> None:
+        """Returns when every worker routes by it."""
+
+    async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
+        """Latches, and returns when no worker reads from the service's own database any more."""
+
+    async def rearm(self, service: str, reason: str) -> None:
+        """Lifts the latch; the reads stay at 0 %."""
+
+    def latch(self, service: str) -> Mapping[str, Any] | None:
+        """trigger, at, evidence of the rollback that holds."""
+
+    def progress(self, service: str) -> Mapping[str, Any]:
+        """Of the copy, by table; empty when none is being made."""
+
+    def verified(self, service: str) -> Mapping[str, Any]:
+        """What verification found since the stage began."""
+
+    def trouble(self, service: str) -> str:
+        """What holds the service up; empty when nothing does."""
+
+    def lag_s(self, endpoint_index: int) -> float | None:
+        """How far behind a copy may be; None unknown."""
+
+
+@dataclass(slots=True)
+class Health:
+    """What the supervisor knows about itself."""
+
+    started_at: float = field(default_factory=time.time)
+    draining: bool = False
+    reload_error: str = ""
+    restart_needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOperations:
+    """Implements admin.http.Operations. `baseline_error()` says why the shared database cannot be used."""
+
+    mover: Mover
+    fleet: Fleet
+    watch: Watch
+    events: EventLog
+    health: Health
+    clock: Callable[[], float]
+    baseline_error: Callable[[], str]
+    roll_back: Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
+    rearmed: Callable[[str, str], None]
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def readiness(self) -> list[str]:
+        """A service's own database that is down is no reason: the shared one serves."""
+        reasons = []
+        if self.health.draining:
+            reasons.append("draining")
+        if not self.fleet.live:
+            reasons.append("no worker is live")
+        if error := self.baseline_error():
+            reasons.append(f"the shared database cannot be used: {error}")
+        return reasons
+
+    def status(self) -> Document:
+        documents = self.services()
+        return {
+            "sentence": summary(documents, self.fleet.live, len(self.fleet.members), self.mover.table.epoch),
+            "warnings": self._warnings(),
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": self.health.started_at,
+            "port": self.fleet.port,
+            "epoch": self.mover.table.epoch,
+            "clients": self.fleet.board.clients_total(),
+            "workers": [
+                {
+                    "index": member.index,
+                    "pid": member.pid,
+                    "stage": member.stage,
+                    "epoch": member.epoch,
+                    "restarts": member.restarts,
+                    "clients": self.fleet.board.clients[member.index],
+                }
+                for member in self.fleet.members
+            ],
+            "services": documents,
+        }
+
+    def services(self) -> list[Document]:
+        return [self._document(service) for service in self.mover.table.services]
+
+    def service(self, name: str) -> Document:
+        return self._document(self._find(name))
+
+    def dashboard(self) -> Document:
+        return {**self.status(), "events": [event.to_dict() for event in self.events.latest(LATEST_EVENTS)]}
+
+    def explain(self, sql: str, service: str, search_path: str) -> Document:
+        """With a service, "$user" of the search path stands for its first login role."""
+        users = self._find(service).users if service else ()
+        path = split_search_path(search_path or self.fleet.catalogue.search_path)
+        if users:
+            path = tuple(users[0] if schema == "$user" else schema for schema in path)
+        explanation = explain(sql, self.mover.table, self.fleet.catalogue, path)
+        return {**explanation.to_dict(), "lines": explanation.lines()}
+
+    # -- changing -------------------------------------------------------------------------------------
+
+    async def begin(self, name: str) -> Document:
+        return await self._do(name, lambda service: self.mover.begin(service.name))
+
+    async def shift(self, name: str, reads_percent: int) -> Document:
+        if not 0 <= reads_percent <= 100:
+            raise bad_value(f"{reads_percent} is no percentage", "from 0 to 100")
+        return await self._do(name, lambda service: self.mover.shift(service.name, reads_percent))
+
+    async def rollback(self, name: str, reason: str) -> Document:
+        evidence = {"reason": reason or "asked for by an operator"}
+        return await self._do(
+            name, lambda service: self.roll_back(service.name, "manual", evidence), may_be_latched=True
+        )
+
+    async def rearm(self, name: str, reason: str) -> Document:
+        service = self._find(name)
+        if self.mover.latch(name) is None:
+            raise conflict(f"{name} is not held by a rollback", "nothing needs to be done")
+        await self._do(name, lambda service: self.mover.rearm(service.name, reason), may_be_latched=True)
+        self.rearmed(name, reason)
+        return self._document(self._find(service.name))
+
+    # -- how ------------------------------------------------------------------------------------------
+
+    async def _do(
+        self, name: str, action: Callable[[Service], Awaitable[None]], *, may_be_latched: bool = False
+    ) -> Document:
+        """Runs one action and words what refuses it."""
+        service = self._find(name)
+        latch = self.mover.latch(name)
+        if latch is not None and not may_be_latched:
+            raise latched(name, str(latch["trigger"]))
+        try:
+            await action(service)
+        except Held as error:
+            raise held(str(error), f"see what is in the way: pgshunt status {name}") from error
+        except WrongStage as error:
+            raise conflict(str(error), f"see where it stands: pgshunt status {name}") from error
+        except Conflict as error:
+            raise conflict(str(error), "look at the status and ask again") from error
+        except StoreError as error:
+            raise Problem("state_not_kept", HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
+        except ServerError as error:
+            raise Problem("server_failed", HTTPStatus.BAD_GATEWAY, str(error), error.hint) from error
+        return self._document(self._find(name))
+
+    def _find(self, name: str) -> Service:
+        services = {service.name: service for service in self.mover.table.services}
+        if name not in services:
+            raise unknown_service(name, services)
+        return services[name]
+
+    def _document(self, service: Service) -> Document:
+        now_s = self.clock()
+        latch = self.mover.latch(service.name)
+        return service_document(
+            Standing(
+                service=service,
+                judgements=self.watch.guard.judge(service.name, now_s),
+                seen=self.watch.seen(service.name),
+                latch={"reason": latch["evidence"].get("reason", ""), **latch} if latch else None,
+                lag_s=self._lag_s(service),
+                progress=self.mover.progress(service.name),
+                verify=self.mover.verified(service.name),
+                trouble=self.mover.trouble(service.name),
+            ),
+            now_s,
+        )
+
+    def _lag_s(self, service: Service) -> dict[str, float | None]:
+        endpoints: Sequence[tuple[int, str]] = [
+            (index, endpoint.name)
+            for index, endpoint in enumerate(self.mover.table.endpoints)
+            if endpoint.database == service.database
+        ]
+        if service.stage in ("shared", "syncing"):
+            return {}
+        return {name: self.mover.lag_s(index) for index, name in endpoints}
+
+    def _warnings(self) -> list[str]:
+        warnings = [reason for reason in self.readiness() if reason != "draining"]
+        if self.events.write_error:
+            warnings.append(f"events are not written to disk: {self.events.write_error}")
+        if self.health.reload_error:
+            warnings.append(f"the last reload failed: {self.health.reload_error}")
+        if self.health.restart_needed:
+            warnings.append(f"changed, but needs a restart: {', '.join(self.health.restart_needed)}")
+        return warnings

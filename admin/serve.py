@@ -1,0 +1,35 @@
+"""Runs a supervisor as this process: its signals, its log, its exit code.
+
+SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads the configuration, SIGQUIT ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+from pgshunt.admin.supervisor import MakeMover, Supervisor
+from pgshunt.config import Config
+
+
+def run(config: Config, path: Path, make_mover: MakeMover) -> int:
+    """Serves until told to stop; the exit code. Raises StartFailed."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return asyncio.run(_serve(config, path, make_mover))
+
+
+async def _serve(config: Config, path: Path, make_mover: MakeMover) -> int:
+    supervisor = Supervisor(config, path, make_mover)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    loop.add_signal_handler(signal.SIGQUIT, supervisor.quit)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reload_soon)
+    try:
+        await supervisor.start()
+        await supervisor.run()
+    finally:
+        await supervisor.close()
+    return 0

@@ -1,0 +1,243 @@
+"""Each command asks the right question, answers in both forms, and exits with the code its result has."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgshunt.admin.cli import Exit, main
+
+SERVICE: dict[str, Any] = {
+    "name": "auth_service",
+    "sentence": "auth_service: 50 % of reads on auth_db",
+    "stage": "reading",
+    "reads": 50,
+    "latch": None,
+    "triggers": [{"trigger": "latency", "verdict": "pass", "reason": "0 % of 40 calls were slow"}],
+    "baseline": {"calls_per_s": 10.0, "p95_ms": 1.234},
+    "candidate": {"calls_per_s": 9.5, "p95_ms": None},
+    "lag_s": {"auth_db": 0.1, "auth_db/1": None},
+    "progress": {"public.users": {"state": "copying", "rows_copied": 5, "rows_total": 10}},
+}
+LATCHED = {**SERVICE, "latch": {"trigger": "latency", "reason": "P95 over 1 s"}}
+EVENT = {
+    "id": 7,
+    "at": "2026-11-22T12:00:00.123Z",
+    "kind": "shifted",
+    "service": "auth_service",
+    "detail": {"reads": 50},
+}
+
+ANSWERS: dict[str, tuple[int, Any]] = {
+    "GET /api/v1/status": (200, {"sentence": "1 service", "warnings": ["slow disk"], "services": [SERVICE]}),
+    "GET /api/v1/services/auth_service": (200, SERVICE),
+    "GET /api/v1/services/latched": (200, LATCHED),
+    "GET /api/v1/services/nobody": (
+        404,
+        {"type": "urn:pgshunt:problem:unknown_service", "detail": "no such"},
+    ),
+    "POST /api/v1/services/auth_service/begin": (200, SERVICE),
+    "POST /api/v1/services/auth_service/shift": (200, SERVICE),
+    "POST /api/v1/services/auth_service/rollback": (200, SERVICE),
+    "POST /api/v1/services/auth_service/rearm": (200, SERVICE),
+    "POST /api/v1/services/latched/shift": (
+        409,
+        {"type": "urn:pgshunt:problem:latched", "detail": "rolled back", "remedy": "pgshunt rearm latched"},
+    ),
+    "POST /api/v1/services/early/shift": (409, {"type": "urn:pgshunt:problem:conflict", "detail": "syncing"}),
+    "POST /api/v1/services/broken/shift": (500, {"type": "urn:pgshunt:problem:defect", "detail": "mistake"}),
+    "GET /api/v1/events?after=0": (200, {"events": [EVENT], "last_id": 7}),
+    "GET /api/v1/explain?sql=SELECT+1": (200, {"lines": ["shape      read", "route      shared 100 %"]}),
+}
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Answers from the table and keeps what it was asked."""
+
+    asked: list[tuple[str, str | None, Any]]
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def do_POST(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        key = f"{self.command} {self.path}"
+        self.asked.append((key, self.headers["Authorization"], json.loads(body or "null")))
+        status, document = ANSWERS[key]
+        text = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str | None, Any]]]:
+    """The stub's address in the environment; yields what it was asked."""
+    asked: list[tuple[str, str | None, Any]] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Stub,), {"asked": asked}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("PGSHUNT_ADMIN_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("PGSHUNT_ADMIN_TOKEN", "word")
+    yield asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def pgshunt(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["pgshunt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+Asked = list[tuple[str, str | None, Any]]
+Patch = pytest.MonkeyPatch
+Printed = pytest.CaptureFixture[str]
+
+
+def test_status_begins_with_a_sentence(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "status") == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["1 service", "  attention: slow disk"]
+    assert lines[-1].split() == [
+        "auth_service",
+        "reading",
+        "50",
+        "%",
+        "19.5",
+        "1.23",
+        "ms",
+        "-",
+        "100",
+        "ms",
+        "pass",
+    ]
+    assert api == [("GET /api/v1/status", "Bearer word", None)]
+
+
+def test_status_of_one_service_shows_triggers_and_progress(
+    api: Asked, monkeypatch: Patch, capsys: Printed
+) -> None:
+    assert pgshunt(monkeypatch, "status", "auth_service") == Exit.OK
+    printed = capsys.readouterr().out
+    assert "0 % of 40 calls were slow" in printed
+    assert "5 of about 10 rows" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["status", "auth_service"], ["events"], ["explain", "SELECT 1"]]
+)
+def test_every_answer_can_be_json(
+    arguments: list[str], api: Asked, monkeypatch: Patch, capsys: Printed
+) -> None:
+    assert pgshunt(monkeypatch, *arguments, "-o", "json") == Exit.OK
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "body"),
+    [
+        (["begin", "auth_service"], "begin", {}),
+        (["shift", "auth_service", "--reads", "50"], "shift", {"reads": 50}),
+        (["rollback", "auth_service", "--reason", "late"], "rollback", {"reason": "late"}),
+        (["rearm", "auth_service", "--reason", "mended"], "rearm", {"reason": "mended"}),
+    ],
+)
+def test_changes(
+    arguments: list[str], path: str, body: Any, api: Asked, monkeypatch: Patch, capsys: Printed
+) -> None:
+    assert pgshunt(monkeypatch, *arguments) == Exit.OK
+    assert api == [(f"POST /api/v1/services/auth_service/{path}", "Bearer word", body)]
+    assert capsys.readouterr().out.strip() == SERVICE["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["status", "nobody"], Exit.USAGE, "no such"),
+        (["shift", "latched", "--reads", "10"], Exit.HELD, "pgshunt rearm latched"),
+        (["shift", "early", "--reads", "10"], Exit.CONFLICT, "syncing"),
+        (["shift", "broken", "--reads", "10"], Exit.FAILED, "mistake"),
+        (["shift", "auth_service", "--reads", "101"], Exit.USAGE, "101"),
+        (["shift", "auth_service"], Exit.USAGE, "--reads"),
+        (["rearm", "auth_service"], Exit.USAGE, "--reason"),
+        (["status", "--url", "http://127.0.0.1:1"], Exit.UNREACHABLE, "is `pgshunt serve` running?"),
+        (["status", "--url", "nonsense"], Exit.UNREACHABLE, "http://host:port"),
+        (["explain", "--offline", "SELECT 1"], Exit.USAGE, "-c"),
+    ],
+)
+def test_failures_have_their_exit_code_and_say_what_to_do(
+    arguments: list[str], code: Exit, said: str, api: Asked, monkeypatch: Patch, capsys: Printed
+) -> None:
+    assert pgshunt(monkeypatch, *arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_rolled_back_service_can_be_an_exit_code(api: Asked, monkeypatch: Patch) -> None:
+    assert pgshunt(monkeypatch, "status", "latched", "--exit-code") == Exit.ROLLED_BACK
+    assert pgshunt(monkeypatch, "status", "latched") == Exit.OK
+    assert pgshunt(monkeypatch, "status", "--exit-code") == Exit.OK
+
+
+def test_events_are_lines(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "events") == Exit.OK
+    assert capsys.readouterr().out.split() == [
+        "7",
+        "2026-11-22T12:00:00.123Z",
+        "shifted",
+        "auth_service",
+        "reads",
+        "50",
+    ]
+
+
+def test_the_token_comes_from_a_file_too(api: Asked, monkeypatch: Patch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("filed\nsecond line")
+    assert pgshunt(monkeypatch, "status", "--token-file", str(tmp_path / "token")) == Exit.OK
+    assert api[0][1] == "Bearer filed"
+
+
+GOOD = """
+version: 1
+shared: {dbname: monolith, primary: {host: 127.0.0.1}}
+control: {user: pgshunt}
+auth: {method: trust}
+admin: {token: hidden}
+"""
+
+
+def test_check_tells_every_problem_at_once(monkeypatch: Patch, capsys: Printed, tmp_path: Path) -> None:
+    path = tmp_path / "pgshunt.yaml"
+    path.write_text(GOOD)
+    assert pgshunt(monkeypatch, "check", "-c", str(path)) == Exit.OK
+    path.write_text(GOOD.replace("user: pgshunt", "usr: pgshunt").replace("version: 1", "version: 7"))
+    assert pgshunt(monkeypatch, "check", "-c", str(path)) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert "pgshunt.yaml:2:10" in said
+    assert "did you mean 'user'?" in said
+    assert pgshunt(monkeypatch, "check", "-c", str(path), "-o", "json") == Exit.USAGE
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is False
+    assert len(document["problems"]) >= 2
+
+
+def test_serve_refuses_a_wrong_configuration(monkeypatch: Patch, capsys: Printed, tmp_path: Path) -> None:
+    path = tmp_path / "pgshunt.yaml"
+    path.write_text("version: 7\n")
+    assert pgshunt(monkeypatch, "serve", "-c", str(path)) == Exit.USAGE
+    assert "version" in capsys.readouterr().err

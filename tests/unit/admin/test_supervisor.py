@@ -1,0 +1,346 @@
+"""The supervisor on real worker processes with a recording relay, and a controller in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from pgshunt.admin.supervisor import Callbacks, StartFailed, Supervisor
+from pgshunt.config import Config, load
+from pgshunt.migration.stages import WrongStage
+from pgshunt.migration.store import StoreError
+from pgshunt.proxy.channel import LATENCY_EDGES_US
+from pgshunt.routing.table import Endpoint, RoutingTable, Service
+
+WORKER = str(Path(__file__).with_name("fake_worker.py"))
+
+# Port 1 of this machine: refused at once, so every database is down.
+YAML = """
+version: 1
+listen: {{port: 0, workers: 1}}
+auth: {{method: trust}}
+shared: {{dbname: monolith, primary: {{host: 127.0.0.1, port: 1}}}}
+databases: {{auth_db: {{primary: {{host: 127.0.0.1, port: 1}}}}}}
+services: {{auth_service: {{database: auth_db, tables: [users], shadow_writes: {shadow}}}}}
+control: {{user: pgshunt}}
+rollback: {{error_rate_percent_max: {errors}}}
+admin: {{port: 0, token: word}}
+"""
+
+
+class TableMover:
+    """Stages and latches in memory."""
+
+    def __init__(self, config: Config, callbacks: Callbacks, latched: bool = False) -> None:
+        self.callbacks = callbacks
+        self.calls: list[tuple[Any, ...]] = []
+        self.latches: dict[str, Mapping[str, Any]] = {}
+        self.disk_full = False
+        if latched:
+            self.latches["auth_service"] = {"trigger": "latency", "at": 1.0, "evidence": {"reason": "slow"}}
+        endpoints = tuple(
+            Endpoint(name, name, "127.0.0.1", 1, name, "primary") for name in ("shared", "auth_db")
+        )
+        self.table = RoutingTable(1, endpoints, (self.service(config, "shadowing", 0),))
+
+    @staticmethod
+    def service(config: Config, stage: Any, reads_percent: int) -> Service:
+        mode = config.services["auth_service"].shadow_writes
+        return Service(
+            "auth_service", "auth_db", ("public.users",), (), ("app",), stage, reads_percent, mode, 100.0
+        )
+
+    async def change(self, **fields: Any) -> None:
+        (service,) = self.table.services
+        self.table = replace(self.table, epoch=self.table.epoch + 1, services=(replace(service, **fields),))
+        await self.callbacks.publish(self.table)
+
+    async def start(self) -> None:
+        self.calls.append(("start",))
+
+    async def stop(self) -> None:
+        self.calls.append(("stop",))
+
+    async def begin(self, service: str) -> None:
+        raise WrongStage("begin is not possible in stage shadowing; it is in shared")
+
+    async def shift(self, service: str, reads_percent: int) -> None:
+        await self.change(stage="reading", reads_percent=reads_percent)
+
+    async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
+        if self.disk_full:
+            raise StoreError("no space left")
+        self.latches[service] = {"trigger": trigger, "at": 1.0, "evidence": evidence}
+        await self.change(stage="shadowing", reads_percent=0)
+
+    async def rearm(self, service: str, reason: str) -> None:
+        del self.latches[service]
+
+    def latch(self, service: str) -> Mapping[str, Any] | None:
+        return self.latches.get(service)
+
+    def progress(self, service: str) -> Mapping[str, Any]:
+        return {}
+
+    def verified(self, service: str) -> Mapping[str, Any]:
+        return {}
+
+    def trouble(self, service: str) -> str:
+        return ""
+
+    def lag_s(self, endpoint_index: int) -> float | None:
+        return 0.1 if endpoint_index else None
+
+    def reconfigure(self, config: Config) -> RoutingTable:
+        (service,) = self.table.services
+        changed = self.service(config, service.stage, service.reads_percent)
+        self.table = replace(self.table, epoch=self.table.epoch + 1, services=(changed,))
+        return self.table
+
+
+class Running:
+    """A supervisor and a way to ask its API."""
+
+    def __init__(self, directory: Path, manner: str, latched: bool) -> None:
+        self.path = directory / "pgshunt.yaml"
+        self.write()
+        self.mover: TableMover
+
+        def make(config: Config, callbacks: Callbacks) -> TableMover:
+            self.mover = TableMover(config, callbacks, latched)
+            return self.mover
+
+        self.supervisor = Supervisor(load(self.path), self.path, make, (sys.executable, WORKER, manner))
+
+    def write(self, errors: float = 3.0, shadow: str = "off") -> None:
+        self.path.write_text(YAML.format(errors=errors, shadow=shadow))
+
+    async def ask(self, path: str, **body: Any) -> tuple[int, Any]:
+        assert self.supervisor._runner is not None
+        url = f"http://127.0.0.1:{self.supervisor._runner.addresses[0][1]}{path}"
+        headers = {"Authorization": "Bearer word"}
+        method = "POST" if path.rpartition("/")[2] in ("begin", "shift", "rollback", "rearm") else "GET"
+        async with aiohttp.request(
+            method, url, headers=headers, json=body if method == "POST" else None
+        ) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.supervisor.events.after(0)]
+
+    async def event(self, kind: str) -> Mapping[str, Any]:
+        """The detail of the first event of this kind, when it comes."""
+        last_id = 0
+        while True:
+            for event in await self.supervisor.events.news(last_id, 10):
+                if event.kind == kind:
+                    return event.detail
+                last_id = event.id
+
+    def fail_reads(self, calls: int = 50) -> None:
+        """A delta as a worker sends it when its candidate is down."""
+        buckets = [calls] + [0] * len(LATENCY_EDGES_US)
+        row = ["auth_service", "candidate", "auth_db", "read", calls, calls, 0, 0, 0, buckets]
+        self.supervisor._take(0, {"type": "delta", "index": 0, "calls": [row]})
+
+
+Scenario = Callable[[Running], Awaitable[None]]
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def run(scenario: Scenario, manner: str = "well", latched: bool = False) -> None:
+        async def main() -> None:
+            running = Running(tmp_path, manner, latched)
+            try:
+                await running.supervisor.start()
+                await asyncio.wait_for(scenario(running), 60)
+            finally:
+                await running.supervisor.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_with_every_database_down_it_starts_and_says_what_it_cannot_do(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        assert (await running.ask("/livez"))[0] == 200
+        status, body = await running.ask("/readyz")
+        assert status == 503
+        assert "shared database" in body["reasons"][0]
+        _, document = await running.ask("/api/v1/status")
+        assert (document["epoch"], document["workers"][0]["stage"]) == (1, "live")
+        assert "127.0.0.1:1" in document["warnings"][0]
+        assert running.mover.calls == [("start",)]
+
+    run(scenario)
+
+
+def test_a_shift_is_on_every_worker_when_it_is_answered(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        status, document = await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        assert (status, document["stage"], document["reads"]) == (200, "reading", 50)
+        assert [member.epoch for member in running.supervisor.fleet.members] == [2]
+
+    run(scenario)
+
+
+def test_failing_reads_roll_back_latch_and_are_explained(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        running.fail_reads()
+        detail = await running.event("rolled_back")
+        assert (detail["trigger"], detail["evidence"]["numerator"]) == ("error_rate", 50)
+        assert "50 calls failed" in detail["reason"]
+        _, document = await running.ask("/api/v1/services/auth_service")
+        assert (document["reads"], document["latch"]["trigger"]) == (0, "error_rate")
+        status, problem = await running.ask("/api/v1/services/auth_service/shift", reads=10)
+        assert (status, problem["type"]) == (409, "urn:pgshunt:problem:latched")
+
+    run(scenario)
+
+
+def test_a_rearmed_service_starts_with_fresh_counters(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        running.fail_reads()
+        await running.event("rolled_back")
+        assert (await running.ask("/api/v1/services/auth_service/rearm", reason="mended"))[0] == 200
+        _, document = await running.ask("/api/v1/services/auth_service/shift", reads=10)
+        assert document["triggers"][0]["denominator"] == 0
+        running.fail_reads(1)
+        assert running.kinds().count("rolled_back") == 1
+        running.fail_reads()
+        while running.kinds().count("rolled_back") < 2:
+            await running.supervisor.events.news(running.supervisor.events.last_id, 10)
+
+    run(scenario)
+
+
+def test_what_cannot_be_journalled_is_still_rolled_back(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        running.mover.disk_full = True
+        running.fail_reads()
+        detail = await running.event("rolled_back")
+        assert detail["not_kept"] == "no space left"
+        assert running.supervisor.fleet.table.services[0].reads_percent == 0
+
+    run(scenario)
+
+
+def test_a_latch_survives_a_restart(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        assert running.supervisor.guard.is_latched("auth_service")
+        status, _ = await running.ask("/api/v1/services/auth_service/shift", reads=10)
+        assert status == 409
+
+    run(scenario, latched=True)
+
+
+def test_refusals_say_what_to_do(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        status, problem = await running.ask("/api/v1/services/auth_service/begin")
+        assert (status, problem["type"]) == (409, "urn:pgshunt:problem:conflict")
+        assert "it is in shared" in problem["detail"]
+        assert (await running.ask("/api/v1/services/auth_service/rearm", reason="x"))[0] == 409
+        assert (await running.ask("/api/v1/services/nobody"))[0] == 404
+
+    run(scenario)
+
+
+def test_an_operator_can_roll_back_too(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        _, document = await running.ask("/api/v1/services/auth_service/rollback", reason="it is Friday")
+        assert (document["reads"], document["latch"]["trigger"]) == (0, "manual")
+        assert (await running.event("rolled_back"))["reason"] == "it is Friday"
+        assert running.supervisor.guard.is_latched("auth_service")
+
+    run(scenario)
+
+
+def test_a_reload_takes_what_it_can_and_keeps_the_latch(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        running.write(errors=1.5, shadow="validate")
+        await running.supervisor.reload()
+        assert running.supervisor.fleet.table.services[0].shadow_writes == "validate"
+        detail = await running.event("reloaded")
+        assert detail["restart_needed"] == []
+        assert running.supervisor.guard.judge("auth_service", 0)[0].limit_percent == 1.5
+        assert running.supervisor.guard.is_latched("auth_service")
+
+    run(scenario, latched=True)
+
+
+def test_a_wrong_configuration_keeps_the_old_one(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        running.path.write_text("version: 2\n")
+        await running.supervisor.reload()
+        _, document = await running.ask("/api/v1/status")
+        assert any("the last reload failed" in warning for warning in document["warnings"])
+        assert running.supervisor.guard.judge("auth_service", 0)[0].limit_percent == 3.0
+
+    run(scenario)
+
+
+def test_the_dashboard_is_one_document_with_everything(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        _, document = await running.ask("/api/v1/dashboard")
+        (service,) = document["services"]
+        assert service["sentence"].startswith("auth_service: 50 % of reads on auth_db")
+        assert service["lag_s"] == {"auth_db": 0.1}
+        assert [event["kind"] for event in document["events"]] == ["started"]
+
+    run(scenario)
+
+
+def test_a_statement_is_explained_by_the_table_in_force(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        _, document = await running.ask("/api/v1/explain?sql=SELECT+*+FROM+public.users&service=auth_service")
+        assert document["service"] == "auth_service"
+        assert any(line.startswith("reason") for line in document["lines"])
+
+    run(scenario)
+
+
+def test_stopping_drains_the_workers(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        serving = asyncio.ensure_future(running.supervisor.run())
+        running.supervisor.stop()
+        await serving
+        assert running.supervisor.fleet.live == 0
+        assert running.kinds()[-1] == "draining"
+
+    run(scenario)
+
+
+def test_a_port_that_is_taken_keeps_it_from_starting(tmp_path: Path) -> None:
+    async def main() -> None:
+        running = Running(tmp_path, "well", False)
+        port = running.supervisor.fleet.port
+        taken = load(running.path)
+        taken = taken.model_copy(update={"listen": taken.listen.model_copy(update={"port": port})})
+        with pytest.raises(StartFailed, match=r"listen\.port"):
+            Supervisor(taken, running.path, TableMover, (sys.executable, WORKER, "well"))
+        await running.supervisor.close()
+
+    asyncio.run(main())
+
+
+def test_workers_that_cannot_start_keep_it_from_starting(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        raise AssertionError("it started")
+
+    with pytest.raises(StartFailed, match="before it served"):
+        run(scenario, manner="dead")
