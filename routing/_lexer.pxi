@@ -290,6 +290,7 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept
         alone = kind == CLOSE and literal_end == out and out > 1 and key[out - 2] == c'('
         if alone and group_end and out == group_end + 4 and memcmp(key + group_end, b", (?", 4) == 0:
             out = group_end
+            literal_end = group_end - 1
             at = stop
             gap = False
             continue

@@ -6,8 +6,11 @@ function by hand, for the hot path; the tests hold the two together.
 
 A key keeps every token, unquoted names folded to ASCII lower case, and one space where there was white space
 or a comment; around commas and inside parentheses space is made alike. A literal becomes `?`, and a list of
-nothing but literals becomes one: `IN (1, 2, 3)` reads `in (?)`, `VALUES (1, 'a'), (2, 'b')` reads
-`values (?)`. A question mark in an operator is written as 0x01, so that `?` is always a literal.
+nothing but literals becomes one: `IN (1, 2, 3)` reads `in (?)`, `VALUES (1, 'a'), (2, 'b')` reads `values
+(?)`. A question mark in an operator is written as 0x01, so that `?` is always a literal.
+
+A comment is white space here, whatever it says: hints in comments would become part of the key where `strip`
+meets a comment.
 
 A text in which anything is odd has no key: unterminated strings and comments, bytes no token starts with,
 junk after a number, and U&"…" names (their UESCAPE literal changes the name). Such a text is classified
@@ -161,6 +164,7 @@ class _Key:
         alone = self.literal_end == len(self.text) and self.text.endswith(b"(?")
         if alone and self.group_end and self.text[self.group_end :] == b", (?":
             del self.text[self.group_end :]
+            self.literal_end = self.group_end - 1
             self.gap = False
             return
         self.add(b")")

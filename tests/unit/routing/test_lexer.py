@@ -34,6 +34,7 @@ KEYS = {
     "IN (1, 2 ,3,\n4)": "in (?)",
     "VALUES (1,'a'),( 2, 'b' ) , (3,E'c')": "values (?)",
     "VALUES (1, now()), (2, now())": "values (?, now()), (?, now())",
+    "VALUES (1), (2) $11, 2": "values (?) $11, ?",
     "f( a , b )": "f(a, b)",
     "SELECT 1; SELECT 2": "select ?; select ?",
     "/* tag */ SELECT 1 -- end": "select ?",
@@ -148,7 +149,8 @@ def spread(text: str) -> bytes:
     return b" ".join(raw[t.start : t.end] for t in scan(text).tokens if t.token not in COMMENTS)
 
 
-@given(PIECEWISE.filter(lambda raw: b"\0" not in raw and b"\x80" not in raw))
+# libpg_query ends a string at a comment ('a' -- ⏎ 'b'), where PostgreSQL does not; KEYS has that case.
+@given(PIECEWISE.filter(lambda raw: not any(piece in raw for piece in (b"\0", b"\x80", b"--"))))
 @settings(max_examples=3000)
 def test_tokens_end_where_postgresql_ends_them(raw: bytes) -> None:
     key = strip(raw)
