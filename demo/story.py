@@ -85,11 +85,7 @@ class Story:
         self.workload.start()
         wait_for(
             "every service gets answers",
-            lambda: (
-                True
-                if self.workload.succeeded() >= OPERATIONS_MIN and all(self._answers().values())
-                else None
-            ),
+            lambda: self.workload.succeeded() >= OPERATIONS_MIN and all(self._answers().values()),
             SEEN_TIMEOUT_S,
         )
         self.record.observe(
@@ -237,7 +233,7 @@ class Story:
         fault.repair()
         refusals: list[str] = []
 
-        def look() -> bool | None:
+        def look() -> bool:
             try:
                 self.operator.rearm(f"{trigger}: repaired")
             except Problem as problem:
@@ -245,7 +241,7 @@ class Story:
                     raise
                 # It is right to refuse until verification has seen the repair.
                 refusals.append(str(problem))
-                return None
+                return False
             return True
 
         wait_for("pgshunt agrees to be armed again", look, REARM_TIMEOUT_S, every_s=0.5)
@@ -265,9 +261,10 @@ class Story:
         self.workload.stop()
         self.record.workload = self.workload.to_dict()
         try:
-            differing = wait_for("both databases hold the same rows", self._none_differs, CAUGHT_UP_TIMEOUT_S)
+            wait_for("all rows have arrived", lambda: not self._differing(), CAUGHT_UP_TIMEOUT_S)
         except NotSeen:
-            differing = evidence.differing_tables(self.databases, AUTH)
+            pass  # which tables differ is said below
+        differing = self._differing()
         breaks = evidence.chain_breaks(self.databases.shared)
         others = [each for each in self.workload.failures() if each.service != AUTH.name]
         self.record.observe(
@@ -292,9 +289,8 @@ class Story:
         """Time for a person to look at it."""
         time.sleep(self.pause_s)
 
-    def _none_differs(self) -> list[str] | None:
-        differing = evidence.differing_tables(self.databases, AUTH)
-        return None if differing else []
+    def _differing(self) -> list[str]:
+        return evidence.differing_tables(self.databases, AUTH)
 
     def _answers(self) -> dict[str, int]:
         return {name: sum(tally.ok.values()) for name, tally in self.workload.tallies.items()}

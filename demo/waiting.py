@@ -16,9 +16,9 @@ class NotSeen(RuntimeError):
 
 
 def wait_for(what: str, look: Callable[[], T | None], timeout_s: float, every_s: float = POLL_S) -> T:
-    """Polls until `look` returns something, and returns that. Raises NotSeen."""
+    """Polls until `look` returns something true, and returns that. Raises NotSeen."""
     deadline = time.monotonic() + timeout_s
-    while (seen := look()) is None:
+    while not (seen := look()):
         if time.monotonic() > deadline:
             raise NotSeen(f"{what}: not seen in {timeout_s:g} s")
         time.sleep(every_s)

@@ -163,11 +163,11 @@ def log_tail(proxy: Proxy, lines: int = 20) -> str:
     return "\n".join(proxy.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _is_ready(proxy: Proxy) -> bool | None:
+def _is_ready(proxy: Proxy) -> bool:
     if proxy.process.poll() is not None:
         raise ProxyFailed(f"pgshunt serve ended with {proxy.process.returncode}:\n{log_tail(proxy)}")
     try:
         proxy.api.get("/readyz")
     except (Problem, Unreachable):
-        return None
+        return False
     return True

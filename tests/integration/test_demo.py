@@ -38,7 +38,7 @@ def workload(monolith: PostgresServer) -> Iterator[Workload]:
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:
-    wait_for(what, lambda: True if condition() else None, SEEN_TIMEOUT_S)
+    wait_for(what, condition, SEEN_TIMEOUT_S)
 
 
 def test_every_service_works_and_gets_only_right_answers(
