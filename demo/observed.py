@@ -44,6 +44,7 @@ class Record:
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     workload: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    last_words: list[str] = field(default_factory=list)  # of the proxy, if the story fails
     began: float = field(default_factory=time.monotonic)
 
     def observe(self, step: str, title: str, ok: bool, **observed: Any) -> None:
@@ -62,6 +63,7 @@ class Record:
         return {
             "ok": self.ok,
             "problem": self.problem,
+            "last_words": self.last_words,
             "duration_s": round(time.monotonic() - self.began, 3),
             "steps": [asdict(step) for step in self.steps],
             "rollbacks": self.rollbacks,

@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -29,7 +30,7 @@ from pgshunt.demo.services import SERVICES
 from pgshunt.demo.view import Lines, Picture, narrator
 from pgshunt.demo.waiting import NotSeen, wait_for
 from pgshunt.demo.workload import Workload
-from pgshunt.demo.world import LAG_MS_MAX, Databases, Proxy, running_databases, running_proxy
+from pgshunt.demo.world import LAG_MS_MAX, Databases, Proxy, last_words, running_databases, running_proxy
 
 STEPS_OF_READS = (10, 50, 100)
 ROUNDS = ("error_rate", "latency", "consistency")
@@ -37,7 +38,7 @@ ROUNDS = ("error_rate", "latency", "consistency")
 COPY_TIMEOUT_S = 90.0
 SEEN_TIMEOUT_S = 30.0
 ROLLBACK_TIMEOUT_S = 60.0
-REARM_TIMEOUT_S = 60.0
+AGREED_TIMEOUT_S = 60.0
 CAUGHT_UP_TIMEOUT_S = 20.0
 
 # Enough answers for a share to mean something, few enough for a quick story.
@@ -60,7 +61,6 @@ class Story:
 
     record: Record
     databases: Databases
-    proxy: Proxy
     workload: Workload
     operator: Operator
     pause_s: float
@@ -150,7 +150,7 @@ class Story:
     def reads_move(self) -> None:
         self._scene("Reads move: 10, 50, 100 %.")
         for percent in STEPS_OF_READS:
-            self.operator.shift(percent)
+            refusals = self._when_agreed(partial(self.operator.shift, percent))
             counted, scanned = self.operator.reads(), evidence.read_scans(self.databases)
 
             def look(
@@ -177,6 +177,7 @@ class Story:
                 scans_primary=scans.primary,
                 scans_replica=scans.replica,
                 scans_shared=scans.shared,
+                refused_before=len(refusals),
                 wrong=self.workload.wrong(),
             )
             self._pause()
@@ -231,20 +232,7 @@ class Story:
     def repair_and_rearm(self, trigger: str, fault: Fault) -> None:
         self._scene("Repaired and armed again.")
         fault.repair()
-        refusals: list[str] = []
-
-        def look() -> bool:
-            try:
-                self.operator.rearm(f"{trigger}: repaired")
-            except Problem as problem:
-                if problem.status is not HTTPStatus.CONFLICT:
-                    raise
-                # It is right to refuse until verification has seen the repair.
-                refusals.append(str(problem))
-                return False
-            return True
-
-        wait_for("pgshunt agrees to be armed again", look, REARM_TIMEOUT_S, every_s=0.5)
+        refusals = self._when_agreed(lambda: self.operator.rearm(f"{trigger}: repaired"))
         state = self.operator.state()
         self.record.observe(
             "rearmed",
@@ -289,6 +277,29 @@ class Story:
         """Time for a person to look at it."""
         time.sleep(self.pause_s)
 
+    def _when_agreed(self, ask: Callable[[], None]) -> list[str]:
+        """Asks until pgshunt no longer refuses with 409, and returns its refusals.
+
+        It is right to refuse until verification has seen a repair, or all rows before all reads.
+        """
+        refusals: list[str] = []
+
+        def agreed() -> bool:
+            try:
+                ask()
+            except Problem as problem:
+                if problem.status is not HTTPStatus.CONFLICT:
+                    raise
+                refusals.append(str(problem))
+                return False
+            return True
+
+        try:
+            wait_for("pgshunt agrees", agreed, AGREED_TIMEOUT_S, every_s=0.5)
+        except NotSeen as error:
+            raise NotSeen(f"{error}; it says: {refusals[-1:]}") from None
+        return refusals
+
     def _differing(self) -> list[str]:
         return evidence.differing_tables(self.databases, AUTH)
 
@@ -319,7 +330,7 @@ def run(fast: bool, as_json: bool) -> int:
     except Exception as error:  # noqa: BLE001 - whatever ends the story belongs in its document
         record.problem = f"{type(error).__name__}: {error}"
     if record.problem:
-        show.say(record.problem)
+        show.say("\n".join([record.problem, *record.last_words]))
     if as_json:
         print(json.dumps(record.to_document(), indent=2, default=str))
     return 0 if record.ok else code
@@ -330,7 +341,10 @@ def _play(record: Record, databases: Databases, proxy: Proxy, show: Lines | Pict
     workload = Workload(proxy.host, proxy.port, databases.passwords, LAG_MS_MAX)
     show.follow(proxy.api)
     try:
-        Story(record, databases, proxy, workload, operator, pause_s).play()
+        Story(record, databases, workload, operator, pause_s).play()
+    except Exception:
+        record.last_words = last_words(proxy)
+        raise
     finally:
         show.unfollow()
         workload.stop()

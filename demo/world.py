@@ -159,13 +159,19 @@ def stop(proxy: Proxy) -> int:
         return proxy.process.wait()
 
 
-def log_tail(proxy: Proxy, lines: int = 20) -> str:
-    return "\n".join(proxy.log.read_text(errors="replace").splitlines()[-lines:])
+def last_words(proxy: Proxy, lines: int = 20) -> list[str]:
+    """Where each service stands by the proxy's own account, and the end of its log."""
+    try:
+        sentences = [service["sentence"] for service in proxy.api.get("/api/v1/services")["services"]]
+    except (Problem, Unreachable) as error:
+        sentences = [str(error)]
+    return sentences + proxy.log.read_text(errors="replace").splitlines()[-lines:]
 
 
 def _is_ready(proxy: Proxy) -> bool:
     if proxy.process.poll() is not None:
-        raise ProxyFailed(f"pgshunt serve ended with {proxy.process.returncode}:\n{log_tail(proxy)}")
+        log = proxy.log.read_text(errors="replace")
+        raise ProxyFailed(f"pgshunt serve ended with {proxy.process.returncode}:\n{log[-2000:]}")
     try:
         proxy.api.get("/readyz")
     except (Problem, Unreachable):
