@@ -23,6 +23,7 @@ from pgshunt.admin import show
 from pgshunt.admin.client import AdminClient, Unreachable
 from pgshunt.admin.problem import Problem
 from pgshunt.config import Config, ConfigError, Report, Secret, Severity, examine, load
+from pgshunt.migration.servers import ServerError
 
 DEFAULT_URL = "http://127.0.0.1:6433"
 FOLLOW_S = 20.0
@@ -106,7 +107,8 @@ def cli() -> None:
 @click.option("-c", "--config", type=_file, required=True, help="The configuration file.")
 def serve(config: Path) -> None:
     """Run the proxy: SIGTERM drains, SIGHUP reloads the configuration, SIGQUIT ends at once."""
-    from pgshunt.admin.supervisor import StartFailed, run
+    from pgshunt.admin.serve import run
+    from pgshunt.admin.supervisor import StartFailed
 
     _tell_problems(report := examine(config))
     if report.config is None:
@@ -328,5 +330,5 @@ def main() -> None:
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(Exit.USAGE)
-    except OSError as error:
+    except (OSError, ServerError) as error:
         _fail(Exit.FAILED, str(error))

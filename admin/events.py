@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("pgshunt.events")
 
 KEPT_MAX = 2000
 FILE_BYTES_MAX = 4 * 1024 * 1024
@@ -73,6 +76,7 @@ class EventLog:
         event = Event(self.last_id, at, kind, service, detail)
         self._kept.append(event)
         self._write(event)
+        log.info("%s %s %s", kind, service, json.dumps(detail, default=str))
         news, self._news = self._news, asyncio.Event()
         news.set()
         return event

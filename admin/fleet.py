@@ -36,7 +36,7 @@ _PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH
 _PASSED_ON_PREFIXES = ("LC_", "PYTHON", "COV_", "COVERAGE_")
 
 Stage = Literal["starting", "live", "ended"]
-Report = Callable[[str, Mapping[str, Any]], None]
+Report = Callable[[str, Mapping[str, Any]], object]
 """report(kind, detail): something for the event log."""
 
 
@@ -123,7 +123,6 @@ class Fleet:
         self.members = [Member(index) for index in range(count)]
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in self.members]
         self._keepers: list[asyncio.Task[None]] = []
-        self._publishing = asyncio.Lock()
         self._stopping = False
 
     @property
@@ -150,16 +149,17 @@ class Fleet:
 
         When it returns, no worker uses an older one: a worker that has not acknowledged after 2 s was killed.
         """
-        async with self._publishing:
-            self.table, self.catalogue = table, catalogue
-            message = self._table_message("table")
-            began_s = time.monotonic()
-            told = [member for member in self.members if member.greeted]
-            for member in told:
-                assert member.channel is not None
-                member.channel.send(message)
-            await asyncio.gather(*(self._until_acknowledged(member, table.epoch) for member in told))
-            return time.monotonic() - began_s
+        began_s = time.monotonic()
+        # Sent without waiting for anything, so that a worker that is slow to acknowledge one table delays the
+        # next one for nobody else.
+        self.table, self.catalogue = table, catalogue
+        message = self._table_message("table")
+        told = [member for member in self.members if member.greeted]
+        for member in told:
+            assert member.channel is not None
+            member.channel.send(message)
+        await asyncio.gather(*(self._until_acknowledged(member, table.epoch) for member in told))
+        return time.monotonic() - began_s
 
     def check(self) -> None:
         """Kills workers that have not ticked for 10 s: stopped, or caught in something endless."""

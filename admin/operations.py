@@ -82,7 +82,7 @@ class SupervisorOperations:
     clock: Callable[[], float]
     baseline_error: Callable[[], str]
     roll_back: Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
-    rearmed: Callable[[str, str], None]
+    rearmed: Callable[[str], None]
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class SupervisorOperations:
         if self.mover.latch(name) is None:
             raise conflict(f"{name} is not held by a rollback", "nothing needs to be done")
         await self._do(name, lambda service: self.mover.rearm(service.name, reason), may_be_latched=True)
-        self.rearmed(name, reason)
+        self.rearmed(name)
         return self._document(self._find(service.name))
 
     # -- how ------------------------------------------------------------------------------------------

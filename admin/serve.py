@@ -10,18 +10,18 @@ import logging
 import signal
 from pathlib import Path
 
-from pgshunt.admin.supervisor import MakeMover, Supervisor
+from pgshunt.admin.supervisor import Supervisor
 from pgshunt.config import Config
 
 
-def run(config: Config, path: Path, make_mover: MakeMover) -> int:
+def run(config: Config, path: Path) -> int:
     """Serves until told to stop; the exit code. Raises StartFailed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_serve(config, path, make_mover))
+    return asyncio.run(_serve(config, path))
 
 
-async def _serve(config: Config, path: Path, make_mover: MakeMover) -> int:
-    supervisor = Supervisor(config, path, make_mover)
+async def _serve(config: Config, path: Path) -> int:
+    supervisor = Supervisor(config, path)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)

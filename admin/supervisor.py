@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,11 +25,16 @@ from pgshunt.admin.metrics import Metrics
 from pgshunt.admin.operations import Health, Mover, SupervisorOperations
 from pgshunt.admin.probe import Probed, Prober
 from pgshunt.admin.reload import changes, merged
+from pgshunt.admin.table import routing_table
 from pgshunt.admin.watch import Watch
 from pgshunt.config import Config, ConfigError, load
+from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.guard import Guard, Trip
+from pgshunt.migration.mover import Options
 from pgshunt.migration.stages import COPY_STAGES, WrongStage
-from pgshunt.migration.store import StoreError
+from pgshunt.migration.state import UnreadableState
+from pgshunt.migration.store import FileStore, StoreError
+from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import Message
 from pgshunt.routing.table import Catalogue, RoutingTable, Service
 
@@ -45,38 +49,52 @@ class StartFailed(Exception):
     """pgshunt cannot start; the message says why and what to do."""
 
 
-class Callbacks(Protocol):
-    """What the migration controller is given to act and to tell with."""
+class Controller(Mover, Protocol):
+    """migration.controller.MigrationController: a mover with a life of its own."""
 
-    async def publish(self, table: RoutingTable) -> None:
-        """Returns when every worker routes by the table."""
-
-    def freshness(self, endpoint_index: int, moment_ns: int) -> None:
-        """An endpoint holds everything committed before this CLOCK_MONOTONIC moment; from any thread."""
-
-    def report(self, kind: str, service: str, detail: Mapping[str, Any]) -> None:
-        """Something for the event log."""
-
-    def compared(self, service: str, rows: int, different: int, undecided: int) -> None:
-        """Verification has compared some rows; `different` are confirmed."""
-
-
-class StartedMover(Mover, Protocol):
-    """A controller with a life of its own: lanes, heartbeats, verification."""
-
-    async def start(self) -> None:
-        """Resumes what the state says is under way."""
+    async def start(self) -> RoutingTable:
+        """Resumes what the state says is under way; the table to begin with. Raises StoreError."""
 
     async def stop(self) -> None:
         """Ends all of it; nothing is undone."""
 
-    def reconfigure(self, config: Config) -> RoutingTable:
-        """Takes the live changes of a reload; the table to publish."""
+    async def reconfigure(self, base: RoutingTable) -> None:
+        """Takes the live changes of a reload and publishes them."""
 
 
-class MakeMover(Protocol):
-    def __call__(self, config: Config, callbacks: Callbacks) -> StartedMover:
-        """Reads the state. Raises StoreError."""
+class MakeController(Protocol):
+    """Makes a controller for a configuration. Raises StoreError."""
+
+    def __call__(
+        self,
+        config: Config,
+        base: RoutingTable,
+        publish_table: Callable[[RoutingTable], Awaitable[None]],
+        publish_freshness: Callable[[int, int], None],
+        events: EventLog,
+        verified: Callable[[str, VerifyResult], None],
+    ) -> Controller: ...
+
+
+def _controller(
+    config: Config,
+    base: RoutingTable,
+    publish_table: Callable[[RoutingTable], Awaitable[None]],
+    publish_freshness: Callable[[int, int], None],
+    events: EventLog,
+    verified: Callable[[str, VerifyResult], None],
+) -> Controller:
+    passwords = {user.name: user.password for user in config.auth.users if user.password is not None}
+    return MigrationController(
+        base,
+        config.control,
+        FileStore(config.state.path),
+        publish_table,
+        publish_freshness,
+        events,
+        verified,
+        Options(passwords=passwords),
+    )
 
 
 class Supervisor:
@@ -86,8 +104,8 @@ class Supervisor:
         self,
         config: Config,
         path: Path,
-        make_mover: MakeMover,
         command: Sequence[str] = WORKER_COMMAND,
+        make_controller: MakeController = _controller,
     ) -> None:
         self._config = config
         self._path = path
@@ -101,12 +119,14 @@ class Supervisor:
             error_rate_percent_max=config.rollback.error_rate_percent_max,
             consistency_percent_min=config.rollback.consistency_percent_min,
         )
+        table = routing_table(config)
+        self._shared = table.endpoints[0]
         try:
-            self.mover = make_mover(config, self)
+            self.controller = make_controller(
+                config, table, self._publish, self._freshness, self.events, self._verified
+            )
         except StoreError as error:
             raise StartFailed(str(error)) from error
-        table = self.mover.table
-        self._shared = table.endpoints[0]
         self.metrics = Metrics(table)
         self.catalogue = CatalogueKeeper(self._shared, config.control, self._catalogue_changed)
         self.watch = Watch(
@@ -120,13 +140,13 @@ class Supervisor:
                 Catalogue(),
                 on_message=self._take,
                 on_ended=self._worker_ended,
-                report=lambda kind, detail: self.report(kind, "", detail),
+                report=lambda kind, detail: self.events.add(kind, **detail),
                 command=command,
             )
         except OSError as error:
             raise StartFailed(f"{error.strerror}: stop what listens there, or change listen.port") from error
         self.operations = SupervisorOperations(
-            mover=self.mover,
+            mover=self.controller,
             fleet=self.fleet,
             watch=self.watch,
             events=self.events,
@@ -134,15 +154,19 @@ class Supervisor:
             clock=time.monotonic,
             baseline_error=lambda: self.catalogue.error,
             roll_back=self._roll_back,
-            rearmed=self._rearmed,
+            rearmed=self.guard.arm,
         )
-        add_gauges(self.metrics, self.fleet, self.mover, self.watch, self.health)
+        add_gauges(self.metrics, self.fleet, self.controller, self.watch, self.health)
 
     # -- life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Returns when clients are served. Raises StartFailed."""
-        for service in self.mover.table.services:
+        try:
+            self.fleet.table = await self.controller.start()
+        except (StoreError, UnreadableState) as error:
+            raise StartFailed(str(error)) from error
+        for service in self.controller.table.services:
             self._arm_at_start(service)
         await self._start_admin()
         if await self.catalogue.read(CATALOGUE_S_MAX):
@@ -151,20 +175,17 @@ class Supervisor:
             await self.fleet.start()
         except FleetError as error:
             raise StartFailed(f"{error}: what it said is above") from error
-        await self.mover.start()
         for life in (self.catalogue.run(), self.prober.run(), self.watch.run(), self._check()):
             self._begin(life)
-        self.report(
-            "started",
-            "",
-            {"port": self.fleet.port, "workers": len(self.fleet.members), "epoch": self.fleet.table.epoch},
+        self.events.add(
+            "started", port=self.fleet.port, workers=len(self.fleet.members), epoch=self.fleet.table.epoch
         )
 
     async def run(self) -> None:
         """Serves until `stop`, then drains."""
         await self._stopping.wait()
         self.health.draining = True
-        self.report("draining", "", {"grace_ms": GRACE_MS, "clients": self.fleet.board.clients_total()})
+        self.events.add("draining", grace_ms=GRACE_MS, clients=self.fleet.board.clients_total())
         await self.fleet.stop(GRACE_MS)
 
     def stop(self) -> None:
@@ -183,7 +204,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.mover.stop()
+        await self.controller.stop()
         await self.catalogue.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -200,7 +221,7 @@ class Supervisor:
             found = load(self._path)
         except ConfigError as error:
             self.health.reload_error = str(error)
-            self.report("reload_failed", "", {"reason": str(error)})
+            self.events.add("reload_failed", reason=str(error))
             return
         differing = changes(self._config, found)
         self._config = merged(self._config, found)
@@ -211,29 +232,30 @@ class Supervisor:
         )
         self.api.token = self._config.admin.token
         if any(path.startswith("services.") for path in differing.live):
-            await self.publish(self.mover.reconfigure(self._config))
-        detail = {"changed": list(differing.live), "restart_needed": list(differing.restart)}
-        self.report("reloaded", "", detail)
+            await self.controller.reconfigure(routing_table(self._config))
+        self.events.add("reloaded", changed=differing.live, restart_needed=differing.restart)
 
-    # -- what the migration controller is given ---------------------------------------------------------
+    # -- what the controller is given -------------------------------------------------------------------
 
-    async def publish(self, table: RoutingTable) -> None:
+    async def _publish(self, table: RoutingTable) -> None:
+        """Returns when every worker routes by the table."""
         took_s = await self.fleet.publish(table, self.catalogue.catalogue)
         self.metrics.published()
         for service in table.services:
             self._align(service)
         log.info("epoch %d on all workers after %.1f ms", table.epoch, 1000 * took_s)
 
-    def freshness(self, endpoint_index: int, moment_ns: int) -> None:
+    def _freshness(self, endpoint_index: int, moment_ns: int) -> None:
+        """From the heartbeat's threads: a single aligned store."""
         self.fleet.board.freshness[endpoint_index] = moment_ns
 
-    def report(self, kind: str, service: str, detail: Mapping[str, Any]) -> None:
-        event = self.events.add(kind, service, **detail)
-        log.info("%s %s %s", event.kind, event.service, dict(event.detail))
-
-    def compared(self, service: str, rows: int, different: int, undecided: int) -> None:
-        self.metrics.rows_verified(service, max(0, rows - different - undecided), different, undecided)
-        self.watch.compared(service, rows=rows, different=different, undecided=undecided)
+    def _verified(self, service: str, result: VerifyResult) -> None:
+        """A range of rows was compared; a whole pass only sums up what was told before."""
+        if not result.is_pass:
+            different, undecided = len(result.confirmed), result.undecided
+            equal = max(0, result.rows_compared - different - undecided)
+            self.metrics.rows_verified(service, equal, different, undecided)
+            self.watch.compared(service, equal=equal, different=different, undecided=undecided)
 
     # -- the guard --------------------------------------------------------------------------------------
 
@@ -241,7 +263,7 @@ class Supervisor:
         """A latch survives a restart; counters do not."""
         if service.stage in COPY_STAGES:
             self.guard.arm(service.name)
-        if self.mover.latch(service.name) is not None:
+        if self.controller.latch(service.name) is not None:
             self.guard.latch(service.name)
         self._align(service)
 
@@ -255,7 +277,7 @@ class Supervisor:
 
     def _exposed(self) -> list[Probed]:
         """What is to be probed: the primary of each database that takes reads."""
-        table = self.mover.table
+        table = self.controller.table
         reading = {service.database: service.name for service in table.services if service.stage == "reading"}
         return [
             Probed(reading[endpoint.database], endpoint)
@@ -264,7 +286,7 @@ class Supervisor:
         ]
 
     def _has_only_link(self, service: str, worker: int) -> bool:
-        table = self.mover.table
+        table = self.controller.table
         database = next((one.database for one in table.services if one.name == service), "")
         endpoints = {endpoint.name for endpoint in table.endpoints if endpoint.database == database}
         return self.metrics.links_of_worker(worker, endpoints) <= 1
@@ -277,26 +299,18 @@ class Supervisor:
             await self._roll_back(trip.service, trip.judgement.trigger, trip.judgement.to_dict())
         except WrongStage:
             log.info("%s was taken back by somebody else meanwhile", trip.service)
+        except StoreError as error:
+            log.error("the rollback of %s holds only until a restart: %s", trip.service, error)
 
     async def _roll_back(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
-        """Journalled by the controller before it is announced; what cannot be journalled is still done."""
-        began_s = time.monotonic()
-        detail = {"trigger": trigger, "reason": evidence.get("reason", ""), "evidence": dict(evidence)}
+        """The controller journals before it announces, and takes the reads back even if it cannot journal."""
+        held_before = self.controller.latch(service) is not None
         try:
-            await self.mover.rollback(service, trigger, evidence)
-        except StoreError as error:
-            await self.publish(_without_reads(self.mover.table, service))
-            detail["not_kept"] = str(error)
-        self.guard.latch(service)
-        self.metrics.rolled_back(service, trigger)
-        self.report(
-            "rolled_back", service, detail | {"took_ms": round(1000 * (time.monotonic() - began_s), 1)}
-        )
-
-    def _rearmed(self, service: str, reason: str) -> None:
-        self.guard.arm(service)
-        self._stages.pop(service, None)
-        self.report("rearmed", service, {"reason": reason})
+            await self.controller.rollback(service, trigger, evidence)
+        finally:
+            if not held_before and self.controller.latch(service) is not None:
+                self.guard.latch(service)
+                self.metrics.rolled_back(service, trigger)
 
     # -- workers and catalogue ----------------------------------------------------------------------------
 
@@ -306,17 +320,16 @@ class Supervisor:
             self.watch.take(message)
         elif message["type"] == "event":
             detail = {name: value for name, value in message.items() if name not in ("type", "kind")}
-            self.report(message["kind"], str(detail.pop("service", "")), {"worker": worker, **detail})
+            service = str(detail.pop("service", ""))
+            self.events.add(message["kind"], service, **{"worker": worker, **detail})
 
     def _worker_ended(self, worker: int) -> None:
         self.metrics.worker_ended(worker)
         self.guard.forget_worker(worker)
 
     async def _catalogue_changed(self, catalogue: Catalogue) -> None:
-        await self.fleet.publish(self.mover.table, catalogue)
-        self.report(
-            "catalogue_read", "", {"relations": len(catalogue.relations), "version": catalogue.version}
-        )
+        await self.fleet.publish(self.controller.table, catalogue)
+        self.events.add("catalogue_read", relations=len(catalogue.relations), version=catalogue.version)
 
     # -- small things -------------------------------------------------------------------------------------
 
@@ -351,12 +364,4 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("defect in the supervisor", exc_info=error)
-            self.report("defect", "", {"reason": repr(error)})
-
-
-def _without_reads(table: RoutingTable, name: str) -> RoutingTable:
-    """The same table, but nothing is read from this service's own database."""
-    services = tuple(
-        replace(service, reads_percent=0) if service.name == name else service for service in table.services
-    )
-    return replace(table, epoch=table.epoch + 1, services=services)
+            self.events.add("defect", reason=repr(error))

@@ -69,9 +69,8 @@ class Watch:
                 mismatches[shape, kind] += 1
         self.judge()
 
-    def compared(self, service: str, *, rows: int, different: int, undecided: int) -> None:
+    def compared(self, service: str, *, equal: int, different: int, undecided: int) -> None:
         """A range of rows that verify has looked at; `different` are confirmed."""
-        equal = max(0, rows - different - undecided)
         self.guard.compare(service, self._clock(), equal=equal, different=different, undecided=undecided)
         if different:
             self.judge()

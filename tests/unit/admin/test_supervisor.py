@@ -12,12 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pgshunt.admin.supervisor import Callbacks, StartFailed, Supervisor
+from pgshunt.admin.events import EventLog
+from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
 from pgshunt.migration.stages import WrongStage
 from pgshunt.migration.store import StoreError
+from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import LATENCY_EDGES_US
-from pgshunt.routing.table import Endpoint, RoutingTable, Service
+from pgshunt.routing.table import RoutingTable
 
 WORKER = str(Path(__file__).with_name("fake_worker.py"))
 
@@ -38,32 +40,31 @@ admin: {{port: 0, token: word}}
 class TableMover:
     """Stages and latches in memory."""
 
-    def __init__(self, config: Config, callbacks: Callbacks, latched: bool = False) -> None:
-        self.callbacks = callbacks
+    def __init__(
+        self,
+        base: RoutingTable,
+        publish_table: Callable[[RoutingTable], Awaitable[None]],
+        events: EventLog,
+        latched: bool = False,
+    ) -> None:
+        self.publish_table = publish_table
+        self.events = events
         self.calls: list[tuple[Any, ...]] = []
         self.latches: dict[str, Mapping[str, Any]] = {}
         self.disk_full = False
         if latched:
             self.latches["auth_service"] = {"trigger": "latency", "at": 1.0, "evidence": {"reason": "slow"}}
-        endpoints = tuple(
-            Endpoint(name, name, "127.0.0.1", 1, name, "primary") for name in ("shared", "auth_db")
-        )
-        self.table = RoutingTable(1, endpoints, (self.service(config, "shadowing", 0),))
-
-    @staticmethod
-    def service(config: Config, stage: Any, reads_percent: int) -> Service:
-        mode = config.services["auth_service"].shadow_writes
-        return Service(
-            "auth_service", "auth_db", ("public.users",), (), ("app",), stage, reads_percent, mode, 100.0
-        )
+        (service,) = base.services
+        self.table = replace(base, epoch=1, services=(replace(service, stage="shadowing"),))
 
     async def change(self, **fields: Any) -> None:
         (service,) = self.table.services
         self.table = replace(self.table, epoch=self.table.epoch + 1, services=(replace(service, **fields),))
-        await self.callbacks.publish(self.table)
+        await self.publish_table(self.table)
 
-    async def start(self) -> None:
+    async def start(self) -> RoutingTable:
         self.calls.append(("start",))
+        return self.table
 
     async def stop(self) -> None:
         self.calls.append(("stop",))
@@ -75,10 +76,11 @@ class TableMover:
         await self.change(stage="reading", reads_percent=reads_percent)
 
     async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
-        if self.disk_full:
-            raise StoreError("no space left")
         self.latches[service] = {"trigger": trigger, "at": 1.0, "evidence": evidence}
         await self.change(stage="shadowing", reads_percent=0)
+        self.events.add("rolled_back", service, trigger=trigger, evidence=dict(evidence))
+        if self.disk_full:
+            raise StoreError("no space left")
 
     async def rearm(self, service: str, reason: str) -> None:
         del self.latches[service]
@@ -98,11 +100,8 @@ class TableMover:
     def lag_s(self, endpoint_index: int) -> float | None:
         return 0.1 if endpoint_index else None
 
-    def reconfigure(self, config: Config) -> RoutingTable:
-        (service,) = self.table.services
-        changed = self.service(config, service.stage, service.reads_percent)
-        self.table = replace(self.table, epoch=self.table.epoch + 1, services=(changed,))
-        return self.table
+    async def reconfigure(self, base: RoutingTable) -> None:
+        await self.change(shadow_writes=base.services[0].shadow_writes)
 
 
 class Running:
@@ -113,11 +112,20 @@ class Running:
         self.write()
         self.mover: TableMover
 
-        def make(config: Config, callbacks: Callbacks) -> TableMover:
-            self.mover = TableMover(config, callbacks, latched)
+        def make(
+            config: Config,
+            base: RoutingTable,
+            publish_table: Callable[[RoutingTable], Awaitable[None]],
+            publish_freshness: Callable[[int, int], None],
+            events: EventLog,
+            verified: Callable[[str, VerifyResult], None],
+        ) -> TableMover:
+            self.mover = TableMover(base, publish_table, events, latched)
             return self.mover
 
-        self.supervisor = Supervisor(load(self.path), self.path, make, (sys.executable, WORKER, manner))
+        self.make = make
+        command = (sys.executable, WORKER, manner)
+        self.supervisor = Supervisor(load(self.path), self.path, command, make)
 
     def write(self, errors: float = 3.0, shadow: str = "off") -> None:
         self.path.write_text(YAML.format(errors=errors, shadow=shadow))
@@ -200,7 +208,7 @@ def test_failing_reads_roll_back_latch_and_are_explained(run: Run) -> None:
         running.fail_reads()
         detail = await running.event("rolled_back")
         assert (detail["trigger"], detail["evidence"]["numerator"]) == ("error_rate", 50)
-        assert "50 calls failed" in detail["reason"]
+        assert "50 calls failed" in detail["evidence"]["reason"]
         _, document = await running.ask("/api/v1/services/auth_service")
         assert (document["reads"], document["latch"]["trigger"]) == (0, "error_rate")
         status, problem = await running.ask("/api/v1/services/auth_service/shift", reads=10)
@@ -226,14 +234,14 @@ def test_a_rearmed_service_starts_with_fresh_counters(run: Run) -> None:
     run(scenario)
 
 
-def test_what_cannot_be_journalled_is_still_rolled_back(run: Run) -> None:
+def test_a_rollback_that_cannot_be_kept_is_one_all_the_same(run: Run) -> None:
     async def scenario(running: Running) -> None:
         await running.ask("/api/v1/services/auth_service/shift", reads=50)
         running.mover.disk_full = True
-        running.fail_reads()
-        detail = await running.event("rolled_back")
-        assert detail["not_kept"] == "no space left"
+        status, problem = await running.ask("/api/v1/services/auth_service/rollback")
+        assert (status, problem["type"]) == (500, "urn:pgshunt:problem:state_not_kept")
         assert running.supervisor.fleet.table.services[0].reads_percent == 0
+        assert running.supervisor.guard.is_latched("auth_service")
 
     run(scenario)
 
@@ -263,7 +271,7 @@ def test_an_operator_can_roll_back_too(run: Run) -> None:
         await running.ask("/api/v1/services/auth_service/shift", reads=50)
         _, document = await running.ask("/api/v1/services/auth_service/rollback", reason="it is Friday")
         assert (document["reads"], document["latch"]["trigger"]) == (0, "manual")
-        assert (await running.event("rolled_back"))["reason"] == "it is Friday"
+        assert (await running.event("rolled_back"))["evidence"]["reason"] == "it is Friday"
         assert running.supervisor.guard.is_latched("auth_service")
 
     run(scenario)
@@ -275,7 +283,7 @@ def test_a_reload_takes_what_it_can_and_keeps_the_latch(run: Run) -> None:
         await running.supervisor.reload()
         assert running.supervisor.fleet.table.services[0].shadow_writes == "validate"
         detail = await running.event("reloaded")
-        assert detail["restart_needed"] == []
+        assert detail["restart_needed"] == ()
         assert running.supervisor.guard.judge("auth_service", 0)[0].limit_percent == 1.5
         assert running.supervisor.guard.is_latched("auth_service")
 
@@ -332,7 +340,7 @@ def test_a_port_that_is_taken_keeps_it_from_starting(tmp_path: Path) -> None:
         taken = load(running.path)
         taken = taken.model_copy(update={"listen": taken.listen.model_copy(update={"port": port})})
         with pytest.raises(StartFailed, match=r"listen\.port"):
-            Supervisor(taken, running.path, TableMover, (sys.executable, WORKER, "well"))
+            Supervisor(taken, running.path, (sys.executable, WORKER, "well"), running.make)
         await running.supervisor.close()
 
     asyncio.run(main())

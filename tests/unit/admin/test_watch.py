@@ -82,7 +82,7 @@ def test_calls_that_hang_trip_before_they_end() -> None:
 def test_shadow_results_and_verified_rows_are_compared() -> None:
     scene = Scene()
     scene.watch.take({"index": 0, "shadow": [[SERVICE, "match", 995, 0], [SERVICE, "dropped", 400, 0]]})
-    scene.watch.compared(SERVICE, rows=1000, different=4, undecided=3)
+    scene.watch.compared(SERVICE, equal=993, different=4, undecided=3)
     assert scene.trips == []
     scene.watch.take({"index": 0, "shadow": [[SERVICE, "mismatch", 6, 0], [SERVICE, "error", 2, 0]]})
     (trip,) = scene.trips

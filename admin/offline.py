@@ -1,0 +1,43 @@
+"""Explains a route without a running pgshunt: as the configuration plans it, every service in `reading`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pgshunt.admin.table import routing_table
+from pgshunt.config.model import Config
+from pgshunt.migration.catalogue import read_catalogue
+from pgshunt.migration.servers import connect
+from pgshunt.routing.explain import explain
+from pgshunt.routing.names import split_search_path
+from pgshunt.routing.table import RoutingTable
+
+
+def explain_offline(config: Config, sql: str, search_path: str) -> dict[str, Any]:
+    """The same document as the admin API's. Raises ServerError when the shared database cannot be read."""
+    table = planned(config)
+    link = connect(table.endpoints[0], config.control, "explain")
+    try:
+        link.limit(30.0)
+        catalogue = read_catalogue(link, 1)
+    finally:
+        link.close()
+    path = split_search_path(search_path) if search_path else None
+    explanation = explain(sql, table, catalogue, path)
+    return {**explanation.to_dict(), "lines": explanation.lines()}
+
+
+def planned(config: Config) -> RoutingTable:
+    """The table with every copy made and `reads` in force."""
+    table = routing_table(config)
+    services = tuple(
+        replace(
+            service,
+            stage="reading",
+            reads_percent=config.services[service.name].reads,
+            copied=(*service.tables, *service.external_refs),
+        )
+        for service in table.services
+    )
+    return replace(table, services=services)
