@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -31,8 +32,8 @@ class Narrator(Protocol):
     def show(self, step: Step) -> None:
         """A step that is over."""
 
-    def progress(self, report: Any) -> None:
-        """How far a step under way has come."""
+    def progress(self, tables: Mapping[str, Any]) -> None:
+        """How far the copy of each table has come."""
 
 
 @dataclass(slots=True)

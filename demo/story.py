@@ -27,7 +27,7 @@ from pgshunt.demo.faults import AUTH, Fault, faults
 from pgshunt.demo.observed import Record
 from pgshunt.demo.operator import Operator, epoch_seconds
 from pgshunt.demo.services import SERVICES
-from pgshunt.demo.view import Lines, Picture, narrator
+from pgshunt.demo.view import Lines, Picture, copied, narrator
 from pgshunt.demo.waiting import NotSeen, wait_for
 from pgshunt.demo.workload import Workload
 from pgshunt.demo.world import LAG_MS_MAX, Databases, Proxy, last_words, running_databases, running_proxy
@@ -116,20 +116,19 @@ class Story:
 
         stage = wait_for("auth_service is copied", look, COPY_TIMEOUT_S)
         states = evidence.streaming_tables(self.databases.auth, AUTH.database)
-        copied = evidence.row_counts(self.databases.auth, AUTH.database, AUTH.tables)
+        rows = evidence.row_counts(self.databases.auth, AUTH.database, AUTH.tables)
         self.record.observe(
             "auth_is_copied",
             "the copy is complete and streaming",
             bool(seen)
             and set(AUTH.tables) <= set(states)
             and set(states.values()) == {"r"}
-            and all(copied.values()),
+            and all(rows.values()),
             stage=stage,
             seconds=round(time.monotonic() - began, 2),
-            rows=copied,
+            rows=rows,
             subscription_states=states,
-            progress_reports=len(seen),
-            last_progress=seen[-1] if seen else None,
+            progress=[copied(each) for each in seen],
         )
 
     def writes_are_validated(self) -> None:
@@ -145,6 +144,7 @@ class Story:
             "shadow writes agree",
             not results.get("mismatch") and not results.get("error"),
             results=results,
+            mismatches=self.operator.state()["shadow_mismatches"],
         )
 
     def reads_move(self) -> None:

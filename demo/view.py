@@ -33,8 +33,8 @@ class Lines:
         mark = "ok  " if step.ok else "FAIL"
         print(f"  {mark} {step.at_s:7.2f}s  {step.title}: {brief(step.observed)}", file=self._out, flush=True)
 
-    def progress(self, report: Any) -> None:
-        print(f"       {_short(report)}", file=self._out, flush=True)
+    def progress(self, tables: Mapping[str, Any]) -> None:
+        print(f"       {copied(tables)}", file=self._out, flush=True)
 
     def follow(self, api: AdminClient) -> None:
         """Lines have no live part."""
@@ -60,7 +60,7 @@ class Picture:
         line = Text.from_markup(f"  {mark} [dim]{step.at_s:7.2f}s[/dim]  ")
         self._console.print(line + Text(f"{step.title}: {brief(step.observed)}"))
 
-    def progress(self, report: Any) -> None:
+    def progress(self, tables: Mapping[str, Any]) -> None:
         """The live part shows it."""
 
     def follow(self, api: AdminClient) -> None:
@@ -107,10 +107,17 @@ def render(dashboard: Mapping[str, Any]) -> Group:
     for service in dashboard["services"]:
         table.add_row(*_row(service))
         if service["stage"] == "syncing":
-            notes += [f"  {name}: {_short(copied)}" for name, copied in service["progress"].items()]
+            notes.append(f"  {copied(service['progress'])}")
         elif service["stage"] != "shared":
             notes += [f"  {each['trigger']}: {each['reason']}" for each in service["triggers"]]
     return Group(Text(), table, *(Text(note, style="dim") for note in notes))
+
+
+def copied(tables: Mapping[str, Any]) -> str:
+    """How far a copy has come, of the progress in a service's document."""
+    rows, total = (sum(table[field] for table in tables.values()) for field in ("rows_copied", "rows_total"))
+    streaming = sum(table["state"] == "streaming" for table in tables.values())
+    return f"{rows} of about {total} rows copied, {streaming} of {len(tables)} tables streaming"
 
 
 def _row(service: Mapping[str, Any]) -> tuple[str, ...]:
