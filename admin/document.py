@@ -50,8 +50,8 @@ def service_document(standing: Standing, now_s: float) -> Document:
         "lag_s": dict(standing.lag_s),
         "shadow": dict(seen.shadow),
         "shadow_mismatches": [
-            {"shape": shape, "kind": kind, "count": count}
-            for (shape, kind), count in seen.mismatches.most_common()
+            dict(zip(("shape", "kind", "source", "target"), mismatch, strict=True)) | {"count": count}
+            for mismatch, count in seen.mismatches.most_common()
         ],
         "progress": dict(standing.progress),
         "verify": dict(standing.verify),

@@ -27,7 +27,7 @@ class Seen:
     baseline: LastMinute = field(default_factory=LastMinute)
     candidate: LastMinute = field(default_factory=LastMinute)
     shadow: Counter[str] = field(default_factory=Counter)
-    mismatches: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (shape, kind), bounded
+    mismatches: Counter[tuple[str, ...]] = field(default_factory=Counter)  # (shape, kind, source, target)
 
 
 class Watch:
@@ -63,10 +63,10 @@ class Watch:
             self.guard.report_slow_now(service, worker, side, calls)
         for service, result, count, _ in delta.get("shadow", ()):
             self._take_shadow(service, result, count, now_s)
-        for service, shape, kind, *_ in delta.get("shadow_mismatches", ()):
-            mismatches = self.seen(service).mismatches
-            if (shape, kind) in mismatches or len(mismatches) < MISMATCHES_MAX:
-                mismatches[shape, kind] += 1
+        for service, *mismatch in delta.get("shadow_mismatches", ()):
+            mismatches, key = self.seen(service).mismatches, tuple(map(str, mismatch))
+            if key in mismatches or len(mismatches) < MISMATCHES_MAX:
+                mismatches[key] += 1
         self.judge()
 
     def compared(self, service: str, *, equal: int, different: int, undecided: int) -> None:

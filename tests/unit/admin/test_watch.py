@@ -105,7 +105,13 @@ def test_mismatched_shapes_are_bounded() -> None:
         )
     mismatches = service_document(scene.standing(), scene.now_s)["shadow_mismatches"]
     assert len(mismatches) == MISMATCHES_MAX
-    assert mismatches[0] == {"shape": "UPDATE t0", "kind": "row count", "count": 2}
+    assert mismatches[0] == {
+        "shape": "UPDATE t0",
+        "kind": "row count",
+        "source": "1",
+        "target": "2",
+        "count": 2,
+    }
 
 
 def test_the_document_shows_old_against_new_and_the_distance_to_each_trigger() -> None:
