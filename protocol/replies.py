@@ -98,9 +98,13 @@ class ReplyQueue:
         popped: list[int] = []
         if not self._replies or self._replies[0][0] in (Code.SYNC, Code.QUERY):
             return popped, True
-        while self._replies and self._replies[0][0] != Code.SYNC:
-            popped.append(self._replies.popleft()[0])
-        return popped, bool(self._replies)
+        while self._replies:
+            code, _ = self._replies[0]
+            if code is Code.SYNC:
+                return popped, True
+            popped.append(code)
+            self._replies.popleft()
+        return popped, False
 
     def end_copy(self) -> None:
         """COPY FROM STDIN under the extended protocol is over; see the compiled twin."""

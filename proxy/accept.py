@@ -41,7 +41,7 @@ class Clients(Protocol):
     def adopt(self, fd: int, *, refuse: bool = False) -> None:
         """Takes over a connected client; with `refuse` it gets FATAL 53300 and is closed."""
 
-    def cancel(self, process_id: int, secret_key: bytes) -> None:
+    def cancel(self, process_id: int, secret_key: bytes) -> object:
         """Cancels what the session with this key is running here; silently nothing when there is none."""
 
 

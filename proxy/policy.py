@@ -20,7 +20,7 @@ from pgshunt.protocol.errors import PgError
 from pgshunt.protocol.frames import scan
 from pgshunt.protocol.startup import Handshake, NeedWelcome
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
-from pgshunt.proxy.search_path import parse_search_path
+from pgshunt.routing.names import split_search_path
 from pgshunt.routing.table import Endpoint
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ class Policy:
             parameters.get(b"standard_conforming_strings", b"on") == b"on"
             and parameters.get(b"client_encoding", b"UTF8") not in UNSAFE_ENCODINGS
         )
-        return Welcome(frames, parse_search_path(path.decode(errors="replace"), identity.user), plain)
+        schemas = split_search_path(path.decode(errors="replace"))
+        return Welcome(frames, tuple(identity.user if name == "$user" else name for name in schemas), plain)
 
     async def _show(self, opened: OpenedLink, sql: bytes) -> bytes:
         """The one value of a SHOW."""
@@ -217,8 +218,8 @@ class Policy:
         """
         owner = process_id >> 24
         if owner != self._relay.index:
-            if self._relay.on_foreign_cancel is not None and len(secret_key) == 4 and owner < self._workers:
-                self._relay.on_foreign_cancel(owner, process_id, int.from_bytes(secret_key))
+            if self._relay.on_foreign_cancel is not None:
+                self._relay.on_foreign_cancel(owner, process_id, secret_key)
             self._relay.finish_session(session)
             return
         task = self._relay.cancel(process_id, secret_key)

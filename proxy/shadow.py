@@ -125,10 +125,13 @@ class Unit:
         self._bound = (shape, parse_body, bind_rest)
 
     def executed(self) -> None:
-        if self._bound is None or self._bound[2] is None:
+        if self._bound is None:
             self._decidable = False
             return
         shape, parse_body, bind_rest = self._bound
+        if bind_rest is None:
+            self._decidable = False
+            return
         frames = (
             _frame(b"P", b"\0" + parse_body)
             + _frame(b"B", b"\0\0" + bind_rest)
@@ -326,7 +329,7 @@ class Shadows:
                     answers.append([])
             del received[:rest]
         took_us = (time.monotonic_ns() - started) // 1000
-        tags = []
+        tags: list[bytes] = []
         for answer in answers[1 : 1 + len(statements)]:
             for kind, body in answer:
                 if kind == ord("E"):

@@ -2,6 +2,8 @@
 # leaves to plain Python what happens once per connection.
 
 cdef enum:
+    STAY_NS_MAX = 5000000              # how long the relay serves sockets before other callbacks get their turn
+    STAY_WAIT_MS = 5
     DOWN_NS = 1000000000               # how long reads avoid an endpoint that could not be connected to
 
 
@@ -50,6 +52,7 @@ cdef class Relay:
     cdef uint32_t next_process
     cdef dict error_classes
     cdef bint urgent
+    cdef bint loop_wanted                  # a task was started: the Python loop must get its turn
 
     def __init__(self, loop, int index, board, start):
         from pgshunt.proxy.policy import Policy
@@ -88,10 +91,21 @@ cdef class Relay:
     # --- the event loop -------------------------------------------------------------------------------------
 
     def run(self):
-        """Called by the loop when some socket is ready."""
-        self.poller.poll()
+        """Called by the loop when some socket is ready.
+
+        Under load the next event is microseconds away, and a turn of the Python loop costs more than serving it:
+        so the relay goes on by itself for a moment, unless the loop has something to do for it.
+        """
+        cdef int64_t until_ns
+        cdef int served = self.poller.poll(0)
         if self.ready:
             self.run_ready()
+        until_ns = self.poller.now_ns + STAY_NS_MAX
+        while served and not self.urgent and not self.loop_wanted and self.poller.now_ns < until_ns:
+            served = self.poller.poll(STAY_WAIT_MS)
+            if self.ready:
+                self.run_ready()
+        self.loop_wanted = False
         if self.urgent:
             self.urgent = False
             if self.on_urgent is not None:
@@ -113,7 +127,7 @@ cdef class Relay:
             while self.ready:
                 session = <Session> self.ready.popleft()
                 session.resuming = False
-                if session.closed or session.phase == PHASE_CLOSING or session.phase < PHASE_READY:
+                if session.closed or session.phase >= PHASE_LEAVING or session.phase < PHASE_READY:
                     continue
                 session.phase = PHASE_READY
                 try:
@@ -309,6 +323,7 @@ cdef class Relay:
             elif isinstance(action, NeedWelcome):
                 self.welcome_later(session, action)
             elif isinstance(action, Cancel):
+                self.loop_wanted = True
                 self.policy.forward_cancel(action.process_id, action.secret_key, session)
                 return 0
             else:
@@ -349,8 +364,7 @@ cdef class Relay:
         """Cancels what the session with this key is running here; silently nothing when there is none."""
         cdef Session session = self.keys.get(process_id)
         cdef Link link
-        key = secret_key.to_bytes(4, "big") if isinstance(secret_key, int) else secret_key
-        if session is None or not compare_digest(session.secret_key, key):
+        if session is None or not compare_digest(session.secret_key, secret_key):
             return None
         link = session.link
         if link is None or link.replies.count == 0:
@@ -391,6 +405,7 @@ cdef class Relay:
     # --- links ----------------------------------------------------------------------------------------------
 
     cdef int open_link(self, Pool pool) except -1:
+        self.loop_wanted = True
         self.policy.open_link(pool, pool.state.endpoint, pool.identity)
         return 0
 
@@ -567,6 +582,7 @@ cdef class Relay:
             self.plan(entry)
         if entry.service < 0 or not entry.writes or session.link.pins:
             return None
+        self.loop_wanted = True
         return self.shadows.unit(entry.service, session.identity, self.random() / 2.0 ** 53)
 
     # --- the end --------------------------------------------------------------------------------------------

@@ -199,6 +199,13 @@ cdef class Link(Connection):
                 return VERDICT_SKIP
         elif kind == b"G":
             self.copying = True
+            if (self.session is None or self.session.phase == PHASE_LEAVING) and self.copy_half_sent():
+                # The data this COPY waits for will never come.
+                self.flush_run()
+                if self.session is not None:
+                    self.session.end()
+                self.end()
+                return VERDICT_DESYNC
         elif kind == b"C" and head.code == REPLY_QUERY:
             self.copying = False
         return verdict
@@ -276,6 +283,16 @@ cdef class Link(Connection):
         self.failed = True
         return 0
 
+    cdef bint copy_half_sent(self):
+        """Whether the server waits for COPY data of which the end has not been sent."""
+        cdef uint32_t index
+        if not self.copying:
+            return False
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).code == REPLY_COPY_END:
+                return False
+        return True
+
     cdef bint has_sync(self):
         return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
 
@@ -318,6 +335,8 @@ cdef class Link(Connection):
             if session.shadow is not None and self.status == b"I":
                 session.shadow.settled()
                 session.shadow = None
+            if session.phase == PHASE_LEAVING:
+                return session.finish()
             if not self.release_if_done() and session.phase == PHASE_AWAITING:
                 self.relay.resume(session)
         return 0
@@ -366,7 +385,7 @@ cdef class Link(Connection):
         cdef bint half = session is not None and (session.in_batch or session.stream_left > 0)
         self.session = None
         self.listen_for(self.interest | EPOLLIN)
-        if half or self.copying or self.pins or self.tainted:
+        if half or self.copy_half_sent() or self.pins or self.tainted:
             return self.end()
         if self.replies.count == 0 and buffer_waiting(&self.outbound) == 0:
             return self.rinse()

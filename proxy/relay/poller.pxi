@@ -63,11 +63,15 @@ cdef class Poller:
         self.closed.append(connection)
         return 0
 
-    cdef int poll(self) except -1:
-        """Serves what is ready now; never waits."""
+    cdef int poll(self, int wait_ms) except -1:
+        """Serves what is ready, or becomes ready within `wait_ms`; returns the number of events."""
         cdef int count, index
         cdef Connection connection
-        count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, 0)
+        if wait_ms:
+            with nogil:
+                count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, wait_ms)
+        else:
+            count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, 0)
         self.now_ns = monotonic_ns()
         for index in range(count):
             connection = <Connection> self.events[index].data.ptr
@@ -78,7 +82,7 @@ cdef class Poller:
                     connection.on_fault(error)
         if self.closed:
             self.closed.clear()
-        return 0
+        return count if count > 0 else 0
 
 
 cdef class Connection:
@@ -103,12 +107,11 @@ cdef class Connection:
             self.flush()
             if self.closed:
                 return 0
-        if events & (EPOLLIN | EPOLLHUP | EPOLLERR):
-            if events & EPOLLIN or self.interest & EPOLLIN or events & EPOLLERR:
-                self.on_readable()
-            else:
-                # Reading is paused and the peer has gone both ways: nothing can be sent to it any more.
-                self.on_lost()
+        if events & EPOLLIN and self.interest & EPOLLIN:
+            return self.on_readable()
+        if events & (EPOLLHUP | EPOLLERR):
+            # What the peer sent before it went is read first, but not while reading is held back on purpose.
+            return self.on_readable() if self.interest & EPOLLIN else self.on_hangup()
         return 0
 
     cdef int on_readable(self) except -1:
@@ -116,6 +119,10 @@ cdef class Connection:
 
     cdef int on_lost(self) except -1:
         raise NotImplementedError("a connection must end")
+
+    cdef int on_hangup(self) except -1:
+        """Nothing can be sent any more, and reading was paused."""
+        return self.on_lost()
 
     cdef int on_drained(self) except -1:
         """All that was waiting in `outbound` has been sent."""

@@ -9,7 +9,8 @@ cdef enum:
     PHASE_READY = 2          # messages are dealt with as they arrive
     PHASE_WAITING = 3        # for a link
     PHASE_AWAITING = 4       # for outstanding replies, because what comes next may belong elsewhere
-    PHASE_CLOSING = 5        # the last bytes are on their way to the client
+    PHASE_LEAVING = 5        # the client sends nothing more; what it asked for is still answered
+    PHASE_CLOSING = 6        # the last bytes are on their way to the client
 
     CLIENT_BODY_BYTES_MAX = 0x3fffffff     # PQ_LARGE_MESSAGE_LIMIT of pqcomm.h
     HELD_FRAME_BYTES_MAX = 65536           # larger Bind and CopyData messages are streamed
@@ -94,14 +95,14 @@ cdef class Session(Connection):
         if self.phase != PHASE_READY:
             if self.phase == PHASE_HANDSHAKE:
                 return self.shake(self.poller.scratch[:count])
-            if self.phase != PHASE_CLOSING:
+            if self.phase < PHASE_LEAVING:
                 buffer_append(&self.inbound, self.poller.scratch, count)
             return 0
         if buffer_waiting(&self.inbound):
             buffer_append(&self.inbound, self.poller.scratch, count)
             return self.feed_inbound()
         used = self.feed(self.poller.scratch, count)
-        if used < <size_t> count and not self.closed and self.phase != PHASE_CLOSING:
+        if used < <size_t> count and not self.closed and self.phase < PHASE_LEAVING:
             buffer_append(&self.inbound, self.poller.scratch + used, count - used)
         return self.listen()
 
@@ -149,11 +150,13 @@ cdef class Session(Connection):
             here = <size_t> size
             if here > count - at:
                 here = self.streamable(kind, data + at, count - at, size)
+                if self.closed or self.phase >= PHASE_LEAVING:
+                    return count
                 if here == 0:
                     break
             if self.dispatch(kind, data + at, here, size, count - at) == STOP:
                 break
-            if self.closed or self.phase == PHASE_CLOSING:
+            if self.closed or self.phase >= PHASE_LEAVING:
                 return count
             if self.consumed_ahead:
                 at += self.consumed_ahead
@@ -162,7 +165,7 @@ cdef class Session(Connection):
             if here < <size_t> size:
                 self.stream_left = <size_t> size - here
             at += here
-        if self.phase == PHASE_CLOSING or self.closed:
+        if self.closed or self.phase >= PHASE_LEAVING:
             return count
         self.flush_run()
         if self.link is not None and self.link.replies.count == 0:
@@ -180,7 +183,7 @@ cdef class Session(Connection):
             return available if available > 1024 and (kind == b"F" or bind_header(data, available) > 0) else 0
         if (kind == b"Q" or kind == b"P") and size > self.relay.statement_bytes_max:
             return available if kind == b"Q" or parse_header(data, available) > 0 else 0
-        if kind == b"Q" or kind == b"P" or kind == b"D" or kind == b"C" or kind == b"E":
+        if kind == b"Q" or kind == b"P":
             return 0
         self.protocol_error(f"message of type {chr(kind)!r} is too long: {size} bytes")
         return available
@@ -656,8 +659,10 @@ cdef class Session(Connection):
         if link is not None:
             if self.routed:
                 return TAKEN
-            if link.replies.count and self.status == b"I" and not link.pins and link.pool.state.index != 0:
-                # Replies of a copy are outstanding; only when they are in is it known what may follow there.
+            if link.replies.count and (link.parses or (
+                    self.status == b"I" and not link.pins and link.pool.state.index != 0)):
+                # Only when the replies are in is it known which statements the server holds, and whether the next
+                # unit still belongs to the copy that was asked last.
                 self.phase = PHASE_AWAITING
                 return STOP
             self.routed = True
@@ -991,13 +996,23 @@ cdef class Session(Connection):
         return 0
 
     cdef int on_lost(self) except -1:
-        """The client has gone without a word."""
+        """The client sends nothing more. It may still read, as one that has shut down its side does."""
+        if self.broken or self.phase != PHASE_READY:
+            return self.end()
+        return self.leave()
+
+    cdef int on_hangup(self) except -1:
         return self.end()
 
     cdef int leave(self) except -1:
-        """Terminate: what was asked before it still runs."""
+        """Terminate, or the end of what the client sends: what was asked before is carried out and answered."""
         self.flush_run()
-        return self.end()
+        if self.link is None or (self.link.replies.count == 0 and buffer_waiting(&self.link.outbound) == 0):
+            return self.finish()
+        if self.in_batch or self.stream_left or self.link.copy_half_sent():
+            return self.end()
+        self.phase = PHASE_LEAVING
+        return self.listen()
 
     cdef int on_fault(self, object error) except -1:
         self.relay.fault(error)

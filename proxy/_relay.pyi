@@ -1,0 +1,59 @@
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pgshunt.proxy.board import Board
+from pgshunt.proxy.connect import LinkError
+from pgshunt.proxy.policy import Welcome
+from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable
+
+class Session:
+    """One client connection."""
+
+class Link:
+    """One server connection."""
+
+class Identity:
+    """What a link must be logged in as for a session to find its own defaults."""
+
+    user: str
+    parameters: dict[bytes, bytes]
+    password: str | None
+    welcome: bytes | None
+    def __init__(self, user: str, parameters: dict[bytes, bytes], password: str | None) -> None: ...
+
+class Pool:
+    """The links of one (endpoint, identity)."""
+
+class Relay:
+    """The hot path of one worker: sessions, links, and the routes between them."""
+
+    index: int
+    board_workers: int
+    clients: int
+    waiting: int
+    draining: bool
+    links: set[Link]
+    on_urgent: Callable[[], None] | None
+    on_foreign_cancel: Callable[[int, int, bytes], None] | None
+    on_event: Callable[[dict[str, Any]], None] | None
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, index: int, board: Board, start: dict[str, Any]
+    ) -> None: ...
+    def run(self) -> None: ...
+    def apply(self, table: RoutingTable, catalogue: Catalogue) -> None: ...
+    def adopt(self, fd: int, *, refuse: bool = False) -> None: ...
+    def cancel(self, process_id: int, secret_key: bytes) -> asyncio.Task[None] | None: ...
+    def cancel_due(self, link: Link) -> bool: ...
+    def cancelled(self, link: Link) -> None: ...
+    def finish_session(self, session: Session) -> None: ...
+    def link_opened(
+        self, pool: Pool, fd: int, process_id: int, secret_key: bytes, welcome: Welcome | None
+    ) -> None: ...
+    def link_failed(self, pool: Pool, error: LinkError) -> None: ...
+    def drain_counters(self) -> dict[str, Any] | None: ...
+    def tick(self) -> None: ...
+    async def drain(self, grace_ms: int) -> None: ...
+    def close(self) -> None: ...
+
+def local_tag(shape: object) -> str | None: ...

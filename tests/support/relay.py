@@ -1,0 +1,194 @@
+"""A relay of its own for a test, in a thread: real sockets, real servers, no supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import uvloop
+from support.fixtures import Database
+
+from pgshunt.proxy._relay import Relay
+from pgshunt.proxy.board import Board
+from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable, Service
+
+SAFE_FUNCTIONS = frozenset({"abs", "count", "length", "lower", "max", "md5", "min", "now", "repeat", "sum", "upper"})
+
+Result = TypeVar("Result")
+
+
+class RunningRelay:
+    """One relay in front of `shared`; with `copy`, `tables` of the service "svc" can be read there too.
+
+    Use as a context manager. `port` is where clients connect. All of `events` and `deltas` are kept.
+    """
+
+    def __init__(
+        self,
+        shared: Database,
+        copy: Database | None = None,
+        *,
+        tables: tuple[str, ...] = (),
+        reads_percent: int = 0,
+        shadow_writes: str = "off",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self.shared, self.copy = shared, copy
+        self.tables = tuple(f"public.{name}" for name in tables)
+        self.events: list[dict[str, Any]] = []
+        self.deltas: list[dict[str, Any]] = []
+        self.fresh = True
+        self._config = config or {}
+        self._table = RoutingTable(1, self._endpoints(), self._services(reads_percent, shadow_writes))
+        self._board = Board(None, workers=1, endpoints=len(self._table.endpoints))
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self.port = 0
+
+    def __enter__(self) -> RunningRelay:
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    # --- what a test does with it -----------------------------------------------------------------------
+
+    def connect(self, *, timeout_s: float = 10) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout_s)
+
+    def dsn(self, user: str = "", password: str = "") -> str:
+        server = self.shared.server
+        return (
+            f"host=127.0.0.1 port={self.port} dbname={self.shared.dbname}"
+            f" user={user or server.user} password={password or server.password}"
+        )
+
+    def call(self, function: Callable[[Relay], Result]) -> Result:
+        """Runs `function(relay)` on the relay's own thread."""
+
+        async def run() -> Result:
+            return function(self.relay)
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    def shift(self, reads_percent: int, **changes: Any) -> None:
+        """A new epoch with other weights."""
+        service = dataclasses.replace(self._table.services[0], reads_percent=reads_percent, **changes)
+        self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1, services=(service,))
+        self.call(lambda relay: relay.apply(self._table, self._catalogue()))
+
+    def count(self, section: str, *key: str) -> int:
+        """The sum of the last column but those behind it, over all rows of `section` that begin with `key`."""
+        self.call(self._drain)
+        rows = [row for delta in self.deltas for row in delta.get(section, ()) if tuple(row[: len(key)]) == key]
+        return sum(row[{"calls": 4, "routes": 2, "pins": 1, "sqlstates": 3, "shadow": 2}[section]] for row in rows)
+
+    def wait_for(self, condition: Callable[[], bool], what: str, within_s: float = 10) -> None:
+        """Polls until `condition()`; fails the test when that takes too long."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what}: not within {within_s} s")
+            time.sleep(0.005)
+
+    # --- the thread -------------------------------------------------------------------------------------
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        def endpoint(name: str, database: Database) -> Endpoint:
+            return Endpoint(name, name, database.server.host, database.server.port, database.dbname, "primary")
+
+        copies = () if self.copy is None else (endpoint("svc_db", self.copy),)
+        return (endpoint("shared", self.shared), *copies)
+
+    def _services(self, reads_percent: int, shadow_writes: Any) -> tuple[Service, ...]:
+        if self.copy is None:
+            return ()
+        return (
+            Service(
+                "svc",
+                "svc_db",
+                self.tables,
+                stage="reading",
+                reads_percent=reads_percent,
+                shadow_writes=shadow_writes,
+                copied=self.tables,
+            ),
+        )
+
+    def _catalogue(self) -> Catalogue:
+        rows = self.shared.execute(
+            "SELECT n.nspname || '.' || c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n"
+            " ON n.oid = c.relnamespace WHERE n.nspname = 'public'"
+        )
+        return Catalogue(self._table.epoch, dict(rows), SAFE_FUNCTIONS)  # type: ignore[arg-type]
+
+    def _start_message(self) -> dict[str, Any]:
+        server = self.shared.server
+        config: dict[str, Any] = {
+            "version": 1,
+            "shared": {"dbname": self.shared.dbname, "primary": {"host": server.host, "port": server.port}},
+            "control": {"user": server.user, "password": server.password},
+            "auth": {"method": "trust", "users": [{"name": server.user, "password": server.password}]},
+        }
+        if self.copy is not None:
+            target = self.copy.server
+            primary = {"host": target.host, "port": target.port}
+            config["databases"] = {"svc_db": {"dbname": self.copy.dbname, "primary": primary}}
+            tables = [name.partition(".")[2] for name in self.tables]
+            config["services"] = {"svc": {"database": "svc_db", "tables": tables}}
+        config.update(self._config)
+        return {"config": config, "table": self._table.to_dict(), "catalogue": self._catalogue().to_dict()}
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self.relay = Relay(self._loop, 0, self._board, self._start_message())
+            self.relay.on_event = self.events.append
+            listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+            self._tick()
+        except BaseException as failure:  # handed to the test's thread
+            self._failure = failure
+            self._started.set()
+            return
+        self._loop.call_soon(self._started.set)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+            self.relay.close()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.setblocking(False)
+        self.relay.adopt(connection.detach())
+
+    def _tick(self) -> None:
+        if self.fresh:
+            for endpoint in range(len(self._table.endpoints)):
+                self._board.freshness[endpoint] = time.monotonic_ns()
+        self.relay.tick()
+        self._loop.call_later(0.02, self._tick)
+
+    def _drain(self, relay: Relay) -> None:
+        delta = relay.drain_counters()
+        if delta is not None:
+            self.deltas.append(delta)
