@@ -1,4 +1,6 @@
-"""Reads what a database says about itself: for classifying statements, and for checking whether tables can move."""
+"""Reads what a database says about itself: for classifying statements, and for checking whether tables can
+move.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_temp\_%'
 """
 
-# By name, because the statement's text gives no argument types: one volatile overload spoils the name. So does an
-# overload outside pg_catalog, which a search_path may put first.
+# By name, because the statement's text gives no argument types: one volatile overload spoils the name. So
+# does an overload outside pg_catalog, which a search_path may put first.
 _SAFE_FUNCTIONS: Final = """
 SELECT proname::text FROM pg_proc
 GROUP BY proname
@@ -38,14 +40,15 @@ WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname =
 """
 
 _TABLES: Final = """
-SELECT n.nspname || '.' || c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text, c.relrowsecurity,
+SELECT n.nspname || '.' || c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
+c.relrowsecurity,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident),
        ARRAY(SELECT tgname::text FROM pg_trigger t
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R') ORDER BY 1),
        ARRAY(SELECT k.conname::text || '>' || rn.nspname || '.' || r.relname
-             FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
-             WHERE k.conrelid = c.oid AND k.contype = 'f' ORDER BY 1),
+             FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid =
+             r.relnamespace WHERE k.conrelid = c.oid AND k.contype = 'f' ORDER BY 1),
        pg_table_size(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname || '.' || c.relname = ANY ({tables})
@@ -78,7 +81,10 @@ ORDER BY 1, place.number
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What decides whether a table can be copied and kept in step. `foreign_keys`: name → referenced table."""
+    """What decides whether a table can be copied and kept in step.
+
+    `foreign_keys`: name → referenced table.
+    """
 
     name: str
     relkind: str
@@ -93,7 +99,9 @@ class Table:
 
     @property
     def is_replicable(self) -> bool:
-        """Whether UPDATE and DELETE can be published; if not, publishing the table makes the *services'* fail."""
+        """Whether UPDATE and DELETE can be published; if not, publishing the table makes the *services'*
+        fail.
+        """
         match self.replica_identity:
             case "d":
                 return self.has_primary_key
@@ -108,7 +116,7 @@ def read_catalogue(link: Link, version: int) -> Catalogue:
     with link.transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
         return Catalogue(
             version=version,
-            relations=MappingProxyType({name: relkind for name, relkind in link.rows(_RELATIONS)}),
+            relations=MappingProxyType(dict(link.rows(_RELATIONS))),
             safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
             search_path=link.value(_SEARCH_PATH)
             or link.value(

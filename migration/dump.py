@@ -1,7 +1,7 @@
 """Gets the SQL that creates chosen objects of a database, as pg_dump writes it.
 
-pg_dump writes an archive of all definitions; its table of contents numbers each entry by the object's catalogue
-and oid; pg_restore turns the chosen entries into a script, in an order that works.
+pg_dump writes an archive of all definitions; its table of contents numbers each entry by the object's
+catalogue and oid; pg_restore turns the chosen entries into a script, in an order that works.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Programs:
 
 
 async def find_programs(server_major: int, named: Path | None = None) -> Programs:
-    """The oldest pg_dump that can read a server of this version; `named` is a directory that is taken as it is.
+    """The oldest pg_dump that can read a server of this version; `named` is a directory that is taken as it
+    is.
 
     The oldest, because its script is the likeliest to be understood by an old server. Raises DumpFailed.
     """
@@ -79,7 +80,10 @@ async def find_programs(server_major: int, named: Path | None = None) -> Program
 async def dump_script(
     programs: Programs, endpoint: Endpoint, control: Control, choose: Callable[[Entry], bool]
 ) -> str:
-    """SQL that creates the entries `choose` picks; runs in one transaction through any client. Raises DumpFailed."""
+    """SQL that creates the entries `choose` picks; runs in one transaction through any client.
+
+    Raises DumpFailed.
+    """
     with tempfile.TemporaryDirectory(prefix="pgshunt-") as directory:
         archive, contents = Path(directory, "schema"), Path(directory, "contents")
         source = conninfo(host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, user=control.user)
@@ -106,7 +110,7 @@ async def dump_script(
         chosen = [
             entry.line for entry in _entries(await _run([restore, "--list", str(archive)])) if choose(entry)
         ]
-        contents.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+        await asyncio.to_thread(contents.write_text, "\n".join(chosen) + "\n", encoding="utf-8")
         script = await _run(
             [restore, "--no-owner", "--no-privileges", f"--use-list={contents}", "--file=-", str(archive)]
         )

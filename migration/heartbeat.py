@@ -1,12 +1,13 @@
 """Proves how fresh each copy is: a row is counted up in the shared database and looked for at every copy.
 
-Every beat is an UPDATE of the service's row in pgshunt.heartbeat. Its time is taken before it is sent, so whatever was
-committed before that time stands before the beat in the log; logical lanes and physical standbys apply in the log's
-order. A copy that shows beat k therefore holds everything committed before beat k was sent. That time, a
-CLOCK_MONOTONIC reading in ns, is the endpoint's freshness; its distance to now bounds the replication lag.
+Every beat is an UPDATE of the service's row in pgshunt.heartbeat. Its time is taken before it is sent, so
+whatever was committed before that time stands before the beat in the log; logical lanes and physical
+standbys apply in the log's order. A copy that shows beat k therefore holds everything committed before beat
+k was sent. That time, a CLOCK_MONOTONIC reading in ns, is the endpoint's freshness; its distance to now
+bounds the replication lag.
 
-Beats of another process, seen after a restart, have no known time and count for nothing. Threads, not tasks: a server
-that hangs delays nobody else, and a beat costs no event-loop turn.
+Beats of another process, seen after a restart, have no known time and count for nothing. Threads, not
+tasks: a server that hangs delays nobody else, and a beat costs no event-loop turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,11 +49,13 @@ ON CONFLICT (service) DO UPDATE SET beat = row.beat + 1, sent_at = excluded.sent
 """
 _LOOK: Final = f"SELECT service, beat FROM {TABLE}"
 
-# Not `off`: the sender of a lane reads only what is flushed. Not `on`: a beat must not wait for synchronous standbys.
+# Not `off`: the sender of a lane reads only what is flushed. Not `on`: a beat must not wait for synchronous
+# standbys.
 _WRITER_SETTINGS: Final = {"synchronous_commit": "local"}
 
 Publish = Callable[[int, int], None]
-"""publish(endpoint index, CLOCK_MONOTONIC ns; 0 when nothing is known any more). Called from the readers' threads."""
+"""publish(endpoint index, CLOCK_MONOTONIC ns; 0 when nothing is known any more). Called from the readers'
+threads."""
 
 
 def ensure_table(link: Link) -> None:
@@ -99,7 +102,8 @@ class Watched:
 
 
 class Heartbeat:
-    """Writes beats and watches endpoints until stopped. `watch` and `waiting` may be called from the event loop."""
+    """Writes beats and watches endpoints until stopped. `watch` and `waiting` may be called from the event
+    loop."""
 
     def __init__(
         self, shared: Endpoint, control: Control, publish: Publish, interval_s: float = INTERVAL_S
@@ -118,9 +122,12 @@ class Heartbeat:
         self._waiters: list[tuple[int, int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self.write_error = ""
 
-    def watch(self, watched: Mapping[int, Watched]) -> None:
-        """Replaces what is watched; starts and ends threads as needed. Beats flow while anything is watched."""
-        services = {name for one in watched.values() for name in one.services or {ANY_SERVICE}}
+    def watch(self, watched: Mapping[int, Watched], also_beat: Iterable[str] = ()) -> None:
+        """Replaces what is watched; starts and ends threads as needed.
+
+        Beats flow for the services watched, and for those of `also_beat`: lanes that are still coming up.
+        """
+        services = {name for one in watched.values() for name in one.services or {ANY_SERVICE}} | {*also_beat}
         with self._changed:
             self._beats = {name: self._beats.get(name, Beats()) for name in services}
         for index in [
@@ -131,12 +138,13 @@ class Heartbeat:
         for index, one in watched.items():
             if index not in self._readers:
                 self._readers[index] = _Reader(self, one, self._control)
-        if watched and self._writer is None:
+        if services and self._writer is None:
             self._writer = threading.Thread(target=self._write, name="heartbeat", daemon=True)
             self._writer.start()
 
     def stop(self) -> None:
-        """Ends all threads and publishes that nothing is known. Returns when none of them can publish any more."""
+        """Ends all threads and publishes that nothing is known. Returns when none of them can publish any
+        more."""
         self._stopped.set()
         self.watch({})
         with self._changed:
@@ -154,7 +162,8 @@ class Heartbeat:
         return (time.monotonic_ns() - fresh_ns) / 1e9 if fresh_ns else None
 
     async def waiting(self, index: int, moment_ns: int, timeout_s: float) -> bool:
-        """Waits until the endpoint holds everything committed before `moment_ns`; False if it does not in time."""
+        """Waits until the endpoint holds everything committed before `moment_ns`; False if it does not in
+        time."""
         loop = asyncio.get_running_loop()
         reached: asyncio.Future[None] = loop.create_future()
         waiter = (index, moment_ns, loop, reached)
@@ -258,7 +267,8 @@ class _Reader:
                     link.limit(READ_TIMEOUT_S)
                 self._look(link)
             except ServerError:
-                # Unknown, not merely late: after a crash the server may come back with less than it has shown.
+                # Unknown, not merely late: after a crash the server may come back with less than it has
+                # shown.
                 self._report(0)
                 self._stopped.wait(RECONNECT_S)
         if link is not None:
@@ -268,7 +278,7 @@ class _Reader:
         for pause_s in LOOK_AGAIN_S:
             if self._stopped.wait(pause_s):
                 return
-            seen = {service: beat for service, beat in link.prepared(_LOOK)}
+            seen = dict(link.prepared(_LOOK))
             fresh_ns, latest = self._heart._freshness_of(self.watched, seen)
             self._report(fresh_ns)
             if latest:

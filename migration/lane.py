@@ -1,8 +1,9 @@
-"""Carries a service's tables to its own database by PostgreSQL's logical replication: publication, slot, subscription.
+"""Carries a service's tables to its own database by PostgreSQL's logical replication: publication, slot,
+subscription.
 
-All three have one name, `pgshunt_<service>`. Every method may be repeated after a crash at any point: it looks at what is
-there and does what is missing. The slot is always made before the subscription: CREATE SUBSCRIPTION
-with create_slot waits for itself when both databases are in one cluster.
+All three have one name, `pgshunt_<service>`. Every method may be repeated after a crash at any point: it
+looks at what is there and does what is missing. The slot is always made before the subscription: CREATE
+SUBSCRIPTION with create_slot waits for itself when both databases are in one cluster.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class LaneFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TableProgress:
-    """How far one table is copied. Totals are estimates, 0 if unknown; after the copy both counts are the totals."""
+    """How far one table is copied.
+
+    Totals are estimates, 0 if unknown; after the copy both counts are the totals.
+    """
 
     table: str
     state: str  # a value of SYNC_STATES
@@ -136,7 +140,10 @@ class Lane:
     async def wait_ready(
         self, timeout_s: float, report: Callable[[list[TableProgress]], None] | None = None
     ) -> None:
-        """Returns once every table is copied and streaming; reports progress while it waits. Raises LaneFailed."""
+        """Returns once every table is copied and streaming; reports progress while it waits.
+
+        Raises LaneFailed.
+        """
         deadline_s = time.monotonic() + timeout_s
         while True:
             target = await self._target.run(self._read_target)
@@ -160,7 +167,10 @@ class Lane:
             await asyncio.sleep(POLL_S)
 
     async def set_enabled(self, enabled: bool) -> None:
-        """Stops or restarts applying at the target; the slot keeps what comes meanwhile. Raises ServerError."""
+        """Stops or restarts applying at the target; the slot keeps what comes meanwhile.
+
+        Raises ServerError.
+        """
         verb = "ENABLE" if enabled else "DISABLE"
         await self._target.run(lambda link: link.rows(f"ALTER SUBSCRIPTION {quoted(self.name)} {verb}"))
 
@@ -168,8 +178,8 @@ class Lane:
         """Removes all of it; what is gone already is no error.
 
         The slots go before the subscription, whose oid names those of copies under way. With
-        `even_if_target_is_gone` an unreachable target keeps its subscription, and the shared database is freed all the same.
-        Raises ServerError.
+        `even_if_target_is_gone` an unreachable target keeps its subscription, and the shared database is
+        freed all the same. Raises ServerError.
         """
         oid = 0
         try:
@@ -225,7 +235,10 @@ class Lane:
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
     def _read_totals(self, link: Link) -> dict[str, tuple[int, int]]:
-        """Rows and bytes of each table. reltuples is -1 before the first ANALYZE: then a small table is counted."""
+        """Rows and bytes of each table.
+
+        reltuples is -1 before the first ANALYZE: then a small table is counted.
+        """
         totals = {}
         for table, rows, size in link.rows(
             "SELECT n.nspname || '.' || c.relname, c.reltuples::bigint, pg_table_size(c.oid) "
@@ -276,13 +289,15 @@ class Lane:
         )
         name = quoted(self.name)
         if link.value("SELECT current_setting('is_superuser')") == "on":
-            # The statement below holds a password: neither success nor failure may write it to the server's log.
+            # The statement below holds a password: neither success nor failure may write it to the server's
+            # log.
             link.rows(
                 "SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1"
             )
         target = self._read_target(link)
         if target is None:
-            # Rows of an earlier lane would stop the copy of the heartbeat. Before 15 a lane brings every service's.
+            # Rows of an earlier lane would stop the copy of the heartbeat. Before 15 a lane brings every
+            # service's.
             link.rows(
                 f"DELETE FROM {HEARTBEAT} WHERE service = {literal(self.service)} OR NOT EXISTS ({_OTHER_LANES})"
             )
@@ -347,7 +362,9 @@ class Lane:
         return progress
 
     def _detach(self, link: Link) -> int:
-        """Parts the subscription from its slot, so that it can be dropped without reaching the source; its oid or 0."""
+        """Parts the subscription from its slot, so that it can be dropped without reaching the source; its
+        oid or 0.
+        """
         oid = link.value(
             "SELECT oid::bigint FROM pg_subscription WHERE subname = :name "
             "AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",

@@ -1,7 +1,8 @@
 """Gives the service's roles the same rights at its own database as they have on the shared one.
 
-Roles belong to a whole cluster, so those that the target lacks are created, with the password they have: its SCRAM
-verifier if we may read it, else one made from the configured password. Nothing is ever taken away.
+Roles belong to a whole cluster, so those that the target lacks are created, with the password they have:
+its SCRAM verifier if we may read it, else one made from the configured password. Nothing is ever taken
+away.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pgshunt.config.secret import Secret
 from pgshunt.migration.servers import Link
 from pgshunt.migration.sql import literal, literals, quoted, relation
 
-# A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the default.
+# A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the
+# default.
 _TABLE_GRANTS: Final = """
 SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type, NULL::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -40,14 +42,18 @@ WITH RECURSIVE wanted AS (
     UNION SELECT m.roleid FROM pg_auth_members m JOIN wanted ON m.member = wanted.oid
 )
 SELECT r.rolname::text, r.rolcanlogin, r.rolsuper, r.rolinherit,
-       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid)
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE
+       m.member = r.oid)
 FROM wanted JOIN pg_roles r USING (oid)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A role of the shared cluster. `verifier`: pg_authid.rolpassword, empty if there is none or we may not see it."""
+    """A role of the shared cluster.
+
+    `verifier`: pg_authid.rolpassword, empty if there is none or we may not see it.
+    """
 
     name: str
     login: bool
@@ -90,12 +96,12 @@ def read_roles(link: Link, names: Iterable[str]) -> dict[str, Role]:
     verifiers: dict[str, str] = {}
     if link.value("SELECT has_column_privilege('pg_authid', 'rolpassword', 'SELECT')"):
         wanted = literals(name for name, *_ in rows)
-        verifiers = {
-            name: verifier
-            for name, verifier in link.rows(
-                f"SELECT rolname::text, coalesce(rolpassword, '') FROM pg_authid WHERE rolname = ANY ({wanted})"
+        verifiers = dict(
+            link.rows(
+                "SELECT rolname::text, coalesce(rolpassword, '') FROM pg_authid "
+                f"WHERE rolname = ANY ({wanted})"
             )
-        }
+        )
     return {
         name: Role(name, login, superuser, inherit, tuple(groups), verifiers.get(name, ""))
         for name, login, superuser, inherit, groups in rows
@@ -131,7 +137,10 @@ def create_roles(link: Link, roles: Mapping[str, Role], passwords: Mapping[str, 
 
 
 def give(link: Link, grants: Sequence[Grant]) -> None:
-    """Gives the rights whose relation and role exist here, and the use of their schemas. Raises ServerError."""
+    """Gives the rights whose relation and role exist here, and the use of their schemas.
+
+    Raises ServerError.
+    """
     known = roles_present(link) | {"public"}
     relations = {
         name

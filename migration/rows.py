@@ -36,7 +36,9 @@ SEEDS: Final = (0x70677368, 0x756E7431)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A table's columns and the key that identifies its rows; without a key it can only be compared as a whole."""
+    """A table's columns and the key that identifies its rows; without a key it can only be compared as a
+    whole.
+    """
 
     table: str
     columns: tuple[str, ...]
@@ -72,7 +74,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """What a set of rows hashes to, whatever their order. `versions`: the same of where and by whom they were written."""
+    """What a set of rows hashes to, whatever their order.
+
+    `versions`: the same of where and by whom they were written.
+    """
 
     rows: int
     hashes: tuple[int, int]
@@ -145,7 +150,9 @@ def versions_of(link: Link, shape: Shape, keys: Sequence[Key]) -> dict[Key, Vers
 
 
 def are_commits_hidden(link: Link) -> bool:
-    """Whether a commit may stand in the log, and so at a copy, that is not visible here yet: it waits for a standby."""
+    """Whether a commit may stand in the log, and so at a copy, that is not visible here yet: it waits for a
+    standby.
+    """
     return bool(link.value("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')"))
 
 

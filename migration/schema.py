@@ -1,7 +1,8 @@
 """Creates a service's tables, and all they need, in the service's own database.
 
-What they need is found in pg_depend; the SQL is pg_dump's. Left out, and reported: foreign keys to tables that do
-not move along. Triggers come along and stay quiet, because a subscription applies as session_replication_role replica.
+What they need is found in pg_depend; the SQL is pg_dump's. Left out, and reported: foreign keys to tables
+that do not move along. Triggers come along and stay quiet, because a subscription applies as
+session_replication_role replica.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ SCRIPT_TIMEOUT_S: Final = 120.0
 
 Address = tuple[int, int]  # catalogue and oid, as in pg_depend
 
-# Everything that belongs to the tables (indexes, defaults, constraints, own sequences, triggers, policies, extended
-# statistics), then, again and again, what any of that refers to. A foreign key to a table that is not moved is
-# left out, so that it does not pull in its table. Built-in objects have oids below 16384 (FirstNormalObjectId).
+# Everything that belongs to the tables (indexes, defaults, constraints, own sequences, triggers, policies,
+# extended statistics), then, again and again, what any of that refers to. A foreign key to a table that is
+# not moved is left out, so that it does not pull in its table. Built-in objects have oids below 16384
+# (FirstNormalObjectId).
 _CLOSURE: Final = """
 WITH RECURSIVE moved AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -59,7 +61,8 @@ WHERE i.identity IS NOT NULL
 _FUNCTIONS: Final = """
 SELECT p.oid::bigint, p.proname::text, p.prosrc FROM pg_proc p
 WHERE p.oid >= 16384 AND p.prokind IN ('f', 'p')
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND
+  d.deptype = 'e')
 """
 
 # What may be there already without harm: made by an earlier copy or another service's.
@@ -84,7 +87,8 @@ class SchemaFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CopiedSchema:
-    """What was done. `tables`: all created, partitions included; `dropped_foreign_keys`: "table.key → table"."""
+    """What was done. `tables`: all created, partitions included; `dropped_foreign_keys`: "table.key →
+    table"."""
 
     tables: tuple[str, ...]
     dropped_foreign_keys: tuple[str, ...]
@@ -169,7 +173,8 @@ def _foreign_keys_left_out(link: Link, tables: Sequence[str]) -> tuple[str, ...]
     rows = link.rows(
         f"""
         SELECT n.nspname || '.' || c.relname || '.' || k.conname || ' → ' || rn.nspname || '.' || r.relname
-        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid =
+        c.relnamespace
              JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
         WHERE k.contype = 'f' AND n.nspname || '.' || c.relname = ANY ({literals(tables)})
           AND NOT rn.nspname || '.' || r.relname = ANY ({literals(tables)})

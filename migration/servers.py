@@ -1,7 +1,8 @@
-"""Runs the supervisor's own SQL: one connection and one thread for each server and purpose, every wait bounded.
+"""Runs the supervisor's own SQL: one connection and one thread for each server and purpose, every wait
+bounded.
 
-pg8000 blocks, and its connections belong to one thread at a time. `Server.run` hands a function to its thread and
-waits without blocking the event loop:
+pg8000 blocks, and its connections belong to one thread at a time. `Server.run` hands a function to its
+thread and waits without blocking the event loop:
 
     rows = await server.run(lambda link: link.rows("SELECT 1"), timeout_s=2)
 
@@ -29,7 +30,9 @@ Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_S: Final = 5.0
 GRACE_S: Final = 0.5
-"""The server's statement_timeout fires first and says more; the socket's timeout is for a server that is gone."""
+"""The server's statement_timeout fires first and says more; the socket's timeout is for a server that is
+gone.
+"""
 
 # What pg8000 raises when the server vanishes in the middle of a message, besides its own InterfaceError.
 _BROKEN: Final = (InterfaceError, OSError, struct.error, AttributeError, IndexError)
@@ -54,7 +57,10 @@ class Unreachable(ServerError):
 
 
 class Link:
-    """One connection to a server, in autocommit; used by one thread at a time. Every method raises ServerError."""
+    """One connection to a server, in autocommit; used by one thread at a time.
+
+    Every method raises ServerError.
+    """
 
     def __init__(self, connection: Connection, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -83,7 +89,10 @@ class Link:
 
     @contextmanager
     def transaction(self, modes: str = "") -> Iterator[Link]:
-        """BEGIN … COMMIT around the block; ROLLBACK when it raises. `modes` as in "ISOLATION LEVEL REPEATABLE READ"."""
+        """BEGIN … COMMIT around the block; ROLLBACK when it raises.
+
+        `modes` as in "ISOLATION LEVEL REPEATABLE READ".
+        """
         self.rows(f"BEGIN {modes}")
         try:
             yield self
@@ -167,7 +176,10 @@ def connect(
     timeout_s: float = CONNECT_TIMEOUT_S,
     settings: Mapping[str, str] | None = None,
 ) -> Link:
-    """Logs in as the control role; `purpose` ends up in pg_stat_activity.application_name. Raises ServerError."""
+    """Logs in as the control role; `purpose` ends up in pg_stat_activity.application_name.
+
+    Raises ServerError.
+    """
     try:
         connection = Connection(
             control.user,
@@ -215,7 +227,8 @@ class Server:
     async def run(self, work: Callable[[Link], Result], timeout_s: float = 10.0) -> Result:
         """Runs `work` in this server's thread and returns what it returns; one at a time.
 
-        `timeout_s` bounds each statement, and the whole from its turn on. Raises ServerError, or what `work` raises.
+        `timeout_s` bounds each statement, and the whole from its turn on. Raises ServerError, or what
+        `work` raises.
         """
         async with self._turn:
             future = asyncio.get_running_loop().run_in_executor(self._thread, self._work, work, timeout_s)

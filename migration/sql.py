@@ -13,7 +13,10 @@ def quoted(name: str) -> str:
 
 
 def relation(table: str) -> str:
-    """`public.users` → `"public"."users"`. `config.names.qualified` made the name: one dot, nothing folded."""
+    """`public.users` → `"public"."users"`.
+
+    `config.names.qualified` made the name: one dot, nothing folded.
+    """
     schema, _, name = table.partition(".")
     return f"{quoted(schema)}.{quoted(name)}"
 
@@ -28,7 +31,9 @@ def literals(values: Iterable[str]) -> str:
 
 
 def conninfo(**fields: object) -> str:
-    """A libpq connection string; its quoting is described in "Keyword/Value Connection Strings" of PostgreSQL's manual."""
+    """A libpq connection string; its quoting is described in "Keyword/Value Connection Strings" of
+    PostgreSQL's manual.
+    """
     return " ".join(f"{key}={_conninfo_value(str(value))}" for key, value in fields.items())
 
 

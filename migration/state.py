@@ -1,6 +1,7 @@
 """What the migration controller must remember across restarts, as one document.
 
-Runtime state only: which tables a service owns is the configuration's, where the service stands is here.
+Runtime state only: which tables a service owns is the configuration's, where the service stands is here. What
+happened on the way is the event log's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pgshunt.routing.table import Stage
 
 FORMAT: Final = 1
 JOURNAL_MAX: Final = 200
-EVENTS_MAX: Final = 500
+
+Status = Literal["begun", "done"]
 
 
 class UnreadableState(Exception):
@@ -23,7 +25,9 @@ class UnreadableState(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """A rollback that holds until an operator re-arms: what tripped, when (Unix seconds), with which counts."""
+    """A rollback that holds until an operator re-arms: what tripped, when (Unix seconds), with which
+    counts.
+    """
 
     trigger: str
     at: float
@@ -35,19 +39,9 @@ class Entry:
     """One line of a service's journal: a step, and how far it came."""
 
     step: str
-    status: Literal["begun", "done", "failed"]
+    status: Status
     at: float
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something an operator may want to know later; `at` in Unix seconds, `detail` JSON values."""
-
-    kind: str
-    service: str
-    at: float
-    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +54,23 @@ class ServiceState:
     copied: tuple[str, ...] = ()
     journal: tuple[Entry, ...] = ()
 
-    def noted(self, step: str, status: Literal["begun", "done", "failed"], detail: str = "") -> ServiceState:
+    @property
+    def is_being_abandoned(self) -> bool:
+        """Whether an `abandon` was begun and has to be brought to its end."""
+        return bool(self.journal) and (self.journal[-1].step, self.journal[-1].status) == ("abandon", "begun")
+
+    def noted(self, step: str, status: Status, detail: str = "") -> ServiceState:
+        """The same with one more line in its journal."""
         entry = Entry(step, status, time.time(), detail)
         return replace(self, journal=(*self.journal, entry)[-JOURNAL_MAX:])
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything: the epoch of the routing table last announced, the services, the latest events."""
+    """Everything: the epoch of the routing table last announced, and the services."""
 
     epoch: int = 0
     services: Mapping[str, ServiceState] = field(default_factory=dict)
-    events: tuple[Event, ...] = ()
 
     def service(self, name: str) -> ServiceState:
         return self.services.get(name, ServiceState())
@@ -79,25 +78,26 @@ class State:
     def with_service(self, name: str, service: ServiceState) -> State:
         return replace(self, services={**self.services, name: service})
 
-    def with_event(self, event: Event) -> State:
-        return replace(self, events=(*self.events, event)[-EVENTS_MAX:])
-
     def to_document(self) -> dict[str, Any]:
         """JSON values."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> State:
-        """The state in a document; an empty one is the state before anything happened. Raises UnreadableState."""
+        """The state in a document; an empty one is the state before anything happened.
+
+        Raises UnreadableState.
+        """
         if not document:
             return cls()
         if document.get("format") != FORMAT:
             raise UnreadableState(
-                f"state has format {document.get('format')!r}, this version reads {FORMAT}: use the pgshunt that wrote it"
+                f"state has format {document.get('format')!r}, this version reads {FORMAT}: "
+                "use the pgshunt that wrote it"
             )
         try:
             services = {name: _service(fields) for name, fields in document["services"].items()}
-            return cls(document["epoch"], services, tuple(Event(**event) for event in document["events"]))
+            return cls(document["epoch"], services)
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableState(f"state does not have the form of format {FORMAT}: {error}") from error
 

@@ -1,7 +1,8 @@
 """Keeps one JSON document safely, with compare-and-set on its generation.
 
 A store may be shared by several supervisors (etcd, later): each write names the generation it was made from.
-`FileStore` is the local one: after a crash at any moment the file holds the old document or the new one, whole.
+`FileStore` is the local one: after a crash at any moment the file holds the old document or the new one,
+whole.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Store(Protocol):
 
 
 class FileStore:
-    """One file, owned by one process at a time (a lock on `<file>.lock`); `<file>.bak` is the generation before."""
+    """One file, owned by one process at a time (a lock on `<file>.lock`); `<file>.bak` is the generation
+    before.
+    """
 
     def __init__(self, path: Path) -> None:
         """Takes the lock. Raises StoreError if another process has it or the directory cannot be written."""

@@ -1,7 +1,8 @@
 """Compares a service's copy with the shared database, row by row, while both are in use.
 
 Ranges of keys are hashed on both sides. Where the hashes differ the rows are looked at one by one, and a row
-counts as divergent only when lag cannot explain it (`judge`). What cannot be decided is reported as undecided.
+counts as divergent only when lag cannot explain it (`judge`). What cannot be decided is reported as
+undecided.
 """
 
 from __future__ import annotations
@@ -36,12 +37,17 @@ QUERY_TIMEOUT_S: Final = 30.0
 Kind = Literal["missing", "extra", "different", "multiset"]
 Verdict = Literal["same", "missing", "extra", "different", "open"]
 Fence = Callable[[int, float], Awaitable[bool]]
-"""fence(moment_ns, timeout_s): waits until the target holds everything committed before; False if not in time."""
+"""fence(moment_ns, timeout_s): waits until the target holds everything committed before; False if not in
+time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """A row of the copy that is wrong for sure. `key`: its key's columns as text; empty for a table without key."""
+    """A row of the copy that is wrong for sure.
+
+    `key`: its key's columns as text; empty for a table without key.
+    """
 
     table: str
     key: Key
@@ -50,7 +56,10 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """One range compared, or with `is_pass` the sum of a whole pass over all tables. `duration_s` without pauses."""
+    """One range compared, or with `is_pass` the sum of a whole pass over all tables.
+
+    `duration_s` without pauses.
+    """
 
     table: str
     rows_compared: int
@@ -84,12 +93,12 @@ class Look:
 def judge(looks: Sequence[Look]) -> Verdict:
     """What the looks at one row prove; "open" if nothing yet. Pure.
 
-    A copy that is read behind the fence shows a state that the source had at the fence or later. So it is wrong if
-    it differs although the source's row version was there before the fence and is still there at the next look:
-    the source was in that one state all the time. A version is only proof if no commit in flight can
-    have replaced it: nobody has touched it (xmax 0), or else it holds for one look more while no commit is hidden.
-    An absent row has no version; there the copy's own must still be the same behind a second fence, when the source
-    has been seen without the row in between.
+    A copy that is read behind the fence shows a state that the source had at the fence or later. So it is
+    wrong if it differs although the source's row version was there before the fence and is still there at
+    the next look: the source was in that one state all the time. A version is only proof if no commit in
+    flight can have replaced it: nobody has touched it (xmax 0), or else it holds for one look more while no
+    commit is hidden. An absent row has no version; there the copy's own must still be the same behind a
+    second fence, when the source has been seen without the row in between.
     """
     last = looks[-1]
     if _content(last.source) == _content(last.target):

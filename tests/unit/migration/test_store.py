@@ -67,7 +67,11 @@ def test_any_torn_or_changed_file_is_refused_and_left_as_it_is(path: Path, data:
         if data.draw(st.booleans()):
             damaged = whole[:position]
         else:
-            damaged = whole[:position] + bytes([whole[position] ^ data.draw(st.integers(1, 255))]) + whole[position + 1 :]
+            damaged = (
+                whole[:position]
+                + bytes([whole[position] ^ data.draw(st.integers(1, 255))])
+                + whole[position + 1 :]
+            )
         path.write_bytes(damaged)
         try:
             generation, document = store.read()
@@ -88,10 +92,13 @@ def test_a_missing_file_beside_its_backup_is_not_a_fresh_start(path: Path) -> No
             store.read()
 
 
-def test_a_crash_before_the_rename_leaves_the_old_document(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_rename_leaves_the_old_document(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FileStore(path) as store:
         store.write({"n": 1}, 0)
         with monkeypatch.context() as patched:
+
             def crash(self: Path, target: Path) -> None:
                 raise OSError("killed")
 

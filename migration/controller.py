@@ -1,0 +1,471 @@
+"""Decides where each service stands, remembers it, and tells the workers: in this order, always.
+
+What is kept and announced goes through `keeper.py`, what is done at the databases is `mover.py`'s. After a
+restart the controller goes on where the store says it stood. Anyone may reduce exposure at any time: a
+rollback waits for no other action.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, Protocol
+
+from pgshunt.config.model import Control
+from pgshunt.migration.dump import DumpFailed
+from pgshunt.migration.heartbeat import Heartbeat, Publish, Watched
+from pgshunt.migration.keeper import Keeper, PublishTable
+from pgshunt.migration.lane import LaneFailed
+from pgshunt.migration.mover import Mover, Options, PreflightFailed
+from pgshunt.migration.schema import SchemaFailed
+from pgshunt.migration.servers import ServerError
+from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, STEPS, UNDO, Held, WrongStage, move
+from pgshunt.migration.state import Latch, ServiceState, Status
+from pgshunt.migration.store import Store, StoreError
+from pgshunt.migration.verify import VerifyResult
+from pgshunt.routing.table import SHARED, RoutingTable, Service
+
+WAITS: Final = frozenset({"copy", "fresh"})
+"""Steps that only wait: they may be broken off at any moment, the others are left to end."""
+
+_FAILURES: Final = (
+    ServerError,
+    LaneFailed,
+    SchemaFailed,
+    DumpFailed,
+    PreflightFailed,
+    TimeoutError,
+    StoreError,
+)
+
+
+class Events(Protocol):
+    """The event log, as far as it is written to here."""
+
+    def add(self, kind: str, service: str = "", /, **detail: Any) -> object: ...
+
+
+class MigrationController:
+    """All services of one configuration."""
+
+    def __init__(
+        self,
+        base: RoutingTable,
+        control: Control,
+        store: Store,
+        publish_table: PublishTable,
+        publish_freshness: Publish,
+        events: Events,
+        verified: Callable[[str, VerifyResult], None] = lambda service, result: None,
+        options: Options | None = None,
+    ) -> None:
+        """`base`: the routing table as configured; stages, reads and epoch come from the store.
+
+        `publish_freshness` is called from threads; `verified(service, result)` for every range compared.
+        """
+        self._keeper = Keeper(base, store, publish_table)
+        self._control = control
+        self._events = events
+        self._verified = verified
+        self._options = options or Options()
+        self._heartbeat = Heartbeat(base.endpoints[0], control, publish_freshness)
+        self._movers: dict[str, Mover] = {}
+        self._arriving: set[str] = set()  # lanes whose first heartbeat is waited for
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._steps: dict[str, str] = {}
+        self._stopping: set[str] = set()
+        self._failures: dict[str, str] = {}
+
+    # What is asked
+
+    @property
+    def table(self) -> RoutingTable:
+        """The routing table of the latest epoch."""
+        return self._keeper.table
+
+    def latch(self, service: str) -> Mapping[str, Any] | None:
+        """trigger, at, evidence of the rollback that holds; None if none does."""
+        latch = self._state(service).latch
+        return {"trigger": latch.trigger, "at": latch.at, "evidence": latch.evidence} if latch else None
+
+    def journal(self, service: str) -> tuple[Mapping[str, Any], ...]:
+        """The steps taken, oldest first."""
+        return tuple(
+            {"step": entry.step, "status": entry.status, "at": entry.at, "detail": entry.detail}
+            for entry in self._state(service).journal
+        )
+
+    def progress(self, service: str) -> Mapping[str, Any]:
+        """How far each table of the latest copy came: the fields of lane.TableProgress by table name."""
+        mover = self._movers.get(service)
+        return mover.progress if mover else {}
+
+    def verified(self, service: str) -> Mapping[str, Any]:
+        """What verification found since the stage began, as Tally.to_dict."""
+        mover = self._movers.get(service)
+        return mover.tally.to_dict() if mover else {}
+
+    def trouble(self, service: str) -> str:
+        """What holds the service up, and the way out; empty when nothing does."""
+        mover = self._movers.get(service)
+        return self._failures.get(service, "") or (mover.trouble if mover else "")
+
+    def lag_s(self, endpoint_index: int) -> float | None:
+        """How far behind a copy may be; None unknown."""
+        return self._heartbeat.lag_s(endpoint_index)
+
+    # What is done
+
+    async def start(self) -> RoutingTable:
+        """Reads the store and goes on with what it says; the table to begin with.
+
+        Raises StoreError, UnreadableState.
+        """
+        await self._keeper.load()
+        known = {service.name for service in self._keeper.base.services}
+        for name, state in self._keeper.state.services.items():
+            if state.stage not in LANE_STAGES:
+                continue
+            if name not in known:
+                self._events.add("orphaned", name, stage=state.stage, remedy="name it in `services` again")
+            elif state.is_being_abandoned:
+                self._work(name, self._take_down(name))
+            elif state.stage == "syncing":
+                self._work(name, self._sync(name))
+            else:
+                self._mover(name).watch()
+        self._rewatch()
+        return self.table
+
+    async def stop(self) -> None:
+        """Ends what runs here. Lanes go on by themselves; `start` finds them."""
+        for task in self._working.values():
+            task.cancel()
+        await asyncio.gather(*self._working.values(), return_exceptions=True)
+        for mover in self._movers.values():
+            await mover.close()
+        self._movers.clear()
+        await asyncio.to_thread(self._heartbeat.stop)
+
+    async def reconfigure(self, base: RoutingTable) -> None:
+        """Takes over what a reload may change, shadow writes and limits; endpoints and tables need a
+        restart.
+        """
+        self._keeper.base = base
+        await self._keeper.announce()
+
+    async def begin(self, service: str) -> None:
+        """shared → syncing, and on to shadowing by itself.
+
+        Returns when that is journalled; `settled` waits for it.
+        """
+        self._configured(service)
+        move(self._state(service).stage, "begin")
+        if service in self._working:
+            if self._state(service).is_being_abandoned:
+                raise Held(f"{service} is being abandoned: begin when that is done")
+            return
+        self._failures.pop(service, None)
+        await self._keeper.change(service, lambda state: _moved(state, "begin").noted("begin", "done"))
+        self._events.add("syncing", service, database=self._configured(service).database)
+        self._work(service, self._sync(service))
+
+    async def settled(self, service: str) -> None:
+        """Waits until nothing is being done for the service; raises what made it fail."""
+        if task := self._working.get(service):
+            await task
+        elif failure := self._failures.get(service):
+            raise LaneFailed(failure)
+
+    async def shift(self, service: str, reads_percent: int) -> None:
+        """Reads by weight, 0 to 100 %. Returns when every worker routes by it.
+
+        Raises Held when more is asked than can be answered for: after a rollback, with a sick lane or a
+        stale copy, for 100 % without a clean pass of verification. Less is always possible.
+        """
+        before = self._state(service)
+        if reads_percent > before.reads_percent:
+            move(before.stage, "shift")
+            await self._require_sound(service, reads_percent)
+        elif reads_percent == before.reads_percent:
+            return
+        action = "shift" if reads_percent else "stop_reading"
+
+        def shifted(state: ServiceState) -> ServiceState:
+            if reads_percent > state.reads_percent and state.latch:  # tripped while we were looking
+                raise Held(_latched(service, state.latch))
+            detail = f"{state.reads_percent} → {reads_percent} %"
+            return replace(_moved(state, action), reads_percent=reads_percent).noted("shift", "done", detail)
+
+        epoch = await self._keeper.change(service, shifted)
+        self._events.add("shifted", service, before=before.reads_percent, reads=reads_percent, epoch=epoch)
+
+    async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
+        """No reads from the service's own database from the next epoch on, latched. Repeating it changes
+        nothing.
+
+        Raises StoreError when it could not be kept: it holds all the same, until this process ends.
+        """
+        began_s = time.monotonic()
+        before = self._state(service)
+        if before.latch and not before.reads_percent:
+            return
+        latch = before.latch or Latch(trigger, time.time(), dict(evidence))
+
+        def rolled_back(state: ServiceState) -> ServiceState:
+            back = replace(_moved(state, "rollback"), reads_percent=0, latch=state.latch or latch)
+            return back.noted("rollback", "done", trigger)
+
+        unkept: StoreError | None = None
+        try:
+            epoch = await self._keeper.change(service, rolled_back)
+        except StoreError as error:
+            unkept = error
+            epoch = await self._keeper.change_unkept(service, rolled_back)
+        self._events.add(
+            "rolled_back",
+            service,
+            trigger=latch.trigger,
+            epoch=epoch,
+            reads_before=before.reads_percent,
+            evidence=dict(latch.evidence),
+            took_ms=round((time.monotonic() - began_s) * 1000, 1),
+            **({"not_kept": str(unkept)} if unkept else {}),
+        )
+        if unkept:
+            raise unkept
+
+    async def rearm(self, service: str, reason: str) -> None:
+        """Lifts the latch; reads stay at 0 %.
+
+        Raises Held unless the copy is sound and was found clean since.
+        """
+        latch = self._state(service).latch
+        if latch is None:
+            return
+        move(self._state(service).stage, "rearm")
+        await self._require_healthy(service)
+        if not self._movers[service].tally.is_clean_since(latch.at):
+            found = self._movers[service].tally
+            state = f"{len(found.open)} rows differ" if found.open else "no clean pass since the rollback yet"
+            raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
+        await self._keeper.note(
+            service, lambda state: replace(state, latch=None).noted("rearm", "done", reason)
+        )
+        self._events.add("rearmed", service, reason=reason, trigger=latch.trigger)
+
+    async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
+        """Back to shared: first the reads, then the lane, then the copies. Returns when all of it is done.
+
+        With `even_if_target_is_gone` a service's own database that cannot be reached keeps what it has:
+        only the shared database is freed, which would otherwise keep its log for the lane until its disk is
+        full.
+        """
+        self._configured(service)
+        move(self._state(service).stage, "abandon")
+        if task := self._working.get(service):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._keeper.change(
+            service,
+            lambda state: replace(_moved(state, "abandon"), reads_percent=0).noted("abandon", "begun"),
+        )
+        self._work(service, self._take_down(service, even_if_target_is_gone))
+        await self.settled(service)
+
+    # How
+
+    async def _sync(self, service: str) -> None:
+        """Does the steps of STEPS, each journalled before it is done."""
+        mover = self._mover(service)
+        copied = self._state(service).copied
+        if not copied:
+            copied = await mover.find_tables()
+        actions: Mapping[str, Callable[[], Awaitable[object]]] = {
+            "preflight": lambda: mover.preflight(self._state(service).copied),
+            "roles": mover.create_roles,
+            "schema": mover.create_schema,
+            "grants": mover.grant,
+            "publication": mover.lane.ensure_publication,
+            "slot": mover.lane.ensure_slot,
+            "subscription": mover.lane.ensure_subscription,
+            "copy": mover.wait_copied,
+            "fresh": mover.wait_fresh,
+        }
+        for step in STEPS:
+            if service in self._stopping:
+                return
+            self._steps[service] = step.name
+            known = copied if step.name == "schema" else None  # what is there from here on is ours to drop
+            await self._keeper.note(service, partial(_noted, step=step.name, status="begun", copied=known))
+            if step.name in WAITS:
+                self._arriving.add(service)
+                self._rewatch(arrived=service if step.name == "fresh" else "")
+            result = await actions[step.name]()
+            await self._keeper.note(service, partial(_noted, step=step.name, status="done"))
+            self._events.add("step_done", service, step=step.name, **_found(result))
+        await self._keeper.change(service, lambda state: _moved(state, "synced").noted("synced", "done"))
+        self._arriving.discard(service)
+        self._rewatch()
+        mover.watch()
+        self._events.add("shadowing", service, tables=list(copied))
+
+    async def _take_down(self, service: str, even_if_target_is_gone: bool = False) -> None:
+        """Undoes the steps of STEPS, last first."""
+        mover = self._mover(service)
+        await mover.unwatch()
+        self._arriving.discard(service)
+        self._rewatch()
+        undo: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "drop_lane": partial(mover.drop_lane, even_if_target_is_gone),
+            "drop_copies": partial(mover.drop_copies, self._state(service).copied, even_if_target_is_gone),
+        }
+        for action in UNDO:
+            await undo[action]()
+        await mover.close()
+        self._movers.pop(service, None)
+        await self._keeper.change(
+            service, lambda state: replace(_moved(state, "abandoned"), copied=()).noted("abandon", "done")
+        )
+        self._events.add("abandoned", service)
+
+    async def _interrupt(self, service: str) -> None:
+        """Ends what is being done for the service; a step that changes something is left to end."""
+        task = self._working.get(service)
+        if task is None:
+            return
+        self._stopping.add(service)
+        if self._steps.get(service) in WAITS:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        self._stopping.discard(service)
+
+    def _work(self, service: str, work: Coroutine[Any, Any, None]) -> None:
+        """Runs a service's steps in the background; a failure is journalled, told and shown."""
+
+        async def run() -> None:
+            try:
+                await work
+            except _FAILURES as error:
+                reason = str(error)
+                self._failures[service] = reason
+                self._events.add("failed", service, step=self._steps.get(service, ""), error=reason)
+                raise
+            finally:
+                self._working.pop(service, None)
+
+        self._failures.pop(service, None)
+        task = self._working[service] = asyncio.create_task(run())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _require_sound(self, service: str, reads_percent: int) -> None:
+        latch = self._state(service).latch
+        if latch is not None:
+            raise Held(_latched(service, latch))
+        await self._require_healthy(service)
+        tally = self._movers[service].tally
+        if tally.open:
+            raise Held(
+                f"{len(tally.open)} rows of {service} differ from the shared database: repair them first"
+            )
+        if reads_percent == 100 and not tally.is_clean_since(0):
+            raise Held(
+                f"100 % needs a whole pass of verification without a difference; {service} has none yet"
+            )
+
+    async def _require_healthy(self, service: str) -> None:
+        mover = self._movers.get(service)
+        if mover is None:
+            raise Held(f"{service} has no copy")
+        try:
+            status = await mover.lane.status()
+        except ServerError as error:
+            raise Held(f"the lane of {service} cannot be looked at: {error}") from error
+        if not status.is_healthy:
+            raise Held(f"the lane of {service} is not healthy: {status.problem}")
+        lag_s_max = self._keeper.base.lag_ms_max / 1000
+        lags = [self.lag_s(index) for index in self._own_endpoints(self._configured(service))]
+        if not any(lag_s is not None and lag_s <= lag_s_max for lag_s in lags):
+            raise Held(
+                f"no endpoint of {service}'s own database is known to be less than {lag_s_max:g} s behind"
+            )
+
+    def _mover(self, name: str) -> Mover:
+        if name not in self._movers:
+            service = self._configured(name)
+            primaries = [
+                (index, self._keeper.base.endpoints[index])
+                for index in self._own_endpoints(service)
+                if self._keeper.base.endpoints[index].role == "primary"
+            ]
+            self._movers[name] = Mover(
+                service,
+                self._keeper.base.endpoints[0],
+                primaries[0],
+                self._control,
+                self._heartbeat,
+                self._options,
+                tell=partial(self._tell, name),
+                verified=lambda result: self._verified(name, result),
+            )
+        return self._movers[name]
+
+    def _tell(self, service: str, kind: str, detail: Mapping[str, Any]) -> None:
+        self._events.add(kind, service, **detail)
+
+    def _state(self, service: str) -> ServiceState:
+        return self._keeper.state.service(service)
+
+    def _configured(self, name: str) -> Service:
+        found = next((service for service in self._keeper.base.services if service.name == name), None)
+        if found is None:
+            raise WrongStage(f"{name} is not in the configuration")
+        return found
+
+    def _own_endpoints(self, service: Service) -> list[int]:
+        endpoints = enumerate(self._keeper.base.endpoints)
+        return [index for index, endpoint in endpoints if endpoint.database == service.database]
+
+    def _rewatch(self, arrived: str = "") -> None:
+        """Tells the heartbeat which endpoints to look at, and for whose lanes.
+
+        A lane that still copies beats, so that it moves on, but does not yet count for its endpoints'
+        freshness: another service may be reading there.
+        """
+        watched: dict[int, Watched] = {}
+        for index, endpoint in enumerate(self._keeper.base.endpoints):
+            if endpoint.database == SHARED:
+                if index > 0:
+                    watched[index] = Watched(index, endpoint)
+                continue
+            services = frozenset(
+                service.name
+                for service in self._keeper.base.services
+                if service.database == endpoint.database
+                and (self._state(service.name).stage in COPY_STAGES or service.name == arrived)
+            )
+            if services:
+                watched[index] = Watched(index, endpoint, services)
+        self._heartbeat.watch(watched, self._arriving)
+
+
+def _moved(state: ServiceState, action: str) -> ServiceState:
+    return replace(state, stage=move(state.stage, action).to)
+
+
+def _noted(
+    state: ServiceState, step: str, status: Status, copied: tuple[str, ...] | None = None
+) -> ServiceState:
+    return replace(state, copied=state.copied if copied is None else copied).noted(step, status)
+
+
+def _latched(service: str, latch: Latch) -> str:
+    return f"{service} was rolled back ({latch.trigger}): find out why, then re-arm it"
+
+
+def _found(result: object) -> dict[str, Any]:
+    """What a step reports, for its event: warnings of preflight, foreign keys left out."""
+    return {"found": [str(each) for each in result]} if isinstance(result, list | tuple) and result else {}

@@ -1,0 +1,206 @@
+"""Does the steps of one service's move, and keeps its copy under watch.
+
+Holds what runs for the service: connections, lane, verification. Knows nothing of stages, epochs or the
+store; the controller decides, this does. Every step may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from pgshunt.config.model import Control
+from pgshunt.config.secret import Secret
+from pgshunt.migration import preflight, roles
+from pgshunt.migration.catalogue import read_partitions
+from pgshunt.migration.heartbeat import Heartbeat
+from pgshunt.migration.lane import Lane, TableProgress
+from pgshunt.migration.rows import ROWS_SETTINGS
+from pgshunt.migration.schema import copy_schema, drop_copies
+from pgshunt.migration.servers import Server, ServerError, Unreachable
+from pgshunt.migration.tally import Tally
+from pgshunt.migration.verify import Pace, Verifier, VerifyResult
+from pgshunt.routing.table import Endpoint, Service
+
+STATUS_S: Final = 2.0
+RETRY_S: Final = 1.0
+FRESH_TIMEOUT_S: Final = 30.0
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""tell(kind, detail): an event of this service."""
+
+
+class PreflightFailed(Exception):
+    """The move cannot start; the message lists every problem with its remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How moves are done. `passwords` of login roles that may have to be created; `pg_bin` holds pg_dump."""
+
+    pg_bin: Path | None = None
+    passwords: Mapping[str, Secret] = field(default_factory=dict)
+    copy_timeout_s: float = 7 * 86_400.0
+    pace: Pace = field(default_factory=Pace)
+
+
+class Mover:
+    """One service on its way. `trouble` says what holds it up now; `copied` is set by `find_tables`."""
+
+    def __init__(
+        self,
+        service: Service,
+        shared: Endpoint,
+        own: tuple[int, Endpoint],
+        control: Control,
+        heartbeat: Heartbeat,
+        options: Options,
+        tell: Tell,
+        verified: Callable[[VerifyResult], None],
+    ) -> None:
+        """`own`: index and endpoint of the primary of the service's own database."""
+        self._service = service
+        self._options = options
+        self._heartbeat = heartbeat
+        self._tell = tell
+        self._verified = verified
+        self._own_index, endpoint = own
+        self.tables = tuple(dict.fromkeys((*service.tables, *service.external_refs)))
+        self._source, self._target = (Server(end, control, "lane") for end in (shared, endpoint))
+        self._reading, self._comparing = (
+            Server(end, control, "verify", ROWS_SETTINGS) for end in (shared, endpoint)
+        )
+        self.lane = Lane(service.name, self.tables, self._source, self._target)
+        self.tally = Tally()
+        self.progress: dict[str, dict[str, Any]] = {}
+        self.trouble = ""
+        self._verify_trouble = ""
+        self._watching: list[asyncio.Task[None]] = []
+
+    # The steps of stage `syncing`, by name in stages.STEPS
+
+    async def find_tables(self) -> tuple[str, ...]:
+        """The service's tables and their partitions: everything that will exist at its own database."""
+        return await self._source.run(partial(read_partitions, names=self.tables))
+
+    async def preflight(self, copied: Sequence[str]) -> list[preflight.Problem]:
+        """What is only worth knowing. Raises PreflightFailed for the rest, all of it at once."""
+        read = partial(preflight.read_facts, lane=self.lane.name, tables=self.tables)
+        source, target = await asyncio.gather(self._source.run(read), self._target.run(read))
+        problems = preflight.check(self.lane.name, self.tables, source, target, copied)
+        wanted = await self._roles()
+        present = await self._target.run(roles.roles_present)
+        problems += [
+            preflight.Problem(
+                f"role {name}",
+                f"{self._target.endpoint.name} lacks it, and its password cannot be read",
+                "give it in `auth.users`, let the control role read pg_authid, or create the role there",
+            )
+            for name in roles.roles_without_password(wanted, present, self._options.passwords)
+        ]
+        fatal = [problem for problem in problems if problem.fatal]
+        if fatal:
+            raise PreflightFailed(". ".join(map(str, fatal)))
+        return problems
+
+    async def create_roles(self) -> None:
+        wanted = await self._roles()
+        await self._target.run(partial(roles.create_roles, roles=wanted, passwords=self._options.passwords))
+
+    async def create_schema(self) -> tuple[str, ...]:
+        """Foreign keys that were left out."""
+        copied = await copy_schema(self._source, self._target, self.tables, self._options.pg_bin)
+        return copied.dropped_foreign_keys
+
+    async def grant(self) -> None:
+        grants = await self._source.run(partial(roles.read_grants, tables=await self.find_tables()))
+        await self._target.run(partial(roles.give, grants=grants))
+
+    async def wait_copied(self) -> None:
+        await self.lane.wait_ready(self._options.copy_timeout_s, self._report)
+
+    async def wait_fresh(self) -> None:
+        """Raises TimeoutError with what to look at."""
+        if not await self._heartbeat.waiting(self._own_index, time.monotonic_ns(), FRESH_TIMEOUT_S):
+            raise TimeoutError(
+                f"no heartbeat came through the lane within {FRESH_TIMEOUT_S:g} s; "
+                f"{self._heartbeat.write_error or 'see ' + (await self.lane.status()).problem}"
+            )
+
+    async def drop_lane(self, even_if_target_is_gone: bool) -> None:
+        await self.lane.drop(even_if_target_is_gone)
+
+    async def drop_copies(self, copied: Sequence[str], even_if_target_is_gone: bool) -> None:
+        try:
+            await self._target.run(partial(drop_copies, tables=copied))
+        except Unreachable as error:
+            if not even_if_target_is_gone:
+                raise
+            self._tell("copies_left", {"tables": list(copied), "error": str(error)})
+
+    # Watching
+
+    def watch(self) -> None:
+        """Verifies without end, and looks at the lane; until `close`."""
+        if not self._watching:
+            self._watching = [asyncio.create_task(self._verify()), asyncio.create_task(self._look_at_lane())]
+
+    async def unwatch(self) -> None:
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        self._watching = []
+
+    async def close(self) -> None:
+        """Ends what runs here; nothing at the databases changes."""
+        await self.unwatch()
+        for server in (self._source, self._target, self._reading, self._comparing):
+            await server.close()
+
+    async def _verify(self) -> None:
+        verifier = Verifier(self.tables, self._reading, self._comparing, self._fence, self._options.pace)
+        while True:
+            try:
+                async for result in verifier.run():
+                    self._verify_trouble = ""
+                    self.tally.add(result, time.time())
+                    self._verified(result)
+            except ServerError as error:
+                if not self._verify_trouble:
+                    self._tell("verify_failed", {"error": str(error)})
+                self._verify_trouble = f"verification is held up: {error}"
+                self.tally.interrupted()
+            await asyncio.sleep(RETRY_S)
+
+    async def _look_at_lane(self) -> None:
+        problem = ""
+        while True:
+            try:
+                found = (await self.lane.status()).problem
+            except ServerError as error:
+                found = str(error)
+            if found != problem:
+                self._tell("lane_failed" if found else "lane_recovered", {"problem": found or problem})
+            problem = found
+            self.trouble = problem or self._verify_trouble
+            await asyncio.sleep(STATUS_S)
+
+    async def _fence(self, moment_ns: int, timeout_s: float) -> bool:
+        return await self._heartbeat.waiting(self._own_index, moment_ns, timeout_s)
+
+    def _report(self, progress: list[TableProgress]) -> None:
+        self.progress = {
+            each.table: {name: value for name, value in asdict(each).items() if name != "table"}
+            for each in progress
+        }
+
+    async def _roles(self) -> dict[str, roles.Role]:
+        tables = await self.find_tables()
+        grants = await self._source.run(partial(roles.read_grants, tables=tables))
+        names = {grant.role for grant in grants if grant.role != "public"} | set(self._service.users)
+        return await self._source.run(partial(roles.read_roles, names=names))

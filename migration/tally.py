@@ -1,0 +1,79 @@
+"""Adds up what verification found about one service since its stage began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pgshunt.migration.verify import Divergence, VerifyResult
+
+SHOWN_MAX: Final = 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over ranges, and what the last whole pass says. Times are Unix seconds, given by the caller.
+
+    A row counts each time it is compared, and each time it is confirmed wrong, so the ratio holds over any
+    number of passes.
+    """
+
+    compared: int = 0
+    confirmed: int = 0
+    undecided: int = 0
+    passes: int = 0
+    worked_s: float = 0.0
+    pass_began_at: float | None = None
+    clean_since: float | None = None
+    open: tuple[Divergence, ...] = ()
+    tables_without_key: tuple[str, ...] = ()
+
+    def add(self, result: VerifyResult, now: float) -> None:
+        """Takes in a range, or the end of a pass."""
+        if self.pass_began_at is None:
+            self.pass_began_at = now - result.duration_s
+        if not result.is_pass:
+            self.compared += result.rows_compared
+            self.confirmed += len(result.confirmed)
+            self.undecided += result.undecided
+            self.worked_s += result.duration_s
+            if result.confirmed:
+                self.clean_since = None
+            return
+        self.passes += 1
+        self.open = result.confirmed
+        self.tables_without_key = result.tables_without_key
+        self.clean_since = None if result.confirmed or result.undecided else self.pass_began_at
+        self.pass_began_at = None
+
+    def interrupted(self) -> None:
+        """The pass under way broke off: it says nothing about the whole."""
+        self.pass_began_at = None
+
+    def is_clean_since(self, moment: float) -> bool:
+        """Whether the last pass began after `moment`, was whole, and every row was found equal."""
+        return self.clean_since is not None and self.clean_since > moment
+
+    @property
+    def consistency_percent(self) -> float | None:
+        """Of the rows decided; None before any was."""
+        decided = self.compared - self.undecided
+        return 100.0 * (1 - self.confirmed / decided) if decided else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the status: JSON values."""
+        return {
+            "rows_compared": self.compared,
+            "rows_confirmed": self.confirmed,
+            "rows_undecided": self.undecided,
+            "passes": self.passes,
+            "rows_per_second": round(self.compared / self.worked_s) if self.worked_s else None,
+            "consistency_percent": self.consistency_percent,
+            "clean": self.clean_since is not None,
+            "open": [
+                {"table": each.table, "key": list(each.key), "kind": each.kind}
+                for each in self.open[:SHOWN_MAX]
+            ],
+            "open_total": len(self.open),
+            "tables_without_key": list(self.tables_without_key),
+        }

@@ -1,0 +1,315 @@
+"""The whole way of a service and back, on real servers, with crashes in between and without a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgshunt.demo.postgres import Server as Postgres
+from pgshunt.migration.controller import MigrationController
+from pgshunt.migration.mover import Options, PreflightFailed
+from pgshunt.migration.stages import Held, WrongStage
+from pgshunt.migration.store import Document, FileStore, StoreError
+from pgshunt.migration.verify import VerifyResult
+from pgshunt.routing.table import RoutingTable, Service
+from support.fixtures import Database
+from support.moving import CONTROL, EAGER, databases, endpoint
+
+SERVICE = "auth_service"
+_numbers = itertools.count()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+@dataclass
+class Journalled:
+    """A FileStore that can fail, or kill the process before or after a write."""
+
+    inner: FileStore
+    kill_at: int = -1
+    writes: int = 0
+    failing: bool = False
+
+    def read(self) -> tuple[int, Document]:
+        return self.inner.read()
+
+    def write(self, document: Document, expected_generation: int) -> int:
+        if self.failing:
+            raise StoreError("no space left on device")
+        self.writes += 1
+        if self.writes == self.kill_at:
+            raise Killed
+        return self.inner.write(document, expected_generation)
+
+
+@dataclass
+class World:
+    """What the supervisor would be: takes tables, freshness, results and events."""
+
+    shared: Database
+    own: Database
+    path: Path
+    tables: list[RoutingTable] = field(default_factory=list)
+    results: list[VerifyResult] = field(default_factory=list)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    announced: Callable[[RoutingTable], None] = lambda table: None
+
+    def add(self, kind: str, service: str = "", /, **detail: Any) -> object:
+        self.events.append((kind, detail))
+        return None
+
+    async def publish(self, table: RoutingTable) -> None:
+        self.announced(table)
+        self.tables.append(table)
+
+    def controller(self, store: Journalled) -> MigrationController:
+        service = Service(SERVICE, "own_db", ("public.users", "public.roles"), external_refs=("public.logs",))
+        base = RoutingTable(0, (endpoint(self.shared, "shared"), endpoint(self.own, "own_db")), (service,))
+        return MigrationController(
+            base,
+            CONTROL,
+            store,
+            self.publish,
+            lambda index, at_ns: None,
+            self,
+            lambda service, result: self.results.append(result),
+            Options(pace=EAGER, copy_timeout_s=30),
+        )
+
+    def run(
+        self, scenario: Callable[[MigrationController, Journalled], Awaitable[None]], **store: Any
+    ) -> None:
+        """One life of the supervisor."""
+
+        async def life() -> None:
+            with FileStore(self.path) as inner:
+                journalled = Journalled(inner, **store)
+                controller = self.controller(journalled)
+                await controller.start()
+                try:
+                    await scenario(controller, journalled)
+                finally:
+                    await controller.stop()
+
+        asyncio.run(life())
+
+    def stage(self) -> tuple[str, int]:
+        service = self.tables[-1].services[0]
+        return service.stage, service.reads_percent
+
+
+@pytest.fixture
+def world(postgres_pair: tuple[Postgres, Postgres], tmp_path: Path) -> Iterator[World]:
+    with databases(postgres_pair, f"controller_{next(_numbers)}") as (shared, own):
+        shared.execute(
+            "CREATE TABLE users (id bigserial PRIMARY KEY, name text); "
+            "CREATE TABLE roles (id bigint PRIMARY KEY, owner bigint REFERENCES users); "
+            "CREATE TABLE logs (id bigint PRIMARY KEY, user_id bigint REFERENCES users, text text); "
+            "INSERT INTO users (name) SELECT 'user ' || i FROM generate_series(1, 1000) i; "
+            "INSERT INTO logs SELECT i, i, 'log' FROM generate_series(1, 500) i"
+        )
+        yield World(shared, own, tmp_path / "state.json")
+
+
+async def _copied(controller: MigrationController) -> None:
+    await controller.begin(SERVICE)
+    await controller.settled(SERVICE)
+
+
+async def _until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    """Polls what runs in the background; fails after the deadline."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def _clean(controller: MigrationController) -> None:
+    passes = controller.verified(SERVICE)["passes"]
+    await _until(lambda: controller.verified(SERVICE)["passes"] >= passes + 2)
+    await _until(lambda: bool(controller.verified(SERVICE)["clean"]))
+
+
+async def _raise(controller: MigrationController, percent: int) -> None:
+    """Shifts as soon as the lane is seen at work."""
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                return await controller.shift(SERVICE, percent)
+            except Held:
+                await asyncio.sleep(0.05)
+
+
+def test_the_whole_way_and_back(world: World) -> None:
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        with pytest.raises(
+            WrongStage, match="shift is not possible in stage shared; it is in reading, shadowing"
+        ):
+            await controller.shift(SERVICE, 10)
+        await _copied(controller)
+        assert world.stage() == ("shadowing", 0)
+        copied = world.tables[-1].services[0].copied
+        assert set(copied) == {"public.users", "public.roles", "public.logs"}
+        assert {each["state"] for each in controller.progress(SERVICE).values()} == {"streaming"}
+
+        await _clean(controller)
+        for percent in (10, 50, 100):
+            await _raise(controller, percent)
+            assert world.stage() == ("reading", percent)
+        lag_s = controller.lag_s(1)
+        assert lag_s is not None
+        assert lag_s < 1
+
+        await controller.rollback(SERVICE, "error_rate", {"errors": 12, "calls": 100})
+        assert world.stage() == ("shadowing", 0)
+        assert (latch := controller.latch(SERVICE)) is not None
+        assert latch["evidence"] == {"errors": 12, "calls": 100}
+        with pytest.raises(Held, match="rolled back \\(error_rate\\)"):
+            await controller.shift(SERVICE, 10)
+        await controller.shift(SERVICE, 0)
+
+        await _clean(controller)
+        await controller.rearm(SERVICE, "index was missing")
+        assert controller.latch(SERVICE) is None
+        await _raise(controller, 10)
+
+        await controller.abandon(SERVICE)
+        assert world.stage() == ("shared", 0)
+        assert world.own.execute("SELECT to_regclass('users'), to_regclass('logs')") == [[None, None]]
+        assert world.shared.execute("SELECT count(*) FROM pg_publication") == [[0]]
+        await _copied(controller)
+        assert world.stage() == ("shadowing", 0)
+        await controller.abandon(SERVICE)
+
+    world.run(scenario)
+    kinds = [kind for kind, _ in world.events]
+    assert kinds.count("rolled_back") == kinds.count("rearmed") == 1
+    assert [table.epoch for table in world.tables] == list(range(1, len(world.tables) + 1))
+    rolled_back = next(detail for kind, detail in world.events if kind == "rolled_back")
+    assert (rolled_back["trigger"], rolled_back["reads_before"]) == ("error_rate", 100)
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 4, 7, 9, 12, 15, 18, 20])
+def test_killed_at_any_write_the_next_life_brings_it_to_its_end(world: World, kill_at: int) -> None:
+    """A begun copy goes on by itself; if it was not even journalled, nothing has happened."""
+
+    async def first(controller: MigrationController, store: Journalled) -> None:
+        with pytest.raises(Killed):
+            await _copied(controller)
+
+    async def second(controller: MigrationController, store: Journalled) -> None:
+        assert controller.table.services[0].stage == ("shared" if kill_at == 1 else "syncing")
+        if kill_at == 1:
+            await controller.begin(SERVICE)
+        await controller.settled(SERVICE)
+        assert world.stage() == ("shadowing", 0)
+        assert world.own.execute("SELECT count(*) FROM users") == [[1000]]
+        await _clean(controller)
+
+    async def third(controller: MigrationController, store: Journalled) -> None:
+        assert controller.table.services[0].stage == "shadowing"
+        await _clean(controller)
+        await controller.abandon(SERVICE)
+
+    world.run(first, kill_at=kill_at)
+    world.run(second)
+    world.run(third)
+
+
+def test_a_latch_and_the_weight_zero_survive_a_restart(world: World) -> None:
+    async def first(controller: MigrationController, store: Journalled) -> None:
+        await _copied(controller)
+        await _clean(controller)
+        await _raise(controller, 50)
+        await controller.rollback(SERVICE, "latency", {"slow": 9})
+
+    async def second(controller: MigrationController, store: Journalled) -> None:
+        assert controller.table.services[0].reads_percent == 0
+        latch = controller.latch(SERVICE)
+        assert latch is not None
+        assert latch["trigger"] == "latency"
+        assert controller.journal(SERVICE)[-1]["step"] == "rollback"
+        await controller.abandon(SERVICE)
+
+    world.run(first)
+    world.run(second)
+
+
+def test_a_rollback_is_kept_before_it_is_announced_and_holds_even_if_it_cannot_be_kept(world: World) -> None:
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        await _copied(controller)
+        await _clean(controller)
+        await _raise(controller, 50)
+
+        def announced(table: RoutingTable) -> None:
+            _, document = store.inner.read()
+            kept.append((table.epoch, document["epoch"], document["services"][SERVICE]["latch"] is not None))
+
+        kept: list[tuple[int, int, bool]] = []
+        world.announced = announced
+        store.failing = True
+        with pytest.raises(StoreError, match="no space"):
+            await controller.rollback(SERVICE, "error_rate", {})
+        assert world.stage() == ("shadowing", 0)
+        assert kept[-1][2] is False
+        store.failing = False
+        await controller.reconfigure(controller.table)  # the next change that works keeps it
+        assert kept[-1][2] is True
+        await _clean(controller)
+        await controller.rearm(SERVICE, "disk freed")
+        await _raise(controller, 20)
+        await controller.rollback(SERVICE, "error_rate", {})
+        epoch, stored_epoch, latched = kept[-1]
+        assert (stored_epoch, latched) == (epoch, True)
+        await controller.abandon(SERVICE)
+
+    world.run(scenario)
+
+
+def test_a_sick_lane_or_a_copy_that_differs_holds_the_reads(world: World) -> None:
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        await _copied(controller)
+        await _clean(controller)
+        world.own.execute("UPDATE users SET name = 'rogue' WHERE id = 5")
+        await _until(lambda: controller.verified(SERVICE)["open_total"] == 1)
+        with pytest.raises(Held, match=r"1 rows of auth_service differ"):
+            await controller.shift(SERVICE, 10)
+        await controller.rollback(SERVICE, "manual", {})
+        with pytest.raises(Held, match=r"cannot be armed: 1 rows differ"):
+            await controller.rearm(SERVICE, "hope")
+        world.own.execute("UPDATE users SET name = 'user 5' WHERE id = 5")
+        await _clean(controller)
+        await controller.rearm(SERVICE, "repaired")
+        world.own.execute("ALTER SUBSCRIPTION pgshunt_auth_service DISABLE")
+        with pytest.raises(Held, match="subscription is disabled"):
+            await controller.shift(SERVICE, 10)
+        await _until(lambda: "disabled" in controller.trouble(SERVICE))
+        await controller.abandon(SERVICE)
+
+    world.run(scenario)
+    assert any(kind == "lane_failed" for kind, _ in world.events)
+
+
+def test_what_preflight_finds_is_shown_and_begin_goes_on_after_the_remedy(world: World) -> None:
+    world.shared.execute("ALTER TABLE roles DROP CONSTRAINT roles_pkey")
+
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        await controller.begin(SERVICE)
+        with pytest.raises(
+            PreflightFailed, match=r"public\.roles: without replica identity .*; add a primary key"
+        ):
+            await controller.settled(SERVICE)
+        assert "add a primary key" in controller.trouble(SERVICE)
+        world.shared.execute("ALTER TABLE roles ADD PRIMARY KEY (id)")
+        await _copied(controller)
+        assert controller.trouble(SERVICE) == ""
+        await controller.abandon(SERVICE)
+
+    world.run(scenario)
