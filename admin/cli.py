@@ -157,22 +157,6 @@ def worker(index: int, channel_fd: int, board_fd: int, inbox_fd: int, listen_fds
     main(Inherited(index, channel_fd, board_fd, inbox_fd, parse_fds(listen_fds), parse_fds(peer_fds)))
 
 
-@cli.command()
-@click.option("--fast", is_flag=True, help="Without pauses.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document as the last thing on standard output."
-)
-def demo(fast: bool, as_json: bool) -> None:
-    """Show the whole story on throwaway PostgreSQL servers."""
-    try:
-        from pgshunt.demo.story import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pgshunt"):
-            raise
-        _fail(Exit.FAILED, f"the demo needs {error.name}: pip install 'pgshunt[demo]'")
-    sys.exit(run(fast, as_json))
-
-
 # -- asking and changing a running one ------------------------------------------------------------------
 
 
@@ -228,6 +212,14 @@ def rollback(service: str, reason: str, output: Output, **target: Any) -> None:
 def rearm(service: str, reason: str, output: Output, **target: Any) -> None:
     """Let a service that was rolled back take reads again, from 0 %."""
     _change(output, target, service, "rearm", reason=reason)
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.argument("service")
+def abandon(service: str, output: Output, **target: Any) -> None:
+    """Undo the move of a service: no reads, no lane, and no copies in its own database any more."""
+    _change(output, target, service, "abandon")
 
 
 @cli.command()

@@ -60,6 +60,8 @@ class Operations(Protocol):
 
     async def rearm(self, name: str, reason: str) -> Document: ...
 
+    async def abandon(self, name: str) -> Document: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -83,6 +85,7 @@ ROUTES = (
     Route("POST", "/api/v1/services/{name}/shift", "shift", "always", mutates=True),
     Route("POST", "/api/v1/services/{name}/rollback", "rollback", "always", mutates=True),
     Route("POST", "/api/v1/services/{name}/rearm", "rearm", "always", mutates=True),
+    Route("POST", "/api/v1/services/{name}/abandon", "abandon", "always", mutates=True),
     Route("GET", "/api/v1/events", "events", "always"),
     Route("GET", "/api/v1/explain", "explain", "always"),
     Route("GET", "/api/v1/dashboard", "dashboard", "always"),
@@ -209,6 +212,10 @@ class AdminApi:
     async def _answer_begin(self, request: web.Request) -> web.Response:
         await _body(request, {})
         return web.json_response(await self._operations.begin(request.match_info["name"]))
+
+    async def _answer_abandon(self, request: web.Request) -> web.Response:
+        await _body(request, {})
+        return web.json_response(await self._operations.abandon(request.match_info["name"]))
 
     async def _answer_shift(self, request: web.Request) -> web.Response:
         body = await _body(request, {"reads": int})

@@ -44,6 +44,9 @@ class Mover(Protocol):
     async def rearm(self, service: str, reason: str) -> None:
         """Lifts the latch; the reads stay at 0 %."""
 
+    async def abandon(self, service: str) -> None:
+        """Back to stage shared; returns when lane and copies are gone."""
+
     def latch(self, service: str) -> Mapping[str, Any] | None:
         """trigger, at, evidence of the rollback that holds."""
 
@@ -163,6 +166,9 @@ class SupervisorOperations:
         await self._do(name, lambda service: self.mover.rearm(service.name, reason), may_be_latched=True)
         self.rearmed(name)
         return self._document(self._find(service.name))
+
+    async def abandon(self, name: str) -> Document:
+        return await self._do(name, lambda service: self.mover.abandon(service.name), may_be_latched=True)
 
     # -- how ------------------------------------------------------------------------------------------
 

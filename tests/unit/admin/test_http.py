@@ -64,6 +64,9 @@ class Operations:
     async def rearm(self, name: str, reason: str) -> Document:
         return self.note("rearm", name, reason)
 
+    async def abandon(self, name: str) -> Document:
+        return self.note("abandon", name)
+
     def note(self, *call: Any) -> Document:
         self.called.append(call)
         return {"name": call[1]}

@@ -85,6 +85,9 @@ class TableMover:
     async def rearm(self, service: str, reason: str) -> None:
         del self.latches[service]
 
+    async def abandon(self, service: str) -> None:
+        await self.change(stage="shared", reads_percent=0)
+
     def latch(self, service: str) -> Mapping[str, Any] | None:
         return self.latches.get(service)
 
@@ -134,7 +137,9 @@ class Running:
         assert self.supervisor._runner is not None
         url = f"http://127.0.0.1:{self.supervisor._runner.addresses[0][1]}{path}"
         headers = {"Authorization": "Bearer word"}
-        method = "POST" if path.rpartition("/")[2] in ("begin", "shift", "rollback", "rearm") else "GET"
+        method = (
+            "POST" if path.rpartition("/")[2] in ("begin", "shift", "rollback", "rearm", "abandon") else "GET"
+        )
         async with aiohttp.request(
             method, url, headers=headers, json=body if method == "POST" else None
         ) as answer:
@@ -262,6 +267,14 @@ def test_refusals_say_what_to_do(run: Run) -> None:
         assert "it is in shared" in problem["detail"]
         assert (await running.ask("/api/v1/services/auth_service/rearm", reason="x"))[0] == 409
         assert (await running.ask("/api/v1/services/nobody"))[0] == 404
+
+    run(scenario)
+
+
+def test_a_move_can_be_abandoned(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        status, document = await running.ask("/api/v1/services/auth_service/abandon")
+        assert (status, document["stage"]) == (200, "shared")
 
     run(scenario)
 
