@@ -39,7 +39,7 @@ class Clients(Protocol):
     clients: int
 
     def adopt(self, fd: int, *, refuse: bool = False) -> None:
-        """Takes over a connected client; with `refuse` it gets FATAL 53300 and is closed."""
+        """Takes over a connected non-blocking client; with `refuse` it gets FATAL 53300 and is closed."""
 
     def cancel(self, process_id: int, secret_key: bytes) -> object:
         """Cancels what the session with this key is running here; silently nothing when there is none."""
@@ -125,6 +125,7 @@ class Acceptor:
                 self._pause()
                 self._on_exhausted(error)
                 return
+            client.setblocking(False)  # not inherited from the listener; it does travel with the descriptor
             self._place(client.detach())
 
     def _pause(self) -> None:

@@ -128,6 +128,7 @@ def test_a_passed_socket_is_the_clients_connection(run: Run) -> None:
         fleet.start(0)
         fleet.connect()
         await fleet.until(lambda: fleet.relays[1].clients == 1)
+        assert os.get_blocking(fleet.relays[1].adopted[0]) is False
         os.write(fleet.relays[1].adopted[0], b"hello")
         assert fleet.clients[0].recv(5) == b"hello"
 
@@ -168,6 +169,7 @@ def test_too_many_clients_over_all_workers_are_refused(run: Run) -> None:
         fleet.connect(3)
         await fleet.until(lambda: len(fleet.relays[0].refused) == 2)
         assert fleet.counts() == [1, 0]
+        assert os.get_blocking(fleet.relays[0].adopted[0]) is False
 
     run(scenario, workers=2, clients_max=3)
 
