@@ -7,7 +7,7 @@ touches the lane: what the shared database commits keeps arriving.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,9 +23,10 @@ DORMANT = f"user_id > {ACTIVE_ROWS}"
 
 
 class Fault(Protocol):
-    """One way to break auth_service's database. `title` is for the reader of the story."""
+    """One way to break auth_service's database: a title for the reader, and what the guard calls it."""
 
     title: str
+    trigger: str
 
     def inject(self) -> None: ...
 
@@ -38,6 +39,7 @@ class Errors:
 
     target: Server
     title: str = field(default="auth_db refuses every read (rights revoked)", init=False)
+    trigger: str = field(default="error_rate", init=False)
 
     def inject(self) -> None:
         self.target.execute(f"REVOKE SELECT ON {', '.join(AUTH.tables)} FROM {AUTH.name}", AUTH.database)
@@ -56,6 +58,7 @@ class Latency:
 
     target: Server
     title: str = field(default=f"auth_db holds every read of users back for {HELD_BACK_S} s", init=False)
+    trigger: str = field(default="latency", init=False)
 
     def inject(self) -> None:
         self.target.execute(
@@ -80,6 +83,7 @@ class Divergence:
     shared: Server
     target: Server
     title: str = field(default="somebody changes and deletes tokens directly in auth_db", init=False)
+    trigger: str = field(default="consistency", init=False)
 
     def inject(self) -> None:
         self.target.execute(
@@ -111,6 +115,7 @@ class Crash:
 
     servers: Sequence[PostgresServer]
     title: str = field(default="all servers of auth_db crash", init=False)
+    trigger: str = field(default="error_rate", init=False)
 
     def inject(self) -> None:
         for server in self.servers:
@@ -121,11 +126,6 @@ class Crash:
             server.start()
 
 
-def faults(shared: Server, primary: PostgresServer, replica: PostgresServer) -> Mapping[str, Fault]:
-    """By what the guard calls its triggers, and `crash`, which it sees as errors."""
-    return {
-        "error_rate": Errors(primary),
-        "latency": Latency(primary),
-        "consistency": Divergence(shared, primary),
-        "crash": Crash([primary, replica]),
-    }
+def faults(shared: Server, primary: PostgresServer, replica: PostgresServer) -> tuple[Fault, ...]:
+    """In the order of the story."""
+    return Errors(primary), Latency(primary), Divergence(shared, primary), Crash((primary, replica))
