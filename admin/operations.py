@@ -16,7 +16,7 @@ from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, unknown_service
 from pgshunt.admin.watch import Watch
 from pgshunt.migration.servers import ServerError
-from pgshunt.migration.stages import Held, WrongStage
+from pgshunt.migration.stages import COPY_STAGES, Held, WrongStage
 from pgshunt.migration.store import Conflict, StoreError
 from pgshunt.routing.explain import explain
 from pgshunt.routing.names import split_search_path
@@ -141,7 +141,12 @@ class SupervisorOperations:
         if users:
             path = tuple(users[0] if schema == "$user" else schema for schema in path)
         explanation = explain(sql, self.mover.table, self.fleet.catalogue, path)
-        return {**explanation.to_dict(), "lines": explanation.lines()}
+        lines = explanation.lines()
+        if self.fleet.catalogue.version == 0:
+            lines.append(
+                "attention  the shared database's catalogue could not be read yet: no table is known"
+            )
+        return {**explanation.to_dict(), "lines": lines}
 
     # -- changing -------------------------------------------------------------------------------------
 
@@ -201,12 +206,12 @@ class SupervisorOperations:
         return services[name]
 
     def _document(self, service: Service) -> Document:
-        now_s = self.clock()
+        now_s, copied = self.clock(), service.stage in COPY_STAGES
         latch = self.mover.latch(service.name)
         return service_document(
             Standing(
                 service=service,
-                judgements=self.watch.guard.judge(service.name, now_s),
+                judgements=self.watch.guard.judge(service.name, now_s) if copied else (),
                 seen=self.watch.seen(service.name),
                 latch={"reason": latch["evidence"].get("reason", ""), **latch} if latch else None,
                 lag_s=self._lag_s(service),
@@ -223,7 +228,7 @@ class SupervisorOperations:
             for index, endpoint in enumerate(self.mover.table.endpoints)
             if endpoint.database == service.database
         ]
-        if service.stage in ("shared", "syncing"):
+        if service.stage not in COPY_STAGES:
             return {}
         return {name: self.mover.lag_s(index) for index, name in endpoints}
 

@@ -274,7 +274,7 @@ def test_refusals_say_what_to_do(run: Run) -> None:
 def test_a_move_can_be_abandoned(run: Run) -> None:
     async def scenario(running: Running) -> None:
         status, document = await running.ask("/api/v1/services/auth_service/abandon")
-        assert (status, document["stage"]) == (200, "shared")
+        assert (status, document["stage"], document["triggers"]) == (200, "shared", [])
 
     run(scenario)
 
@@ -331,6 +331,7 @@ def test_a_statement_is_explained_by_the_table_in_force(run: Run) -> None:
         _, document = await running.ask("/api/v1/explain?sql=SELECT+*+FROM+public.users&service=auth_service")
         assert document["service"] == "auth_service"
         assert any(line.startswith("reason") for line in document["lines"])
+        assert "could not be read yet" in document["lines"][-1]
 
     run(scenario)
 
