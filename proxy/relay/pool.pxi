@@ -133,7 +133,7 @@ cdef class Pool:
         self.idle.append(link)
         for pool in self.state.pools:
             # Sessions of another identity may be waiting for the limit this link takes up.
-            if pool is not self and pool.waiters and pool.opening < len(pool.waiters):
+            if pool is not self and (pool.waiters or pool.identity.arrivals):
                 pool.grow()
         return 0
 
