@@ -48,7 +48,8 @@ VALIDATED_MIN = 10
 # A new weight reaches every worker in this time; what a client had sent before counts as in flight.
 SHIFT_MS_MAX = 50
 
-# How far the share of reads may be from the weight: 60 reads at 50 % lie within this but once in a million.
+# How far the share of reads may be from the weight. 60 reads at 50 % lie within it but once in a million; at
+# 100 % a session that has just written still reads where it wrote, until the copy is past that.
 SHARE_PERCENT_OFF_MAX = 35.0
 # Reads that a fault holds back end by then; after it, one that still went there would show itself.
 IN_FLIGHT_S = HELD_BACK_S + 0.3
