@@ -1,6 +1,4 @@
-"""Reads what a database says about itself: for classifying statements, and for checking whether tables can
-move.
-"""
+"""Reads what a database says about itself: for classifying statements, and for checking what can move."""
 
 from __future__ import annotations
 
@@ -41,14 +39,15 @@ WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname =
 
 _TABLES: Final = """
 SELECT n.nspname || '.' || c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
-c.relrowsecurity,
+       c.relrowsecurity,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident),
        ARRAY(SELECT tgname::text FROM pg_trigger t
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R') ORDER BY 1),
        ARRAY(SELECT k.conname::text || '>' || rn.nspname || '.' || r.relname
-             FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid =
-             r.relnamespace WHERE k.conrelid = c.oid AND k.contype = 'f' ORDER BY 1),
+             FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid
+                  JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             WHERE k.conrelid = c.oid AND k.contype = 'f' ORDER BY 1),
        pg_table_size(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname || '.' || c.relname = ANY ({tables})
@@ -99,9 +98,7 @@ class Table:
 
     @property
     def is_replicable(self) -> bool:
-        """Whether UPDATE and DELETE can be published; if not, publishing the table makes the *services'*
-        fail.
-        """
+        """Whether UPDATE and DELETE can be published; if not, they fail once the table is published."""
         match self.replica_identity:
             case "d":
                 return self.has_primary_key
@@ -120,7 +117,8 @@ def read_catalogue(link: Link, version: int) -> Catalogue:
             safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
             search_path=link.value(_SEARCH_PATH)
             or link.value(
-                "SELECT reset_val FROM pg_settings WHERE name = 'search_path' AND source NOT IN ('user', 'database user')"
+                "SELECT reset_val FROM pg_settings WHERE name = 'search_path' "
+                "AND source NOT IN ('user', 'database user')"
             )
             or DEFAULT_SEARCH_PATH,
         )

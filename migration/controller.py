@@ -151,9 +151,7 @@ class MigrationController:
         await asyncio.to_thread(self._heartbeat.stop)
 
     async def reconfigure(self, base: RoutingTable) -> None:
-        """Takes over what a reload may change, shadow writes and limits; endpoints and tables need a
-        restart.
-        """
+        """Takes over what a reload may change: shadow writes and limits. The rest needs a restart."""
         self._keeper.base = base
         await self._keeper.announce()
 
@@ -204,8 +202,7 @@ class MigrationController:
         self._events.add("shifted", service, before=before.reads_percent, reads=reads_percent, epoch=epoch)
 
     async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
-        """No reads from the service's own database from the next epoch on, latched. Repeating it changes
-        nothing.
+        """No reads from the service's own database from the next epoch on, latched; may be repeated.
 
         Raises StoreError when it could not be kept: it holds all the same, until this process ends.
         """
@@ -260,9 +257,8 @@ class MigrationController:
     async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
         """Back to shared: first the reads, then the lane, then the copies. Returns when all of it is done.
 
-        With `even_if_target_is_gone` a service's own database that cannot be reached keeps what it has:
-        only the shared database is freed, which would otherwise keep its log for the lane until its disk is
-        full.
+        With `even_if_target_is_gone` a service's own database that cannot be reached keeps what it has. Only
+        the shared database is freed: it would keep its log for the lane until its disk is full.
         """
         self._configured(service)
         move(self._state(service).stage, "abandon")

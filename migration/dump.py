@@ -61,8 +61,7 @@ class Programs:
 
 
 async def find_programs(server_major: int, named: Path | None = None) -> Programs:
-    """The oldest pg_dump that can read a server of this version; `named` is a directory that is taken as it
-    is.
+    """The oldest pg_dump that can read a server of this version; `named` is the only directory to look in.
 
     The oldest, because its script is the likeliest to be understood by an old server. Raises DumpFailed.
     """

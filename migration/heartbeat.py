@@ -41,7 +41,8 @@ ANY_SERVICE: Final = ""
 
 _CREATE: Final = (
     "CREATE SCHEMA IF NOT EXISTS pgshunt",
-    f"CREATE TABLE IF NOT EXISTS {TABLE} (service text PRIMARY KEY, beat bigint NOT NULL, sent_at timestamptz NOT NULL)",
+    f"CREATE TABLE IF NOT EXISTS {TABLE} "
+    "(service text PRIMARY KEY, beat bigint NOT NULL, sent_at timestamptz NOT NULL)",
 )
 _BEAT: Final = f"""
 INSERT INTO {TABLE} AS row VALUES (:service, 1, clock_timestamp())
@@ -54,8 +55,7 @@ _LOOK: Final = f"SELECT service, beat FROM {TABLE}"
 _WRITER_SETTINGS: Final = {"synchronous_commit": "local"}
 
 Publish = Callable[[int, int], None]
-"""publish(endpoint index, CLOCK_MONOTONIC ns; 0 when nothing is known any more). Called from the readers'
-threads."""
+"""publish(endpoint index, CLOCK_MONOTONIC ns; 0 when nothing is known any more). Called from threads."""
 
 
 def ensure_table(link: Link) -> None:
@@ -102,8 +102,7 @@ class Watched:
 
 
 class Heartbeat:
-    """Writes beats and watches endpoints until stopped. `watch` and `waiting` may be called from the event
-    loop."""
+    """Writes beats and watches endpoints until stopped. No method blocks the event loop, except `stop`."""
 
     def __init__(
         self, shared: Endpoint, control: Control, publish: Publish, interval_s: float = INTERVAL_S
@@ -143,8 +142,7 @@ class Heartbeat:
             self._writer.start()
 
     def stop(self) -> None:
-        """Ends all threads and publishes that nothing is known. Returns when none of them can publish any
-        more."""
+        """Ends all threads and publishes that nothing is known; after it none of them publishes any more."""
         self._stopped.set()
         self.watch({})
         with self._changed:
@@ -162,8 +160,7 @@ class Heartbeat:
         return (time.monotonic_ns() - fresh_ns) / 1e9 if fresh_ns else None
 
     async def waiting(self, index: int, moment_ns: int, timeout_s: float) -> bool:
-        """Waits until the endpoint holds everything committed before `moment_ns`; False if it does not in
-        time."""
+        """Waits until the endpoint holds all that was committed before `moment_ns`; False if not in time."""
         loop = asyncio.get_running_loop()
         reached: asyncio.Future[None] = loop.create_future()
         waiter = (index, moment_ns, loop, reached)

@@ -1,5 +1,4 @@
-"""Carries a service's tables to its own database by PostgreSQL's logical replication: publication, slot,
-subscription.
+"""Carries a service's tables to its own database: publication, slot and subscription of PostgreSQL.
 
 All three have one name, `pgshunt_<service>`. Every method may be repeated after a crash at any point: it
 looks at what is there and does what is missing. The slot is always made before the subscription: CREATE
@@ -106,7 +105,7 @@ class Lane:
             if error.sqlstate != QUERY_CANCELED:
                 raise
             raise LaneFailed(
-                f"creating the slot waits for every open write transaction of the shared server's whole cluster; "
+                f"creating the slot waits for every open write transaction of the shared database's cluster; "
                 f"still open: {await self._source.run(_oldest_writers)}. End them and begin again"
             ) from None
 
@@ -292,14 +291,16 @@ class Lane:
             # The statement below holds a password: neither success nor failure may write it to the server's
             # log.
             link.rows(
-                "SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1"
+                "SET log_statement = 'none'; SET log_min_error_statement = 'panic'; "
+                "SET log_min_duration_statement = -1"
             )
         target = self._read_target(link)
         if target is None:
             # Rows of an earlier lane would stop the copy of the heartbeat. Before 15 a lane brings every
             # service's.
             link.rows(
-                f"DELETE FROM {HEARTBEAT} WHERE service = {literal(self.service)} OR NOT EXISTS ({_OTHER_LANES})"
+                f"DELETE FROM {HEARTBEAT} "
+                f"WHERE service = {literal(self.service)} OR NOT EXISTS ({_OTHER_LANES})"
             )
             link.rows(
                 f"CREATE SUBSCRIPTION {name} CONNECTION {connection} PUBLICATION {name} "
@@ -316,7 +317,8 @@ class Lane:
         rows = link.rows(
             "SELECT s.oid::bigint, s.subenabled, EXISTS (SELECT FROM pg_stat_subscription w "
             "WHERE w.subid = s.oid AND w.relid IS NULL AND w.pid IS NOT NULL) FROM pg_subscription s "
-            "WHERE s.subname = :name AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            "WHERE s.subname = :name "
+            "AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
             name=self.name,
         )
         if not rows:
@@ -334,7 +336,8 @@ class Lane:
         if link.version() >= 150_000:
             errors = (
                 link.rows(
-                    "SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats WHERE subid = :oid::oid",
+                    "SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats "
+                    "WHERE subid = :oid::oid",
                     oid=oid,
                 )
                 or errors
@@ -349,7 +352,8 @@ class Lane:
                 "SELECT n.nspname || '.' || c.relname, p.tuples_processed, p.bytes_processed "
                 "FROM pg_stat_progress_copy p JOIN pg_class c ON c.oid = p.relid "
                 "JOIN pg_namespace n ON n.oid = c.relnamespace "
-                f"WHERE p.datname = current_database() AND n.nspname || '.' || c.relname = ANY ({literals(self._totals)})"
+                "WHERE p.datname = current_database() "
+                f"AND n.nspname || '.' || c.relname = ANY ({literals(self._totals)})"
             )
         }
         progress = []
@@ -396,7 +400,8 @@ def _problem(slot: tuple[bool, int, str] | None, target: _Target | None, streami
 
 def _oldest_writers(link: Link) -> str:
     rows = link.rows(
-        "SELECT format('pid %s of %s in %s, open for %s', pid, usename, datname, date_trunc('second', now() - xact_start)) "
-        "FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 3"
+        "SELECT format('pid %s of %s in %s, open for %s', pid, usename, datname, "
+        "date_trunc('second', now() - xact_start)) FROM pg_stat_activity "
+        "WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 3"
     )
     return "; ".join(text for (text,) in rows) or "none any more"

@@ -22,7 +22,9 @@ SELECT json_build_object(
   'identity', (SELECT system_identifier::text FROM pg_control_system()) || '/' || current_database(),
   'slots_free', current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots),
   'senders_free', current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication),
-  'origins_free', current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_origin),
+  'origins_free', coalesce(current_setting('max_active_replication_origins', true),  -- from 18
+                           current_setting('max_replication_slots'))::int
+                  - (SELECT count(*) FROM pg_replication_origin),
   'workers_free', current_setting('max_logical_replication_workers')::int
                   - (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL),
   'slot', EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name}),
@@ -31,10 +33,12 @@ SELECT json_build_object(
                  JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace),
   'superuser', rolsuper, 'replication', rolreplication,
   'subscriber', rolsuper OR current_setting('server_version_num')::int >= 160000
-                AND pg_has_role(current_user, (SELECT oid FROM pg_roles WHERE rolname = 'pg_create_subscription'), 'USAGE'),
+                AND pg_has_role(current_user,
+                                (SELECT oid FROM pg_roles WHERE rolname = 'pg_create_subscription'), 'USAGE'),
   'not_owned', (SELECT coalesce(json_agg(n.nspname || '.' || c.relname), '[]')
                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname || '.' || c.relname = ANY ({tables}) AND NOT pg_has_role(current_user, c.relowner, 'USAGE'))
+                WHERE n.nspname || '.' || c.relname = ANY ({tables})
+                  AND NOT pg_has_role(current_user, c.relowner, 'USAGE'))
 )::text FROM pg_roles WHERE rolname = current_user
 """
 
@@ -157,7 +161,7 @@ def _check_target(
         found.append(
             Problem(
                 subject,
-                f"{', '.join(sorted(others))} uses it, and PostgreSQL 14 cannot publish single heartbeat rows",
+                f"{', '.join(sorted(others))} uses it, and PostgreSQL 14 cannot publish single rows",
                 "give each service a database of its own, or run 15 or newer as the shared database",
             )
         )

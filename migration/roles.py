@@ -1,8 +1,7 @@
 """Gives the service's roles the same rights at its own database as they have on the shared one.
 
 Roles belong to a whole cluster, so those that the target lacks are created, with the password they have:
-its SCRAM verifier if we may read it, else one made from the configured password. Nothing is ever taken
-away.
+its SCRAM verifier if we may read it, else one made from the configured password. Nothing is taken away.
 """
 
 from __future__ import annotations
@@ -21,16 +20,20 @@ from pgshunt.migration.sql import literal, literals, quoted, relation
 # A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the
 # default.
 _TABLE_GRANTS: Final = """
-SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type, NULL::text
+SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type,
+       NULL::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     CROSS JOIN aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) a
+     CROSS JOIN aclexplode(coalesce(
+         c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) a
      LEFT JOIN pg_roles r ON r.oid = a.grantee
 WHERE (n.nspname || '.' || c.relname = ANY ({tables}) OR c.relkind = 'S' AND EXISTS (
-        SELECT FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+        SELECT FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid
+             JOIN pg_namespace tn ON tn.oid = t.relnamespace
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
           AND tn.nspname || '.' || t.relname = ANY ({tables})))
 UNION ALL
-SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type, col.attname::text
+SELECT n.nspname || '.' || c.relname, c.relkind::text, coalesce(r.rolname, 'public'), a.privilege_type,
+       col.attname::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute col ON col.attrelid = c.oid
      CROSS JOIN aclexplode(col.attacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
 WHERE n.nspname || '.' || c.relname = ANY ({tables})
@@ -42,8 +45,8 @@ WITH RECURSIVE wanted AS (
     UNION SELECT m.roleid FROM pg_auth_members m JOIN wanted ON m.member = wanted.oid
 )
 SELECT r.rolname::text, r.rolcanlogin, r.rolsuper, r.rolinherit,
-       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE
-       m.member = r.oid)
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+             WHERE m.member = r.oid)
 FROM wanted JOIN pg_roles r USING (oid)
 """
 
@@ -145,7 +148,8 @@ def give(link: Link, grants: Sequence[Grant]) -> None:
     relations = {
         name
         for (name,) in link.rows(
-            "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "SELECT n.nspname || '.' || c.relname "
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             f"WHERE n.nspname || '.' || c.relname = ANY ({literals({grant.relation for grant in grants})})"
         )
     }

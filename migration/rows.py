@@ -35,19 +35,23 @@ SEEDS: Final = (0x70677368, 0x756E7431)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A table's columns and the key that identifies its rows; without a key it can only be compared as a
-    whole.
-    """
+class Layout:
+    """A table's columns and its key, as SQL; without a key a table can only be compared as a whole."""
 
     table: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
     key_types: tuple[str, ...] = ()
 
-    def hashed(self, seed: int) -> str:
+    @property
+    def text(self) -> str:
+        """A row as text, its columns named one by one: the copy may have them in another order."""
         row = ", ".join(f"t.{quoted(column)}" for column in self.columns)
-        return f'pg_catalog.hashtextextended(ROW({row})::pg_catalog.text COLLATE "C", {seed})'
+        return f'ROW({row})::text COLLATE "C"'
+
+    @property
+    def hashed(self) -> str:
+        return f"hashtextextended({self.text}, {SEEDS[0]})"
 
     @property
     def key_list(self) -> str:
@@ -97,70 +101,73 @@ class Version:
     is_untouched: bool = field(compare=False)
 
 
-def next_key(link: Link, shape: Shape, after: Key | None, rows: int) -> Key | None:
+def next_key(link: Link, layout: Layout, after: Key | None, rows: int) -> Key | None:
     """The key `rows` further on; None if fewer are left. Raises ServerError."""
     found = link.rows(
-        f"SELECT {shape.key_texts} FROM {relation(shape.table)} t WHERE {shape.between(after, None)} "
-        f"ORDER BY {shape.key_list} OFFSET {rows - 1} LIMIT 1"
+        f"SELECT {layout.key_texts} FROM {relation(layout.table)} t WHERE {layout.between(after, None)} "
+        f"ORDER BY {layout.key_list} OFFSET {rows - 1} LIMIT 1"
     )
     return tuple(found[0]) if found else None
 
 
-def sum_of(link: Link, shape: Shape, after: Key | None, up_to: Key | None) -> Sum:
+def sum_of(link: Link, layout: Layout, after: Key | None, up_to: Key | None) -> Sum:
     """Count and hashes of the rows in a range of keys. Raises ServerError."""
-    one, two = (shape.hashed(seed) for seed in SEEDS)
+    # OFFSET 0 keeps the planner from making each row's text once for every hash.
     ((rows, *hashes),) = link.rows(
-        f"SELECT count(*), coalesce(bit_xor({one}), 0), coalesce(bit_xor({two}), 0) "
-        f"FROM {relation(shape.table)} t WHERE {shape.between(after, up_to)}"
+        f"SELECT count(*), {_xor(SEEDS[0])}, {_xor(SEEDS[1])} FROM (SELECT {layout.text} AS row "
+        f"FROM {relation(layout.table)} t WHERE {layout.between(after, up_to)} OFFSET 0) texts"
     )
     return Sum(rows, (hashes[0], hashes[1]))
 
 
-def whole_sum_of(link: Link, shape: Shape) -> Sum:
+def whole_sum_of(link: Link, layout: Layout) -> Sum:
     """The same for a table without a key, and the hash of its rows' versions. Raises ServerError."""
-    one, two = (shape.hashed(seed) for seed in SEEDS)
     # Equal rows cancel each other in an XOR, not in a sum; the remainder keeps that in a bigint.
     ((rows, xor, total, versions),) = link.rows(
-        f"SELECT count(*), coalesce(bit_xor({one}), 0), coalesce(sum({two}) % 9223372036854775807, 0)::bigint, "
-        "coalesce(bit_xor(hashtextextended(t.tableoid::text || t.xmin::text || t.ctid::text, 0)), 0) "
-        f"FROM {relation(shape.table)} t"
+        f"SELECT count(*), {_xor(SEEDS[0])}, "
+        f"coalesce(sum(hashtextextended(row, {SEEDS[1]})) % 9223372036854775807, 0)::bigint, "
+        "coalesce(bit_xor(hashtextextended(version, 0)), 0) "
+        f"FROM (SELECT {layout.text} AS row, concat_ws(' ', t.tableoid, t.xmin, t.ctid) AS version "
+        f"FROM {relation(layout.table)} t OFFSET 0) texts"
     )
     return Sum(rows, (xor, total), versions)
 
 
-def hashes_of(link: Link, shape: Shape, after: Key | None, up_to: Key | None) -> dict[Key, int]:
+def _xor(seed: int) -> str:
+    return f"coalesce(bit_xor(hashtextextended(row, {seed})), 0)"
+
+
+def hashes_of(link: Link, layout: Layout, after: Key | None, up_to: Key | None) -> dict[Key, int]:
     """The hash of every row in a range of keys. Raises ServerError."""
     rows = link.rows(
-        f"SELECT {shape.hashed(SEEDS[0])}, {shape.key_texts} FROM {relation(shape.table)} t "
-        f"WHERE {shape.between(after, up_to)}"
+        f"SELECT {layout.hashed}, {layout.key_texts} FROM {relation(layout.table)} t "
+        f"WHERE {layout.between(after, up_to)}"
     )
     return {tuple(key): hashed for hashed, *key in rows}
 
 
-def versions_of(link: Link, shape: Shape, keys: Sequence[Key]) -> dict[Key, Version]:
+def versions_of(link: Link, layout: Layout, keys: Sequence[Key]) -> dict[Key, Version]:
     """The rows of these keys, those that exist. Raises ServerError."""
     if not keys:
         return {}
-    wanted = ", ".join(shape.key_row(key) for key in keys)
+    wanted = ", ".join(layout.key_row(key) for key in keys)
     rows = link.rows(
-        f"SELECT {shape.hashed(SEEDS[0])}, t.xmin::text || ' ' || t.ctid::text, t.xmax::text = '0', {shape.key_texts} "
-        f"FROM {relation(shape.table)} t WHERE ({shape.key_list}) IN ({wanted})"
+        f"SELECT {layout.hashed}, concat_ws(' ', t.xmin, t.ctid), t.xmax::text = '0', {layout.key_texts} "
+        f"FROM {relation(layout.table)} t WHERE ({layout.key_list}) IN ({wanted})"
     )
     return {tuple(key): Version(hashed, version, untouched) for hashed, version, untouched, *key in rows}
 
 
 def are_commits_hidden(link: Link) -> bool:
-    """Whether a commit may stand in the log, and so at a copy, that is not visible here yet: it waits for a
-    standby.
-    """
+    """Whether a commit that waits for a standby may be at a copy already, but not be visible here."""
     return bool(link.value("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')"))
 
 
-def read_shapes(link: Link, tables: Sequence[str]) -> list[Shape]:
-    """The shapes of these tables; partitioned ones are compared as one. Raises ServerError."""
+def read_layouts(link: Link, tables: Sequence[str]) -> list[Layout]:
+    """The layouts of these tables; partitioned ones are compared as one. Raises ServerError."""
     columns, keys = read_columns(link, tables), read_keys(link, tables)
     return [
-        Shape(
+        Layout(
             table,
             tuple(name for name, _ in columns[table]),
             tuple(name for name, _ in keys.get(table, ())),

@@ -46,7 +46,8 @@ WITH RECURSIVE moved AS (
     UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid IN (SELECT oid FROM moved)
     UNION SELECT 'pg_proc'::regclass, unnest({functions}::oid[])
     UNION
-    SELECT d.refclassid, d.refobjid FROM pg_depend d JOIN needed ON (d.classid, d.objid) = (needed.classid, needed.objid)
+    SELECT d.refclassid, d.refobjid
+    FROM pg_depend d JOIN needed ON (d.classid, d.objid) = (needed.classid, needed.objid)
     WHERE d.refobjid >= 16384 OR d.refclassid = 'pg_extension'::regclass
 )
 SELECT n.classid::bigint, n.objid::bigint, i.type, i.identity,
@@ -199,7 +200,7 @@ def _require_alike(
         differing = sorted({name for name, _ in set(columns) ^ set(existing[table])})
         if differing:
             raise SchemaFailed(
-                f"{table} at {target.endpoint.name} differs from the shared database in {', '.join(differing)}: "
+                f"{table} at {target.endpoint.name} differs from the shared one in {', '.join(differing)}: "
                 "abandon the service and begin again, or make the columns alike"
             )
 

@@ -1,5 +1,4 @@
-"""Runs the supervisor's own SQL: one connection and one thread for each server and purpose, every wait
-bounded.
+"""Runs the supervisor's own SQL: a connection and a thread for each server and purpose, every wait bounded.
 
 pg8000 blocks, and its connections belong to one thread at a time. `Server.run` hands a function to its
 thread and waits without blocking the event loop:
@@ -30,9 +29,7 @@ Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_S: Final = 5.0
 GRACE_S: Final = 0.5
-"""The server's statement_timeout fires first and says more; the socket's timeout is for a server that is
-gone.
-"""
+"""The server's statement_timeout fires first and says more; the socket's is for a server that is gone."""
 
 # What pg8000 raises when the server vanishes in the middle of a message, besides its own InterfaceError.
 _BROKEN: Final = (InterfaceError, OSError, struct.error, AttributeError, IndexError)

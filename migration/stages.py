@@ -20,9 +20,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A part of stage `syncing`, journalled before it is done; done again after a crash, it finds its work
-    done.
-    """
+    """A part of stage `syncing`, journalled before it is done; may be done again after a crash."""
 
     name: str
     undone_by: str
@@ -83,9 +81,7 @@ class WrongStage(Exception):
 
 
 class Held(WrongStage):
-    """The stage would allow it, but something is in the way: a latch, a sick lane, a copy that is not
-    clean.
-    """
+    """The stage allows it, but something is in the way: a latch, a sick lane, a copy that differs."""
 
 
 def move(stage: Stage, action: str) -> Move:

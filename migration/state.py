@@ -25,9 +25,7 @@ class UnreadableState(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """A rollback that holds until an operator re-arms: what tripped, when (Unix seconds), with which
-    counts.
-    """
+    """A rollback that holds until it is re-armed: what tripped, when (Unix seconds), with which counts."""
 
     trigger: str
     at: float

@@ -1,8 +1,7 @@
 """Keeps one JSON document safely, with compare-and-set on its generation.
 
 A store may be shared by several supervisors (etcd, later): each write names the generation it was made from.
-`FileStore` is the local one: after a crash at any moment the file holds the old document or the new one,
-whole.
+`FileStore` is the local one: after a crash at any moment the file holds one whole document.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ class Store(Protocol):
 
 
 class FileStore:
-    """One file, owned by one process at a time (a lock on `<file>.lock`); `<file>.bak` is the generation
-    before.
-    """
+    """One file, and `<file>.bak` with the generation before; one process at a time holds `<file>.lock`."""
 
     def __init__(self, path: Path) -> None:
         """Takes the lock. Raises StoreError if another process has it or the directory cannot be written."""
@@ -90,7 +87,8 @@ class FileStore:
         except FileNotFoundError:
             if self.backup.exists():
                 raise Corrupt(
-                    f"{self.path} is gone but {self.backup} is there: copy the latter to the former, or remove both"
+                    f"{self.path} is gone but {self.backup} is there: "
+                    "copy the latter to the former, or remove both"
                 ) from None
             return 0, {}
         except (OSError, UnicodeDecodeError) as error:
@@ -128,7 +126,10 @@ class FileStore:
 
     def _remedy(self) -> str:
         if self.backup.exists():
-            return f"{self.backup} holds the generation before: check it and copy it over, or move both away to start anew"
+            return (
+                f"{self.backup} holds the generation before: "
+                "check it and copy it over, or move both away to start anew"
+            )
         return "move it away to start anew: stages and latched rollbacks are then forgotten"
 
     @staticmethod
@@ -146,7 +147,8 @@ class FileStore:
             holder = file.read().strip() or "unknown"
             file.close()
             raise StoreError(
-                f"{path} is held by another pgshunt (pid {holder}): stop it, or give this one a `state.path` of its own"
+                f"{path} is held by another pgshunt (pid {holder}): "
+                "stop it, or give this one a `state.path` of its own"
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

@@ -1,8 +1,8 @@
 """Compares a service's copy with the shared database, row by row, while both are in use.
 
 Ranges of keys are hashed on both sides. Where the hashes differ the rows are looked at one by one, and a row
-counts as divergent only when lag cannot explain it (`judge`). What cannot be decided is reported as
-undecided.
+counts as divergent only when lag cannot explain it (`judge`). What cannot be decided is
+reported as undecided.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Final, Literal
 
 from pgshunt.migration.rows import (
     Key,
-    Shape,
+    Layout,
     Version,
     are_commits_hidden,
     hashes_of,
     next_key,
-    read_shapes,
+    read_layouts,
     sum_of,
     versions_of,
     whole_sum_of,
@@ -37,9 +37,7 @@ QUERY_TIMEOUT_S: Final = 30.0
 Kind = Literal["missing", "extra", "different", "multiset"]
 Verdict = Literal["same", "missing", "extra", "different", "open"]
 Fence = Callable[[int, float], Awaitable[bool]]
-"""fence(moment_ns, timeout_s): waits until the target holds everything committed before; False if not in
-time.
-"""
+"""fence(moment_ns, timeout_s): waits until the target holds all committed before; False if not in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,63 +147,63 @@ class Verifier:
     async def run_pass(self) -> AsyncIterator[VerifyResult]:
         """Every table once; the last result sums them up. Raises ServerError."""
         total = _Total()
-        for shape in await self._source.run(lambda link: read_shapes(link, self._tables)):
-            if not shape.key:
-                total.without_key.append(shape.table)
-            async for result in self._compare_table(shape):
+        for layout in await self._source.run(lambda link: read_layouts(link, self._tables)):
+            if not layout.key:
+                total.without_key.append(layout.table)
+            async for result in self._compare_table(layout):
                 total.add(result)
                 yield result
                 await asyncio.sleep(self._pause_s(result.duration_s))
         yield total.result()
 
-    async def _compare_table(self, shape: Shape) -> AsyncIterator[VerifyResult]:
+    async def _compare_table(self, layout: Layout) -> AsyncIterator[VerifyResult]:
         after: Key | None = None
         while True:
             began_s = time.monotonic()
-            up_to = await self._next_key(shape, after) if shape.key else None
-            if shape.key:
-                source, target = await self._both(partial(sum_of, shape=shape, after=after, up_to=up_to))
+            up_to = await self._next_key(layout, after) if layout.key else None
+            if layout.key:
+                source, target = await self._both(partial(sum_of, layout=layout, after=after, up_to=up_to))
             else:
-                source, target = await self._both(partial(whole_sum_of, shape=shape))
+                source, target = await self._both(partial(whole_sum_of, layout=layout))
             confirmed: tuple[Divergence, ...] = ()
             undecided = 0
             if source != target:
-                if shape.key:
-                    confirmed, undecided = await self._look_closer(shape, after, up_to)
+                if layout.key:
+                    confirmed, undecided = await self._look_closer(layout, after, up_to)
                 else:
-                    confirmed, undecided = await self._look_again(shape)
+                    confirmed, undecided = await self._look_again(layout)
             rows = max(source.rows, target.rows)
-            yield VerifyResult(shape.table, rows, confirmed, undecided, time.monotonic() - began_s)
+            yield VerifyResult(layout.table, rows, confirmed, undecided, time.monotonic() - began_s)
             if up_to is None:
                 return
             after = up_to
 
     async def _look_closer(
-        self, shape: Shape, after: Key | None, up_to: Key | None
+        self, layout: Layout, after: Key | None, up_to: Key | None
     ) -> tuple[tuple[Divergence, ...], int]:
         """The rows of a range that differ for sure, and the number that could not be decided."""
-        source, target = await self._both(partial(hashes_of, shape=shape, after=after, up_to=up_to))
+        source, target = await self._both(partial(hashes_of, layout=layout, after=after, up_to=up_to))
         suspects = [key for key in source.keys() | target.keys() if source.get(key) != target.get(key)]
         confirmed: list[Divergence] = []
         undecided = 0
         for start in range(0, len(suspects), SUSPECTS_MAX):
-            verdicts = await self._judge(shape, suspects[start : start + SUSPECTS_MAX])
+            verdicts = await self._judge(layout, suspects[start : start + SUSPECTS_MAX])
             undecided += sum(verdict == "open" for verdict in verdicts.values())
             confirmed += [
-                Divergence(shape.table, key, verdict)
+                Divergence(layout.table, key, verdict)
                 for key, verdict in verdicts.items()
                 if verdict != "same" and verdict != "open"
             ]
         return tuple(sorted(confirmed, key=lambda divergence: divergence.key)), undecided
 
-    async def _judge(self, shape: Shape, suspects: Sequence[Key]) -> dict[Key, Verdict]:
+    async def _judge(self, layout: Layout, suspects: Sequence[Key]) -> dict[Key, Verdict]:
         looks: dict[Key, list[Look]] = {key: [] for key in suspects}
         verdicts: dict[Key, Verdict] = dict.fromkeys(suspects, "open")
         for _ in range(LOOKS_MAX):
             doubtful = [key for key, verdict in verdicts.items() if verdict == "open"]
             if not doubtful:
                 break
-            read = partial(versions_of, shape=shape, keys=doubtful)
+            read = partial(versions_of, layout=layout, keys=doubtful)
             source = await self._source.run(read, QUERY_TIMEOUT_S)
             if not await self._fence(time.monotonic_ns(), self._pace.fence_timeout_s):
                 break  # the copy lags: nothing can be decided now
@@ -216,12 +214,12 @@ class Verifier:
                 verdicts[key] = judge(looks[key])
         return verdicts
 
-    async def _look_again(self, shape: Shape) -> tuple[tuple[Divergence, ...], int]:
+    async def _look_again(self, layout: Layout) -> tuple[tuple[Divergence, ...], int]:
         """A table without a key as a whole: wrong if both sides held the same row versions over three looks.
 
         Versions, not contents: a table that changes to and fro may look the same three times.
         """
-        read = partial(whole_sum_of, shape=shape)
+        read = partial(whole_sum_of, layout=layout)
         looks: set[tuple[int, int]] = set()
         for _ in range(3):
             source = await self._source.run(read, QUERY_TIMEOUT_S)
@@ -233,10 +231,10 @@ class Verifier:
             looks.add((source.versions, target.versions))
         if len(looks) > 1 or await self._source.run(are_commits_hidden):
             return (), 1
-        return (Divergence(shape.table, (), "multiset"),), 0
+        return (Divergence(layout.table, (), "multiset"),), 0
 
-    async def _next_key(self, shape: Shape, after: Key | None) -> Key | None:
-        find = partial(next_key, shape=shape, after=after, rows=self._pace.rows_per_chunk)
+    async def _next_key(self, layout: Layout, after: Key | None) -> Key | None:
+        find = partial(next_key, layout=layout, after=after, rows=self._pace.rows_per_chunk)
         return await self._source.run(find, QUERY_TIMEOUT_S)
 
     async def _both(self, work: Callable[[Link], Result]) -> tuple[Result, Result]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fixtures import Database
+from support.moving import CONTROL, EAGER, databases, endpoint
 
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.migration.controller import MigrationController
@@ -18,8 +20,6 @@ from pgshunt.migration.stages import Held, WrongStage
 from pgshunt.migration.store import Document, FileStore, StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.routing.table import RoutingTable, Service
-from support.fixtures import Database
-from support.moving import CONTROL, EAGER, databases, endpoint
 
 SERVICE = "auth_service"
 _numbers = itertools.count()
@@ -127,7 +127,7 @@ async def _copied(controller: MigrationController) -> None:
 async def _until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
     """Polls what runs in the background; fails after the deadline."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - other threads and servers set no event of ours
             await asyncio.sleep(0.02)
 
 
@@ -196,7 +196,7 @@ def test_the_whole_way_and_back(world: World) -> None:
     assert (rolled_back["trigger"], rolled_back["reads_before"]) == ("error_rate", 100)
 
 
-@pytest.mark.parametrize("kill_at", [1, 2, 4, 7, 9, 12, 15, 18, 20])
+@pytest.mark.parametrize("kill_at", [1, 2, 6, 9, 13, 16, 20])
 def test_killed_at_any_write_the_next_life_brings_it_to_its_end(world: World, kill_at: int) -> None:
     """A begun copy goes on by itself; if it was not even journalled, nothing has happened."""
 

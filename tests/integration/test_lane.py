@@ -24,7 +24,8 @@ CREATE TYPE mood AS ENUM ('calm', 'cross');
 CREATE DOMAIN address AS text CHECK (VALUE LIKE '%@%');
 CREATE SEQUENCE free_numbers;
 CREATE FUNCTION shout(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN upper(t); END $$;
-CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.note := shout('touched'); RETURN NEW; END $$;
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN NEW.note := shout('touched'); RETURN NEW; END $$;
 CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE TABLE elsewhere (id int PRIMARY KEY);
 CREATE TABLE users (
@@ -32,7 +33,8 @@ CREATE TABLE users (
     n int DEFAULT nextval('free_numbers'), e int REFERENCES elsewhere, note text
 );
 CREATE INDEX ON users (lower(name));
-CREATE TABLE "Odd names" ("Key" int, "a""b" text, PRIMARY KEY ("Key", "a""b"), "user" bigint REFERENCES users);
+CREATE TABLE "Odd names" (
+    "Key" int, "a""b" text, PRIMARY KEY ("Key", "a""b"), "user" bigint REFERENCES users);
 CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
 CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100);
 CREATE TABLE parts_high PARTITION OF parts FOR VALUES FROM (100) TO (1000);
@@ -291,7 +293,8 @@ def test_roles_come_with_their_rights_and_their_password(pair: tuple[Database, D
     shared, own = pair
     name = shared.dbname
     shared.execute(
-        f"CREATE ROLE {name}_group; CREATE ROLE {name}_app LOGIN PASSWORD 'open sesame' IN ROLE {name}_group; "
+        f"CREATE ROLE {name}_group; "
+        f"CREATE ROLE {name}_app LOGIN PASSWORD 'open sesame' IN ROLE {name}_group; "
         f"GRANT SELECT ON users TO {name}_group; GRANT UPDATE (name) ON users TO {name}_app; "
         f"GRANT USAGE ON SEQUENCE users_id_seq TO {name}_app; GRANT SELECT ON parts TO PUBLIC"
     )
@@ -363,7 +366,8 @@ def test_the_catalogue_tells_safe_functions_and_the_default_search_path(
     shared, _ = pair
     shared.execute(
         f'ALTER DATABASE {shared.dbname} SET search_path = app, "$user"; '
-        "CREATE VIEW seen AS SELECT 1 AS id; CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1'"
+        "CREATE VIEW seen AS SELECT 1 AS id; "
+        "CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1'"
     )
 
     async def scenario() -> None:

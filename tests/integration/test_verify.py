@@ -21,11 +21,13 @@ from pgshunt.migration.verify import Divergence, Verifier, VerifyResult
 _numbers = itertools.count()
 
 SCHEMA = """
-CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL, balance numeric NOT NULL, at timestamptz, f float8);
+CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL,
+    balance numeric NOT NULL, at timestamptz, f float8);
 CREATE TABLE members (team text, person int, payload jsonb, PRIMARY KEY (team, person));
 CREATE TABLE heap (a int, b text);
 ALTER TABLE heap REPLICA IDENTITY FULL;
-INSERT INTO accounts SELECT i, 'owner ' || i, i / 7.0, now() - i * interval '1 s', i / 3.0 FROM generate_series(1, 3000) i;
+INSERT INTO accounts SELECT i, 'owner ' || i, i / 7.0, now() - i * interval '1 s', i / 3.0
+    FROM generate_series(1, 3000) i;
 INSERT INTO members SELECT 'team ' || i % 50, i, jsonb_build_object('n', i) FROM generate_series(1, 1200) i;
 INSERT INTO heap SELECT i % 10, 'x' FROM generate_series(1, 300) i;
 """
@@ -62,10 +64,11 @@ def test_a_quiet_copy_is_clean_and_every_planted_divergence_is_found_until_repai
             own.execute(
                 "UPDATE accounts SET balance = 1.0 WHERE id = 7;"
                 "DELETE FROM accounts WHERE id = 2999; INSERT INTO accounts VALUES (9000, 'rogue', 1);"
-                "UPDATE members SET payload = '{}' WHERE (team, person) = ('team 7', 7); DELETE FROM heap WHERE ctid = '(0,1)'"
+                "UPDATE members SET payload = '{}' WHERE (team, person) = ('team 7', 7); "
+                "DELETE FROM heap WHERE ctid = '(0,1)'"
             )
             wrong = (
-                Divergence("public.accounts", ("7",), "different"),  # 1.0 where the shared database has 1.000…
+                Divergence("public.accounts", ("7",), "different"),  # 1.0 is not 1.000
                 Divergence("public.accounts", ("2999",), "missing"),
                 Divergence("public.accounts", ("9000",), "extra"),
                 Divergence("public.members", ("team 7", "7"), "different"),
@@ -76,7 +79,8 @@ def test_a_quiet_copy_is_clean_and_every_planted_divergence_is_found_until_repai
                 assert (found.confirmed, found.undecided) == (wrong, 0)
 
             own.execute(
-                "DELETE FROM accounts WHERE id IN (7, 9000); DELETE FROM members WHERE person = 7; TRUNCATE heap"
+                "DELETE FROM accounts WHERE id IN (7, 9000); DELETE FROM members WHERE person = 7; "
+                "TRUNCATE heap"
             )
             for table, condition in (
                 ("accounts", "id IN (7, 2999)"),

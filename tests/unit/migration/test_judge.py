@@ -1,25 +1,17 @@
 """What a verifier may conclude, checked on a model of a lane that delays but never errs.
 
-The model: a source row with a history of states, a copy that shows any state from the fence on. Whatever the history
-and the delays, a faithful copy must never be judged wrong; a copy that was tampered with must be, once all is quiet.
+The model: a source row with a history of states, a copy that shows any state from the fence on. Whatever the
+history and the delays, a faithful copy must never be judged wrong; one that was tampered with must be, once
+all is quiet.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgshunt.migration.rows import Version
 from pgshunt.migration.verify import LOOKS_MAX, Look, judge
-
-
-@dataclass(frozen=True)
-class State:
-    """The row at one point of the log: no content means that it does not exist."""
-
-    content: int | None
 
 
 @st.composite

@@ -47,7 +47,10 @@ def test_the_generation_before_is_kept_as_backup(path: Path) -> None:
 
 def test_a_second_store_on_the_same_file_is_refused_and_told_who_holds_it(path: Path) -> None:
     with FileStore(path):
-        code = "import sys, pathlib; from pgshunt.migration.store import FileStore; FileStore(pathlib.Path(sys.argv[1]))"
+        code = (
+            "import sys, pathlib; from pgshunt.migration.store import FileStore; "
+            "FileStore(pathlib.Path(sys.argv[1]))"
+        )
         other = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
         assert "held by another pgshunt (pid " in other.stderr
         with pytest.raises(StoreError, match="held by another"):
@@ -55,7 +58,7 @@ def test_a_second_store_on_the_same_file_is_refused_and_told_who_holds_it(path: 
     FileStore(path).close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_torn_or_changed_file_is_refused_and_left_as_it_is(path: Path, data: st.DataObject) -> None:
     path.unlink(missing_ok=True)
