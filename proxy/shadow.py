@@ -150,7 +150,7 @@ class Unit:
             (shape.kind is Kind.WRITE and bool(shape.writes) and _MODIFIES.match(sql) is not None)
             or (shape.kind is Kind.READ and bool(shape.reads))
         )
-        if not harmless or self._size > UNIT_BYTES_MAX or not self._shadows.holds(self.service, shape.tables):
+        if not harmless or self._size > UNIT_BYTES_MAX or not self._shadows.holds(self.service, shape):
             self._decidable = False
         else:
             self.statements.append(Statement(shape, frames, not shape.reads and _INSERT.match(sql) is not None))
@@ -199,6 +199,7 @@ class Target:
     endpoint: Endpoint
     percent: float
     tables: frozenset[str]
+    own: frozenset[str] = frozenset()
     pending: deque[tuple[Unit, asyncio.Future[Outcome | None]]] = field(default_factory=deque)
     idle: dict[int, list[OpenedLink]] = field(default_factory=dict)
     running: int = 0
@@ -228,6 +229,7 @@ class Shadows:
             target = self._targets.get(index) or Target(primaries[service.database], 0.0, frozenset())
             target.percent = service.shadow_percent
             target.tables = frozenset(service.copied)
+            target.own = frozenset(service.tables)
             targets[index] = target
         for index, target in self._targets.items():
             if index not in targets:
@@ -242,9 +244,13 @@ class Shadows:
             return None
         return Unit(self, service, identity)
 
-    def holds(self, service: int, tables: frozenset[str]) -> bool:
+    def holds(self, service: int, shape: Shape) -> bool:
+        """Whether the target has all that is read, and is where all that is written will belong.
+
+        Copies of other services' tables are never written there: their triggers need not even work.
+        """
         target = self._targets.get(service)
-        return target is not None and tables <= target.tables
+        return target is not None and shape.tables <= target.tables and shape.writes <= target.own
 
     def launch(self, unit: Unit) -> asyncio.Future[Outcome | None] | None:
         """Runs a unit at its target as soon as one of the target's links is free; None: the queue is full."""

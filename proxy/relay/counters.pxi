@@ -23,7 +23,7 @@ cdef struct Calls:
 cdef struct Run:
     int64_t failures               # consecutive infrastructure failures
     uint32_t last                  # the last 20 outcomes, newest in bit 0, failure = 1
-    long first_link                # link numbers seen in the current run of failures
+    long first_link                # the link of the oldest failure among them
     bint several_links
     bint changed
 
@@ -78,7 +78,7 @@ cdef class Counters:
         if not failed and run.failures == 0 and run.last == 0:
             return False
         if failed:
-            if run.failures == 0:
+            if run.last == 0:
                 run.first_link = link
                 run.several_links = False
             elif link != run.first_link:
@@ -89,6 +89,10 @@ cdef class Counters:
         run.last = ((run.last << 1) | <uint32_t> failed) & 0xfffff
         run.changed = True
         return failed
+
+    cdef void forget_run(self, int service) noexcept:
+        """Reads of the service begin anew: what failed before says nothing about them."""
+        memset(&self.runs[service + 1], 0, sizeof(Run))
 
     def drain(self, list services, list endpoint_names, list sides, list reasons):
         """The counts as the values of a delta message, and all of them back to zero.
@@ -118,7 +122,7 @@ cdef class Counters:
                 runs.append([
                     services[service + 1], self.runs[service + 1].failures,
                     (<object> self.runs[service + 1].last).bit_count(),
-                    2 if self.runs[service + 1].several_links else 1 if self.runs[service + 1].failures else 0,
+                    2 if self.runs[service + 1].several_links else 1 if self.runs[service + 1].last else 0,
                 ])
         sqlstates = [
             [services[key[0] + 1], sides[key[0] + 1][key[1]], key[2], count] for key, count in self.sqlstates.items()

@@ -51,6 +51,8 @@ cdef class Relay:
     cdef uint64_t random_state
     cdef uint32_t next_process
     cdef dict error_classes
+    cdef dict gauges                       # as they were sent last
+    cdef long parses                       # likewise
     cdef bint urgent
     cdef bint loop_wanted                  # a task was started: the Python loop must get its turn
 
@@ -183,6 +185,9 @@ cdef class Relay:
         self.unknown.reason = Reason.UNKNOWN
         if before is not None:
             self.call_back(before)
+            for index, copies in enumerate(self.copies):
+                if copies is not None and (index >= len(before) or before[index] is None):
+                    self.counters.forget_run(index)
         self.run_ready()
 
     cdef int call_back(self, list before) except -1:
@@ -239,9 +244,11 @@ cdef class Relay:
         reason = entry.reason
         if buffer_waiting(&session.begin):
             reason = REASON_TRANSACTION
-        elif entry.plan_kind == PLAN_SPLIT and whole and not session.force_owner:
+        elif session.force_owner:
+            reason = REASON_RETRIED
+        elif entry.plan_kind == PLAN_SPLIT:
             reason = REASON_BASELINE
-            if <int> (self.random() % 100) < entry.percent:
+            if whole and <int> (self.random() % 100) < entry.percent:
                 index = self.fresh_copy(entry.service, session, &reason)
                 if index >= 0:
                     self.count_route(entry.service, REASON_SPLIT)
@@ -310,10 +317,7 @@ cdef class Relay:
         session.handshake = self.policy.handshake()
         session.deadline_ns = monotonic_ns() + self.login_ns_max
         self.deadlines.add(session)
-        if refuse:
-            session.fatal("57P03" if self.draining else "53300",
-                          "the proxy is shutting down" if self.draining else "sorry, too many clients already",
-                          "Try again later, or raise listen.max_client_conn.")
+        session.refused = refuse
 
     cdef int shake(self, Session session, bytes data) except -1:
         """Login: the handshake says what to do."""
@@ -333,6 +337,11 @@ cdef class Relay:
     cdef int welcome_later(self, Session session, request) except -1:
         cdef Identity identity
         leftover = session.handshake.leftover
+        if session.refused:
+            session.fatal("57P03" if self.draining else "53300",
+                          "the proxy is shutting down" if self.draining else "sorry, too many clients already",
+                          "Try again later, or raise listen.max_client_conn.")
+            return 0
         refusal = self.policy.refusal(request)
         if refusal is not None:
             sqlstate, message, hint = refusal
@@ -459,9 +468,9 @@ cdef class Relay:
                 continue
             session.waiting_in = None
             if state.index != 0:
-                self.count_call(session.unit_service, state.index, OP_READ, 0, 1, -self.link_numbers - pool.failures)
+                self.count_call(session.unit_service, state.index, OP_READ, 0, 1, False,
+                                -self.link_numbers - pool.failures)
                 self.count_sqlstate(session.unit_service, state.index, error.sqlstate.encode())
-                self.count_route(session.unit_service, REASON_RETRIED)
                 session.force_owner = True
                 self.resume(session)
             else:
@@ -473,9 +482,9 @@ cdef class Relay:
 
     # --- counting -------------------------------------------------------------------------------------------
 
-    cdef inline int count_call(self, int service, int endpoint, int op, int64_t took_ns, int error, long link) except -1:
-        cdef bint candidate
-        self.counters.call(service, endpoint, op, took_ns, error, took_ns > self.latency_ns_max)
+    cdef inline int count_call(self, int service, int endpoint, int op, int64_t took_ns, int error, bint slow_already,
+                               long link) except -1:
+        self.counters.call(service, endpoint, op, took_ns, error, took_ns > self.latency_ns_max and not slow_already)
         if endpoint != 0 and service >= 0 and self.counters.outcome(service, error == 1, link):
             self.urgent = True
         return 0
@@ -509,16 +518,19 @@ cdef class Relay:
         cdef Pool pool
         cdef EndpointState state
         shadow = self.shadows.drain_counters()
-        if not self.counters.changed and not shadow and not self.counters.pins:
-            return None
-        delta = self.counters.drain(self.service_names, self.endpoint_names, self.sides, self.reason_names)
         links = []
         for state in self.endpoints:
             for pool in state.pools:
                 links.append([state.endpoint.name, pool.identity.user, pool.links - len(pool.idle) - pool.opening,
                               len(pool.idle), len(pool.waiters)])
-        delta["gauges"] = {"clients": self.clients, "waiting": self.waiting, "links": links, "shapes": self.shapes.size}
-        delta["parses"] = self.shapes.misses
+        gauges = {"clients": self.clients, "waiting": self.waiting, "links": links, "shapes": self.shapes.size}
+        if not self.counters.changed and not shadow and not self.counters.pins and gauges == self.gauges:
+            return None
+        self.gauges = gauges
+        delta = self.counters.drain(self.service_names, self.endpoint_names, self.sides, self.reason_names)
+        delta["gauges"] = gauges
+        delta["parses"] = self.shapes.misses - self.parses
+        self.parses = self.shapes.misses
         delta.update(shadow or {})
         return delta
 

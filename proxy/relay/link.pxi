@@ -176,7 +176,7 @@ cdef class Link(Connection):
             return verdict if verdict >= 0 else self.out_of_step(kind)
         if verdict == VERDICT_DESYNC:
             return self.out_of_step(kind)
-        if kind == b"C" and self.session is not None and self.session.shadow is not None:
+        if kind == b"C" and self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
             self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
             if kind == b"Z":
@@ -226,7 +226,7 @@ cdef class Link(Connection):
 
     cdef int on_error(self, const uint8_t* data, size_t size) except -2:
         """ErrorResponse: decides who gets it, and what the server will not answer because of it."""
-        cdef Reply head
+        cdef Reply head, unit
         cdef Session session = self.session
         cdef bytes sqlstate, severity
         severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
@@ -240,11 +240,13 @@ cdef class Link(Connection):
                 return VERDICT_FORWARD
             return VERDICT_SKIP
         head = replies_head(&self.replies)[0]
+        unit = self.unit_reply()
         self.unit_error = self.relay.error_class(sqlstate)
-        self.relay.count_sqlstate(head.service, self.pool.state.index, sqlstate)
+        self.relay.count_sqlstate(unit.service, self.pool.state.index, sqlstate)
         if self.unit_error == 1 and session is not None and session.may_retry():
             # A copy that cannot answer must not cost the client its read: the owner answers instead.
-            self.relay.count_call(head.service, self.pool.state.index, head.op, 0, 1, self.number)
+            self.relay.count_call(unit.service, self.pool.state.index, unit.op, 0, 1, False, self.number)
+            self.unit_error = 0
             self.run_length = 0
             self.skip_failed()
             session.retry()
@@ -293,6 +295,21 @@ cdef class Link(Connection):
                 return False
         return True
 
+    cdef Reply unit_reply(self):
+        """What is known of the unit that is being answered: it stands at the reply that will end it."""
+        cdef Reply unknown
+        cdef uint32_t index
+        cdef uint8_t code
+        for index in range(self.replies.count):
+            code = replies_at(&self.replies, index).code
+            if code == REPLY_SYNC or code == REPLY_QUERY:
+                return replies_at(&self.replies, index)[0]
+        memset(&unknown, 0, sizeof(Reply))
+        unknown.service = <int16_t> (self.session.unit_service if self.session is not None else -1)
+        unknown.op = <uint8_t> (self.session.unit_op if self.session is not None else OP_OTHER)
+        unknown.started_ns = self.poller.now_ns
+        return unknown
+
     cdef bint has_sync(self):
         return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
 
@@ -310,18 +327,20 @@ cdef class Link(Connection):
         cdef Session session = self.session
         cdef int64_t now = monotonic_ns()
         cdef int64_t took = now - reply.started_ns
-        if session is not None:
-            if session.blocked_ns:
-                took -= session.blocked_ns
-                session.blocked_ns = 0
-            if reply.flags & FLAG_WRITES:
-                session.transaction_wrote = True
-            if self.status == b"I" and session.transaction_wrote:
-                # Taken after the answer arrived: everything committed so far lies before it.
-                session.last_write_ns = now
-                session.transaction_wrote = False
+        if session is None:
+            self.unit_error = 0
+            return 0                   # nobody waited for it, or it was counted when the owner was asked instead
+        if session.blocked_ns:
+            took -= session.blocked_ns
+            session.blocked_ns = 0
+        if reply.flags & FLAG_WRITES:
+            session.transaction_wrote = True
+        if self.status == b"I" and session.transaction_wrote:
+            # Taken after the answer arrived: everything committed so far lies before it.
+            session.last_write_ns = now
+            session.transaction_wrote = False
         self.relay.count_call(reply.service, self.pool.state.index, reply.op, took if took > 0 else 0,
-                              self.unit_error, self.number)
+                              self.unit_error, reply.flags & FLAG_SLOW, self.number)
         self.unit_error = 0
         return 0
 
@@ -424,15 +443,16 @@ cdef class Link(Connection):
         cdef uint32_t index
         cdef bint unknown = False
         cdef Reply* reply
+        cdef Reply unit
         self.flush_run()
         for index in range(self.replies.count):
             reply = replies_at(&self.replies, index)
             if reply.flags & FLAG_COMMIT or (reply.flags & FLAG_WRITES and self.status == b"I"):
                 unknown = True
         if self.replies.count and session is not None:
-            reply = replies_head(&self.replies)
-            self.relay.count_call(reply.service, self.pool.state.index, reply.op,
-                                  self.poller.now_ns - reply.started_ns, 1, self.number)
+            unit = self.unit_reply()
+            self.relay.count_call(unit.service, self.pool.state.index, unit.op, self.poller.now_ns - unit.started_ns,
+                                  1, unit.flags & FLAG_SLOW, self.number)
         if session is None:
             return self.end()
         if session.may_retry():

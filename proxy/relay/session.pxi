@@ -29,6 +29,7 @@ cdef class Session(Connection):
     cdef Relay relay
     cdef int phase
     cdef object handshake
+    cdef bint refused                      # too many clients: told so once it has logged in
     cdef Identity identity
     cdef readonly uint32_t process_id
     cdef readonly bytes secret_key
@@ -277,6 +278,15 @@ cdef class Session(Connection):
                 if self.answer_locally(entry, data, size):
                     self.write_bytes(command_complete(entry) + ready_for_query(self.status))
                     return TAKEN
+        if entry.kind == KIND_SESSION and not self.in_batch and self.drops_own(entry):
+            if self.link is not None and self.link.replies.count:
+                # Whether the transaction has failed is known when the replies are in.
+                self.phase = PHASE_AWAITING
+                return STOP
+            if self.status != b"E":
+                self.unnamed_token = 0
+                self.write_bytes(self.drop(entry) + ready_for_query(self.status))
+                return TAKEN
         if not self.routed:
             if self.acquire(entry, whole) == STOP:
                 return STOP
@@ -368,6 +378,25 @@ cdef class Session(Connection):
             return TAKEN
         self.send_parse(statement, ACTION_FORWARD, name)
         return TAKEN
+
+    cdef bint drops_own(self, Entry entry):
+        """Whether it is a DEALLOCATE of what was prepared by messages: the servers know it by another name."""
+        cdef str name = entry.shape.deallocates
+        if name is None:
+            return False
+        if name == "*":
+            return self.link is None or not self.link.pins
+        return self.statements is not None and name.encode() in self.statements
+
+    cdef bytes drop(self, Entry entry):
+        """Forgets what a DEALLOCATE names; returns its CommandComplete. The links keep it for other sessions."""
+        cdef str name = entry.shape.deallocates
+        self.last_statement = None
+        if name == "*":
+            self.statements = None
+            return COMMAND_COMPLETE["DEALLOCATE ALL"]
+        del self.statements[name.encode()]
+        return COMMAND_COMPLETE["DEALLOCATE"]
 
     cdef int clash(self, bytes name) except -1:
         """Makes the server hold a statement under the client's name, so that it refuses a second one itself."""
@@ -548,6 +577,14 @@ cdef class Session(Connection):
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, size)
+        if (self.bound_entry is not None and self.bound_entry.kind == KIND_SESSION
+                and self.bound_entry.shape.deallocates != "*" and self.drops_own(self.bound_entry)):
+            completed = self.drop(self.bound_entry)
+            if self.link.replies.count:
+                replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FAKE)
+            else:
+                self.write_bytes(completed)
+            return TAKEN
         replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FORWARD)
         if self.bound_entry is not None:
             self.unit_entry(self.bound_entry)
@@ -900,7 +937,6 @@ cdef class Session(Connection):
         buffer_free(&self.inbound)
         self.inbound = again
         self.phase = PHASE_AWAITING
-        self.relay.count_route(self.unit_service, REASON_RETRIED)
         self.relay.resume(self)
         return 0
 
@@ -931,7 +967,9 @@ cdef class Session(Connection):
         return self.write(<const uint8_t*> PyBytes_AS_STRING(data), len(data))
 
     cdef int write_complete(self, uint8_t code) except -1:
-        """ParseComplete or CloseComplete in the server's stead."""
+        """ParseComplete, CloseComplete or a DEALLOCATE's CommandComplete in the server's stead."""
+        if code == REPLY_EXECUTE:
+            return self.write_bytes(COMMAND_COMPLETE["DEALLOCATE"])
         return self.write(b"1\0\0\0\x04" if code == REPLY_PARSE else b"3\0\0\0\x04", 5)
 
     cdef int on_drained(self) except -1:

@@ -140,7 +140,13 @@ class RunningRelay:
             "version": 1,
             "shared": {"dbname": self.shared.dbname, "primary": {"host": server.host, "port": server.port}},
             "control": {"user": server.user, "password": server.password},
-            "auth": {"method": "trust", "users": [{"name": server.user, "password": server.password}]},
+            "auth": {
+                "method": "trust",
+                "users": [
+                    {"name": server.user, "password": server.password},
+                    {"name": "app", "password": "app"},
+                ],
+            },
         }
         if self.copy is not None:
             target = self.copy.server

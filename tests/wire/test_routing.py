@@ -1,0 +1,281 @@
+"""Where statements really go: two databases that answer differently tell which one was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.fixtures import Database
+from support.relay import RunningRelay
+from support.wire import SYNC, WireClient, bind, execute, kinds, parse, sqlstate
+
+TABLES = ("t", "u")
+
+
+@pytest.fixture
+def databases(database_pair: tuple[Database, Database]) -> tuple[Database, Database]:
+    """The shared database, where every v is 'shared', and the service's own, where it is 'copy'."""
+    for database, name in zip(database_pair, ("shared", "copy"), strict=True):
+        database.execute(
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
+            " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
+        )
+        database.execute(
+            f"CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL DEFAULT '{name}');"
+            "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE other (id int);"
+            "INSERT INTO t SELECT generate_series(1, 10)"
+        )
+    return database_pair
+
+
+@contextmanager
+def moving(databases: tuple[Database, Database], reads_percent: int = 100, **options: str) -> Iterator[RunningRelay]:
+    with RunningRelay(*databases, tables=TABLES, reads_percent=reads_percent, **options) as relay:  # type: ignore[arg-type]
+        yield relay
+
+
+@contextmanager
+def client_of(relay: RunningRelay) -> Iterator[WireClient]:
+    with WireClient(relay.connect()) as client:
+        yield client.log_in("app", relay.shared.dbname)
+
+
+def asked(client: WireClient, sql: str = "SELECT v FROM t WHERE id = 1") -> str | None:
+    return client.value(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "where"),
+    [
+        ("SELECT v FROM t WHERE id = 1", "copy"),
+        ("SELECT v FROM public.t WHERE id = 2 ORDER BY id LIMIT 1", "copy"),
+        ("WITH x AS (SELECT v FROM t WHERE id = 3) SELECT v FROM x", "copy"),
+        ("SELECT t.v FROM t LEFT JOIN u USING (id) WHERE id = 1", "copy"),
+        ("SELECT v FROM t WHERE id = 1 FOR UPDATE", "shared"),
+        ("SELECT v FROM t, other WHERE t.id = 1 UNION ALL SELECT v FROM t WHERE id = 1", "shared"),
+        ("SELECT v FROM t WHERE id = 1 AND random() < 2", "shared"),
+        ("UPDATE t SET id = id WHERE id = 1 RETURNING v", "shared"),
+        ("WITH x AS (UPDATE t SET id = id WHERE id = 1 RETURNING v) SELECT v FROM x", "shared"),
+        ("SELECT v FROM t WHERE id = 1 AND ctid IS NOT NULL", "shared"),
+        ("BEGIN; SELECT v FROM t WHERE id = 1; COMMIT", "shared"),
+    ],
+)
+def test_only_plain_reads_of_copied_tables_go_to_the_copy(
+    sql: str, where: str, databases: tuple[Database, Database]
+) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert asked(client, sql) == where
+
+
+def test_the_weight_is_kept(databases: tuple[Database, Database]) -> None:
+    with moving(databases, reads_percent=50) as relay, client_of(relay) as client:
+        answers = [asked(client) for _ in range(400)]
+        assert 120 < answers.count("copy") < 280        # 8 standard deviations: a false alarm in 10^15 runs
+        relay.shift(0)
+        assert {asked(client) for _ in range(50)} == {"shared"}
+        relay.shift(100)
+        assert {asked(client) for _ in range(50)} == {"copy"}
+
+
+def test_extended_batches_are_split_only_when_all_of_them_is_here(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.send(parse("", "SELECT v FROM t WHERE id = $1::int"), bind("", "", "1"), execute(), SYNC)
+        assert client.until_ready()[2].body.endswith(b"copy")
+        client.send(parse("named", "SELECT v FROM t WHERE id = $1::int"), SYNC)
+        assert kinds(client.until_ready()) == "1Z"
+        client.send(bind("", "named", "2"), execute(), SYNC)
+        assert client.until_ready()[1].body.endswith(b"copy")
+        update = parse("", "UPDATE t SET id = id WHERE id = 1")
+        client.send(bind("", "named", "2"), execute(), update, bind("", ""), execute(), SYNC)
+        assert client.until_ready()[1].body.endswith(b"shared")
+
+
+def test_a_transaction_stays_where_it_is(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for begin in ("BEGIN", "BEGIN READ ONLY"):
+            client.query(begin)
+            assert asked(client) == "shared"
+            relay.shift(50)
+            relay.shift(100)
+            assert asked(client) == "shared"
+            client.query("COMMIT")
+        assert asked(client) == "copy"
+
+
+def test_a_session_never_reads_a_copy_older_than_its_own_write(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as writer, client_of(relay) as reader:
+        assert asked(writer) == "copy"
+        relay.fresh = False                             # the copy's freshness stands still from here on
+        writer.query("UPDATE t SET v = 'new' WHERE id = 1")
+        assert asked(writer) == "new"
+        assert asked(reader) == "copy"                  # who has not written may still read there
+        relay.fresh = True
+        relay.wait_for(lambda: asked(writer) == "copy", "the copy is fresh enough again")
+        assert relay.count("routes", "svc", "not_fresh") >= 1
+
+
+def test_a_write_inside_a_transaction_counts_from_its_commit(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as writer:
+        writer.query("BEGIN")
+        writer.query("UPDATE t SET v = 'new' WHERE id = 1")
+        relay.fresh = False
+        writer.query("COMMIT")
+        assert asked(writer) == "new"
+
+
+def test_a_copy_that_lags_behind_the_limit_is_not_read(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert asked(client) == "copy"
+        relay.fresh = False
+        relay.wait_for(lambda: asked(client) == "shared", "the copy is late")
+
+
+def test_an_error_of_the_copy_is_answered_by_the_owner(databases: tuple[Database, Database]) -> None:
+    """The client sees the right answer, the counters see the failure."""
+    with moving(databases) as relay, client_of(relay) as client:
+        assert asked(client) == "copy"
+        databases[1].execute("ALTER TABLE t RENAME TO t_hidden")
+        for _ in range(5):
+            assert asked(client) == "shared"
+            client.send(parse("", "SELECT v FROM t WHERE id = 1"), bind("", ""), execute(), SYNC)
+            assert client.until_ready()[2].body.endswith(b"shared")
+        assert relay.count("sqlstates", "svc", "candidate", "42P01") == 10
+        assert relay.count("routes", "svc", "retried") == 10
+        runs = [run for delta in relay.deltas for run in delta.get("runs", ())]
+        assert runs[-1][:2] == ["svc", 10]
+
+
+def test_an_error_that_the_owner_makes_as_well_is_the_clients(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert sqlstate(client.query("SELECT v, 1 / (id - id) FROM t WHERE id = 1")) == "22012"
+        assert sqlstate(client.query("SELECT nope FROM t")) == "42703"
+        assert client.value("SELECT v FROM t WHERE id = 1") == "copy"
+
+
+def test_a_copy_that_dies_under_a_read_costs_the_client_nothing(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert asked(client) == "copy"
+        databases[1].execute("ALTER TABLE t RENAME COLUMN v TO w; CREATE FUNCTION slow() RETURNS text LANGUAGE sql"
+                             " AS 'SELECT ''x'' FROM pg_sleep(30)'; ALTER TABLE t RENAME TO real_t;"
+                             "CREATE VIEW t AS SELECT id, slow() AS v FROM real_t")
+        client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
+        kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT v FROM t%' AND state = 'active'"
+        relay.wait_for(lambda: bool(databases[1].execute(kill)), "the copy runs the read")
+        assert client.until_ready()[1].body.endswith(b"shared")
+
+
+def test_reads_that_hang_at_the_copy_are_called_back_by_a_rollback(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert asked(client) == "copy"
+        blocker = databases[1].connect()
+        blocker.run("BEGIN")
+        blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        relay.wait_for(lambda: bool(databases[1].execute(waits)), "the read hangs")
+        relay.wait_for(lambda: relay.count("calls", "svc", "candidate") >= 1, "counted")
+        relay.shift(0)
+        assert client.until_ready()[1].body.endswith(b"shared")
+        assert asked(client) == "shared"
+        blocker.close()
+
+
+def test_a_hanging_read_is_counted_as_slow_while_it_hangs(databases: tuple[Database, Database]) -> None:
+    config = {"rollback": {"latency_ms_max": 50}}
+    with RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay, client_of(relay) as client:
+        blocker = databases[1].connect()
+        blocker.run("BEGIN")
+        blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
+
+        def slow() -> int:
+            relay.count("calls")
+            rows = [row for delta in relay.deltas for row in delta["calls"]]
+            return sum(row[7] for row in rows if row[:2] == ["svc", "candidate"])
+
+        relay.wait_for(lambda: slow() == 1, "counted as slow")
+        blocker.run("COMMIT")
+        assert client.until_ready()[1].body.endswith(b"copy")
+        relay.call(lambda _: None)
+        assert slow() == 1, "one slow statement is counted once"
+        blocker.close()
+
+
+def test_a_service_database_that_is_down_costs_reads_nothing(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay:
+        databases[1].server.execute(f"ALTER DATABASE {databases[1].dbname} WITH ALLOW_CONNECTIONS false")
+        with client_of(relay) as client:
+            for _ in range(20):
+                assert asked(client) == "shared"
+        assert [event["kind"] for event in relay.events][:1] == ["link_failed"]
+        databases[1].server.execute(f"ALTER DATABASE {databases[1].dbname} WITH ALLOW_CONNECTIONS true")
+
+
+# --- shadow writes ----------------------------------------------------------------------------------------------
+
+
+def shadowed(databases: tuple[Database, Database]) -> RunningRelay:
+    return RunningRelay(*databases, tables=TABLES, shadow_writes="validate")
+
+
+def test_writes_are_validated_at_the_target_and_leave_nothing_there(databases: tuple[Database, Database]) -> None:
+    with shadowed(databases) as relay, client_of(relay) as client:
+        assert kinds(client.query("INSERT INTO t (id) VALUES (100)")) == "CZ"
+        assert kinds(client.query("UPDATE t SET v = 'x' WHERE id = 5")) == "CZ"
+        client.send(parse("", "DELETE FROM t WHERE id = $1::int"), bind("", "", "6"), execute(), SYNC)
+        assert kinds(client.until_ready()) == "12CZ"
+        client.query("BEGIN")
+        client.query("INSERT INTO t (id) VALUES (101)")
+        client.query("UPDATE t SET v = 'y' WHERE id = 7")
+        client.query("COMMIT")
+        relay.wait_for(lambda: relay.count("shadow", "svc", "match") == 4, "four transactions match")
+        assert databases[1].execute("SELECT count(*), count(*) FILTER (WHERE v <> 'copy') FROM t") == [[10, 0]]
+        assert databases[0].execute("SELECT count(*) FROM t") == [[11]]
+
+
+def test_what_only_the_target_refuses_is_a_mismatch(databases: tuple[Database, Database]) -> None:
+    databases[1].execute("ALTER TABLE t ADD CONSTRAINT narrow CHECK (id < 50)")
+    with shadowed(databases) as relay, client_of(relay) as client:
+        assert kinds(client.query("INSERT INTO t (id) VALUES (100)")) == "CZ"
+        relay.wait_for(lambda: relay.count("shadow", "svc", "mismatch") == 1, "the mismatch is counted")
+        found = [row for delta in relay.deltas for row in delta.get("shadow_mismatches", ())]
+        assert found == [["svc", "public.t", "shadow_write", "ok", "23514"]]
+
+
+def test_what_the_lane_could_explain_is_undecided(databases: tuple[Database, Database]) -> None:
+    databases[1].execute("INSERT INTO t (id) VALUES (100)")        # as if the lane had been faster
+    databases[1].execute("DELETE FROM t WHERE id = 3")
+    with shadowed(databases) as relay, client_of(relay) as client:
+        client.query("INSERT INTO t (id) VALUES (100)")
+        client.query("UPDATE t SET v = 'x' WHERE id = 3")
+        relay.wait_for(lambda: relay.count("shadow", "svc", "undecided") == 2, "both are undecided")
+        assert relay.count("shadow", "svc", "mismatch") == 0
+
+
+def test_what_could_not_be_undone_is_never_run_at_the_target(databases: tuple[Database, Database]) -> None:
+    with shadowed(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN; INSERT INTO t (id) VALUES (200); COMMIT")
+        client.query("TRUNCATE u")
+        client.query("ALTER TABLE t ADD COLUMN z int")
+        client.query("INSERT INTO t (id) VALUES (201 + length(pg_sleep(0)::text))")
+        client.query("BEGIN")
+        client.query("INSERT INTO t (id) VALUES (202)")
+        client.query("ROLLBACK")
+        client.query("INSERT INTO t (id) VALUES (203)")
+        relay.wait_for(lambda: relay.count("shadow", "svc", "match") >= 1, "the last one was validated")
+        assert relay.count("shadow", "svc", "match") == 1
+        assert databases[1].execute("SELECT max(id) FROM t") == [[10]]
+        assert databases[1].execute("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'z'") == [[0]]
+
+
+def test_a_target_that_hangs_delays_no_client(databases: tuple[Database, Database]) -> None:
+    with shadowed(databases) as relay, client_of(relay) as client:
+        blocker = databases[1].connect()
+        blocker.run("BEGIN")
+        blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        for number in range(300, 320):
+            assert kinds(client.query(f"INSERT INTO t (id) VALUES ({number})")) == "CZ"
+        relay.wait_for(lambda: relay.count("shadow", "svc", "undecided") >= 1, "lock timeouts are undecided")
+        assert relay.count("shadow", "svc", "mismatch") == 0
+        blocker.close()
