@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -82,14 +83,14 @@ def test_a_quiet_copy_is_clean_and_every_planted_divergence_is_found_until_repai
                 "DELETE FROM accounts WHERE id IN (7, 9000); DELETE FROM members WHERE person = 7; "
                 "TRUNCATE heap"
             )
-            for table, condition in (
-                ("accounts", "id IN (7, 2999)"),
-                ("members", "person = 7"),
-                ("heap", "true"),
-            ):
-                rows = shared.execute(f"SELECT t::text FROM {table} t WHERE {condition}")
-                for (row,) in rows:
-                    own.execute(f"INSERT INTO {table} SELECT (CAST(:row AS {table})).*", row=row)
+            with closing(own.connect()) as mending:
+                for table, condition in (
+                    ("accounts", "id IN (7, 2999)"),
+                    ("members", "person = 7"),
+                    ("heap", "true"),
+                ):
+                    for (row,) in shared.execute(f"SELECT t::text FROM {table} t WHERE {condition}"):
+                        mending.run(f"INSERT INTO {table} SELECT (CAST(:row AS {table})).*", row=row)
             repaired = await _pass(running.verifier())
             assert (repaired.confirmed, repaired.undecided) == ((), 0)
 
