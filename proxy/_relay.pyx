@@ -25,6 +25,7 @@ from pgshunt.routing._shapes cimport (
     KIND_COMMIT,
     KIND_READ,
     KIND_ROLLBACK,
+    KIND_SESSION,
     PLAN_SPLIT,
     Entry,
     ShapeCache,
@@ -67,7 +68,7 @@ log = getLogger("pgshunt.relay")
 READY_FOR_QUERY = {status: b"Z\0\0\0\x05" + status.to_bytes(1, "big") for status in (73, 84, 69)}   # I, T, E
 COMMAND_COMPLETE = {
     tag: b"C" + (len(tag) + 5).to_bytes(4, "big") + tag.encode() + b"\0"
-    for tag in ("BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK")
+    for tag in ("BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "DEALLOCATE", "DEALLOCATE ALL")
 }
 
 cdef int REASON_BASELINE = Reason.BASELINE

@@ -62,6 +62,7 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
         isolation=found.isolation,
         chain=found.chain,
         setting=found.setting,
+        deallocates=found.deallocates,
         ordered=found.ordered,
         reason=found.reason,
     )

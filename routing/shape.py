@@ -36,7 +36,8 @@ class Shape:
     statement is never sent to a copy. `literal_sensitive` means that another literal could make another
     shape, so that only the whole text is a key. `read_only`, `isolation` and `chain` belong to transaction
     control: None (False) where nothing was said. `setting` is the configuration parameter that is set or
-    reset ("search_path"; "all"; "*" where it cannot be told). `reason` says in a word what made it so, "" for
+    reset ("search_path"; "all"; "*" where it cannot be told). `deallocates` is the name of the prepared
+    statement that is dropped, "*" for all of them. `reason` says in a word what made it so, "" for
     a plain statement.
     """
 
@@ -54,6 +55,7 @@ class Shape:
     isolation: str | None = None
     chain: bool = False
     setting: str | None = None
+    deallocates: str | None = None
     statements: int = 1
     ordered: bool = False
     reason: str = ""

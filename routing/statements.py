@@ -250,10 +250,11 @@ def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
 
 
 def _deallocate(found: Findings, node: pg.DeallocateStmt) -> None:
+    found.deallocates = "*" if node.isall else node.name
     if node.isall:
         _session(found, "deallocate_all", releases=frozenset({"prepare"}))
     else:
-        _session(found, "deallocate", pins="prepare")
+        _session(found, "deallocate")
 
 
 def _declare_cursor(found: Findings, node: pg.DeclareCursorStmt) -> None:

@@ -60,6 +60,7 @@ class Findings:
         self.isolation: str | None = None
         self.chain = False
         self.setting: str | None = None
+        self.deallocates: str | None = None
         self.ordered = False
         self.reason = ""
 

@@ -121,6 +121,48 @@ BATCHES = {
     ],
     "function call of a missing function": [b"F\0\0\0\x0e" + b"\0\0\0\0" + b"\0\0" + b"\0\0" + b"\0\0", query("SELECT 1")],
     "flush": [parse("", "SELECT 1"), describe("S"), FLUSH, bind("", ""), execute(), FLUSH, SYNC],
+    "DEALLOCATE of what a message prepared": [
+        parse("a", "SELECT 1"), SYNC, query("DEALLOCATE a"), bind("", "a"), execute(), SYNC, query("DEALLOCATE a"),
+        parse("a", "SELECT 'another'"), bind("", "a"), execute(), SYNC,
+    ],
+    "DEALLOCATE behind an unanswered query": [
+        parse("a", "SELECT 1"), SYNC, query("SELECT 2"), query("DEALLOCATE PREPARE a"), query("SELECT 3"),
+    ],
+    "DEALLOCATE in a transaction": [
+        parse("a", "SELECT 1"), SYNC, query("BEGIN"), query("DEALLOCATE a"), query("SELECT 2"), query("DEALLOCATE a"),
+        query("ROLLBACK"), bind("", "a"), SYNC,
+    ],
+    "DEALLOCATE in a failed transaction": [
+        parse("a", "SELECT 1"), SYNC, query("BEGIN"), query("SELECT nope"), query("DEALLOCATE a"), query("ROLLBACK"),
+        bind("", "a"), execute(), SYNC,
+    ],
+    "DEALLOCATE drops the unnamed statement, as any simple query does": [
+        parse("a", "SELECT 1"), parse("", "SELECT 2"), SYNC, query("DEALLOCATE a"), bind("", ""), SYNC,
+    ],
+    "DEALLOCATE by the extended protocol": [
+        parse("a", "SELECT 1"), SYNC, parse("", "DEALLOCATE a"), bind("", ""), describe("P"), execute(), SYNC,
+        bind("", "a"), SYNC,
+    ],
+    "DEALLOCATE in the middle of a batch": [
+        parse("a", "SELECT 1"), bind("", "a"), execute(), parse("", "DEALLOCATE a"), bind("", ""), execute(),
+        parse("a", "SELECT 'another'"), bind("", "a"), execute(), SYNC,
+    ],
+    "DEALLOCATE of names with capitals": [parse("A b", "SELECT 1"), SYNC, query('DEALLOCATE "A b"'), query("DEALLOCATE A")],
+    "DEALLOCATE ALL": [
+        parse("a", "SELECT 1"), parse("b", "SELECT 2"), SYNC, query("DEALLOCATE ALL"), bind("", "a"), SYNC, bind("", "b"),
+        SYNC, parse("a", "SELECT 3"), bind("", "a"), execute(), SYNC,
+    ],
+    "DEALLOCATE ALL by the extended protocol": [
+        parse("a", "SELECT 1"), SYNC, parse("", "DEALLOCATE ALL"), bind("", ""), execute(), SYNC, bind("", "a"), SYNC,
+    ],
+    "DEALLOCATE ALL with statements of both kinds": [
+        query("PREPARE s AS SELECT 1"), parse("a", "SELECT 2"), SYNC, query("DEALLOCATE ALL"), query("EXECUTE s"),
+        bind("", "a"), SYNC,
+    ],
+    "DEALLOCATE of what SQL prepared": [query("PREPARE s AS SELECT 1"), query("DEALLOCATE s"), query("EXECUTE s")],
+    "DISCARD ALL drops prepared statements": [
+        parse("a", "SELECT 1"), SYNC, query("DISCARD ALL"), bind("", "a"), SYNC, query("SELECT 1"),
+    ],
     "set, pinned": [query("SET application_name = 'x'"), query("SHOW application_name")],
 }
 

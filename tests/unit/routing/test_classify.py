@@ -465,8 +465,9 @@ SESSIONS = [
     ),
     row("PREPARE p AS DELETE FROM users", Kind.SESSION, "", "users", pins="prepare", reason="prepare"),
     write("EXECUTE p (1)", volatile=True, pins="prepare", reason="execute"),
-    session("DEALLOCATE p", "deallocate", pins="prepare"),
-    session("DEALLOCATE ALL", "deallocate_all", releases=frozenset({"prepare"})),
+    session("DEALLOCATE p", "deallocate", deallocates="p"),
+    session('DEALLOCATE PREPARE "P q"', "deallocate", deallocates="P q"),
+    session("DEALLOCATE ALL", "deallocate_all", deallocates="*", releases=frozenset({"prepare"})),
     read("DECLARE c CURSOR FOR SELECT * FROM users", "users", local="cursor", reason="cursor"),
     read(
         "DECLARE c CURSOR WITH HOLD FOR SELECT * FROM users ORDER BY 1",
