@@ -114,9 +114,11 @@ class Link:
 
     def is_idle(self) -> bool:
         """Whether nothing waits to be read: on an idle connection that could only be its end."""
+        if self.broken or self._socket is None:  # pg8000 forgets the socket of a connection it found lost
+            return False
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return not self.broken and not poll.poll(0)
+        return not poll.poll(0)
 
     def abort(self) -> None:
         """Ends the connection at once; from any thread, also while another waits for an answer."""
