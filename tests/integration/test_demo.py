@@ -157,11 +157,7 @@ def test_the_story_comes_true() -> None:
     document = json.loads(run.stdout)
     assert run.returncode == 0, (document["problem"], run.stderr)
     assert document["ok"] and all(step["ok"] for step in document["steps"])
-    assert [rollback["trigger"] for rollback in document["rollbacks"]] == [
-        "error_rate",
-        "latency",
-        "consistency",
-    ]
+    assert [rollback["trigger"] for rollback in document["rollbacks"]] == TRIGGERS
     for rollback in document["rollbacks"]:
         assert rollback["clients_saw_after_rollback"] == 0
         assert rollback["other_services_saw"] == 0
