@@ -164,6 +164,7 @@ class RunningRelay:
             self.relay.on_event = self.events.append
             listener = socket.create_server(("127.0.0.1", 0), backlog=512)
             listener.setblocking(False)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # clients inherit it, as from the fleet's
             self.port = listener.getsockname()[1]
             self._loop.add_reader(listener.fileno(), self._accept, listener)
             self._tick()
