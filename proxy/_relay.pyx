@@ -54,6 +54,7 @@ cdef extern from "sys/epoll.h" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLET
     ctypedef union epoll_data_t:
         void* ptr
     cdef struct epoll_event:

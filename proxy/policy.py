@@ -253,8 +253,13 @@ class Policy:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._relay.loop_tasks += 1
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._relay.loop_tasks -= 1
 
     def close(self) -> None:
         for task in self._tasks:

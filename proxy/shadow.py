@@ -26,8 +26,7 @@ from pgshunt.routing.shape import Kind, Shape
 from pgshunt.routing.table import Endpoint, RoutingTable
 
 if TYPE_CHECKING:
-    from pgshunt.proxy._relay import Identity
-    from pgshunt.proxy.policy import Policy
+    from pgshunt.proxy._relay import Identity, Relay
 
 PENDING_MAX = 64
 LINKS_PER_SERVICE = 2
@@ -208,8 +207,8 @@ class Target:
 class Shadows:
     """All validation of one worker."""
 
-    def __init__(self, policy: Policy, loop: asyncio.AbstractEventLoop) -> None:
-        self._policy = policy
+    def __init__(self, relay: Relay, loop: asyncio.AbstractEventLoop) -> None:
+        self._relay = relay
         self._loop = loop
         self._targets: dict[int, Target] = {}
         self._names: list[str] = []
@@ -268,8 +267,13 @@ class Shadows:
             target.running += 1
             task = self._loop.create_task(self._serve(target))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._relay.loop_tasks += 1
+            task.add_done_callback(self._done)
         return future
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._relay.loop_tasks -= 1
 
     async def _serve(self, target: Target) -> None:
         """Works off what is pending."""

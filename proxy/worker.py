@@ -41,6 +41,9 @@ class Relay(Clients, Protocol):
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
         """Routes by this table from the next statement on."""
 
+    def wake_on(self, fd: int) -> None:
+        """Leaves the loop its turn as soon as something arrives at `fd`."""
+
     def tick(self) -> None:
         """Does what time brings, every 100 ms: timeouts, links that have been idle too long."""
 
@@ -157,6 +160,8 @@ class Worker:
         self._relay.on_urgent = self._send_soon
         self._relay.on_foreign_cancel = self._acceptor.pass_cancel
         self._relay.on_event = self._channel.send
+        for fd in (*self._inherited.listen_fds, self._inherited.inbox_fd, self._inherited.channel_fd):
+            self._relay.wake_on(fd)
         self._tick(self._loop.time())
         self._acceptor.start()
 

@@ -54,7 +54,7 @@ cdef class Relay:
     cdef dict gauges                       # as they were sent last
     cdef long parses                       # likewise
     cdef bint urgent
-    cdef bint loop_wanted                  # a task was started: the Python loop must get its turn
+    cdef public int loop_tasks             # tasks of the policy's and the shadows' that the Python loop must serve
 
     def __init__(self, loop, int index, board, start):
         from pgshunt.proxy.policy import Policy
@@ -66,7 +66,7 @@ cdef class Relay:
         self.board_workers = board.workers
         self.freshness = board.freshness
         self.policy = Policy(self, loop, start)
-        self.shadows = Shadows(self.policy, loop)
+        self.shadows = Shadows(self, loop)
         self.statements = WeakValueDictionary()
         self.links = set()
         self.deadlines = set()
@@ -96,22 +96,27 @@ cdef class Relay:
         """Called by the loop when some socket is ready.
 
         Under load the next event is microseconds away, and a turn of the Python loop costs more than serving it:
-        so the relay goes on by itself for a moment, unless the loop has something to do for it.
+        so the relay goes on by itself for a moment, unless the loop has something to do: a task of the relay's own,
+        or what arrives at the descriptors given to `wake_on`.
         """
         cdef int64_t until_ns
         cdef int served = self.poller.poll(0)
         if self.ready:
             self.run_ready()
         until_ns = self.poller.now_ns + STAY_NS_MAX
-        while served and not self.urgent and not self.loop_wanted and self.poller.now_ns < until_ns:
+        while served and not self.loop_tasks and not self.urgent and not self.poller.woken and self.poller.now_ns < until_ns:
             served = self.poller.poll(STAY_WAIT_MS)
             if self.ready:
                 self.run_ready()
-        self.loop_wanted = False
+        self.poller.woken = False
         if self.urgent:
             self.urgent = False
             if self.on_urgent is not None:
                 self.on_urgent()
+
+    def wake_on(self, int fd):
+        """What arrives at `fd` is served by the loop at once, however busy the relay is."""
+        self.poller.wake_on(fd)
 
     cdef int resume(self, Session session) except -1:
         """The session can go on with what it has received; done after the current round."""
@@ -327,7 +332,6 @@ cdef class Relay:
             elif isinstance(action, NeedWelcome):
                 self.welcome_later(session, action)
             elif isinstance(action, Cancel):
-                self.loop_wanted = True
                 self.policy.forward_cancel(action.process_id, action.secret_key, session)
                 return 0
             else:
@@ -414,7 +418,6 @@ cdef class Relay:
     # --- links ----------------------------------------------------------------------------------------------
 
     cdef int open_link(self, Pool pool) except -1:
-        self.loop_wanted = True
         self.policy.open_link(pool, pool.state.endpoint, pool.identity)
         return 0
 
@@ -594,7 +597,6 @@ cdef class Relay:
             self.plan(entry)
         if entry.service < 0 or not entry.writes or session.link.pins:
             return None
-        self.loop_wanted = True
         return self.shadows.unit(entry.service, session.identity, self.random() / 2.0 ** 53)
 
     # --- the end --------------------------------------------------------------------------------------------

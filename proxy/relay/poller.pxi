@@ -23,6 +23,7 @@ cdef class Poller:
     cdef dict connections          # fd -> Connection; keeps alive what epoll points to
     cdef list closed               # connections closed during this round: stale events may still name them
     cdef int64_t now_ns            # when this round began
+    cdef bint woken                # something came for a descriptor that is not ours to serve
 
     def __cinit__(self):
         self.scratch = <uint8_t*> malloc(SCRATCH_BYTES)
@@ -39,6 +40,15 @@ cdef class Poller:
         free(self.scratch)
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
+
+    cdef int wake_on(self, int fd) except -1:
+        """Ends a stay when something arrives at `fd`. Edge-triggered: told once, whoever serves it or does not."""
+        cdef epoll_event event
+        event.events = EPOLLIN | EPOLLET
+        event.data.ptr = NULL
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        return 0
 
     cdef int watch(self, Connection connection) except -1:
         cdef epoll_event event
@@ -74,6 +84,9 @@ cdef class Poller:
             count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, 0)
         self.now_ns = monotonic_ns()
         for index in range(count):
+            if self.events[index].data.ptr == NULL:
+                self.woken = True
+                continue
             connection = <Connection> self.events[index].data.ptr
             if not connection.closed:
                 try:

@@ -54,6 +54,9 @@ class RecordingRelay:
     def tick(self) -> None:
         self.ticks += 1
 
+    def wake_on(self, fd: int) -> None:
+        """Nothing here ever keeps the loop from its turn."""
+
     def drain_counters(self) -> dict[str, Any] | None:
         counters, self.counters = self.counters, None
         return counters
