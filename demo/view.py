@@ -17,7 +17,7 @@ from pgshunt.demo.observed import Step
 
 REFRESH_S = 0.25
 FIELDS_SHOWN_MAX = 6
-NUMERIC = ("READS", "CALLS/S", "P95 OLD", "P95 NEW", "LAG")
+NUMERIC = ("READS", "PER S", "P95 OLD", "P95 NEW", "LAG")
 
 
 class Lines:
@@ -101,8 +101,8 @@ def brief(observed: Mapping[str, Any]) -> str:
 def render(dashboard: Mapping[str, Any]) -> Group:
     """The dashboard: a table of services, the copy under way, what the guard says of those that moved."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("SERVICE", "STAGE", "READS", "CALLS/S", "P95 OLD", "P95 NEW", "LAG", "SHADOW", "GUARD"):
-        table.add_column(column, justify="right" if column in NUMERIC else "left")
+    for column in ("SERVICE", "STAGE", "READS", "PER S", "P95 OLD", "P95 NEW", "LAG", "SHADOW", "GUARD"):
+        table.add_column(column, justify="right" if column in NUMERIC else "left", no_wrap=True)
     notes = []
     for service in dashboard["services"]:
         table.add_row(*_row(service))
@@ -131,9 +131,15 @@ def _row(service: Mapping[str, Any]) -> tuple[str, ...]:
         _milliseconds(old["p95_ms"]),
         _milliseconds(new["p95_ms"]),
         _milliseconds(1000 * max(lags)) if lags else "-",
-        _short({result: count for result, count in service["shadow"].items() if count}),
+        _shadow(service["shadow"]),
         "[red]rolled back[/red]" if service["latch"] else "[green]armed[/green]" if service["reads"] else "-",
     )
+
+
+def _shadow(results: Mapping[str, int]) -> str:
+    """Write transactions tried at the own database: how many agreed, and how many did not."""
+    bad = results.get("mismatch", 0) + results.get("error", 0)
+    return f"{results.get('match', 0)} ok, [red]{bad} not[/red]" if bad else f"{results.get('match', 0)} ok"
 
 
 def _milliseconds(value: float | None) -> str:
