@@ -4,6 +4,7 @@
 cdef enum:
     STAY_NS_MAX = 5000000              # how long the relay serves sockets before other callbacks get their turn
     STAY_WAIT_MS = 5
+    STAY_ROUNDS_WATCHED = 8
     DOWN_NS = 1000000000               # how long reads avoid an endpoint that could not be connected to
 
 
@@ -100,14 +101,25 @@ cdef class Relay:
         or what arrives at the descriptors given to `wake_on`.
         """
         cdef int64_t until_ns
+        cdef int rounds = 0
         cdef int served = self.poller.poll(0)
         if self.ready:
             self.run_ready()
         until_ns = self.poller.now_ns + STAY_NS_MAX
-        while served and not self.loop_tasks and not self.urgent and not self.poller.woken and self.poller.now_ns < until_ns:
-            served = self.poller.poll(STAY_WAIT_MS)
-            if self.ready:
-                self.run_ready()
+        try:
+            while served and not self.loop_tasks and not self.urgent and not self.poller.woken:
+                if self.poller.now_ns >= until_ns:
+                    break
+                rounds += 1
+                if rounds == STAY_ROUNDS_WATCHED:
+                    # From here on it pays to spare the kernel telling the loop's epoll of every event in ours.
+                    self.loop.remove_reader(self.poller.epoll_fd)
+                served = self.poller.poll(STAY_WAIT_MS)
+                if self.ready:
+                    self.run_ready()
+        finally:
+            if rounds >= STAY_ROUNDS_WATCHED:
+                self.loop.add_reader(self.poller.epoll_fd, self.run)
         self.poller.woken = False
         if self.urgent:
             self.urgent = False
@@ -168,6 +180,7 @@ cdef class Relay:
             self.counters = Counters(len(table.services), len(table.endpoints))
         if self.catalogue is None or catalogue.version != self.catalogue.version:
             self.shapes.clear()
+            self.prepare_anew()
         self.table = table
         self.catalogue = catalogue
         self.placement = Placement.of(table)
@@ -303,6 +316,11 @@ cdef class Relay:
             self.statements[(body, search_path_id)] = statement
         return statement
 
+    cdef int prepare_anew(self) except -1:
+        """Tables have changed: what is parsed from now on must not find a statement planned for what they were."""
+        self.statements = WeakValueDictionary()
+        return 0
+
     # --- clients --------------------------------------------------------------------------------------------
 
     def adopt(self, int fd, *, bint refuse=False):
@@ -374,12 +392,21 @@ cdef class Relay:
         return 0
 
     def cancel(self, uint32_t process_id, secret_key):
-        """Cancels what the session with this key is running here; silently nothing when there is none."""
+        """Cancels what the session with this key is running here, or is waiting to run; silently nothing when there
+        is none. A transaction of which the BEGIN has not been sent goes on: its error needs a server.
+        """
         cdef Session session = self.keys.get(process_id)
         cdef Link link
         if session is None or not compare_digest(session.secret_key, secret_key):
             return None
         link = session.link
+        if session.waiting_in is not None and not buffer_waiting(&session.begin):
+            session.waiting_in.forget(session)
+            session.phase = PHASE_READY
+            session.refuse_unit("57014", "canceling statement due to user request", "")
+            self.resume(session)
+            self.run_ready()
+            return None
         if link is None or link.replies.count == 0:
             return None
         link.cancels += 1

@@ -5,6 +5,9 @@ cdef enum:
     WHOLE_FRAME_BYTES_MAX = 65536      # frames whose content matters are waited for up to this size
     STATEMENTS_PER_LINK_MAX = 500
 
+# "cached plan must not change result type", told apart from other unsupported features by the routine (plancache.c).
+cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
+
 # Marks on an expected reply.
 cdef enum:
     FLAG_WRITES = 1          # what it asked for may have changed something
@@ -253,6 +256,8 @@ cdef class Link(Connection):
             return VERDICT_SKIP
         if session is not None and session.shadow is not None:
             session.shadow.observed_error(sqlstate)
+        if sqlstate == b"0A000" and STALE_PLAN in (<const char*> data)[:size]:
+            self.relay.prepare_anew()
         if head.flags & FLAG_BEGIN and session is not None:
             # The statement behind it may already be running outside the transaction it was meant for.
             self.tainted = True

@@ -79,6 +79,13 @@ cdef class Pool:
         self.grow()
         return 0
 
+    cdef int forget(self, Session session) except -1:
+        """The session waits no longer."""
+        session.waiting_in = None
+        self.waiters.remove(session)
+        self.relay.waiting -= 1
+        return 0
+
     cdef int grow(self) except -1:
         """Opens links for those who wait, as far as the limits allow."""
         while self.opening < len(self.waiters) + len(self.identity.arrivals):

@@ -72,11 +72,11 @@ class Sides:
     database: Database
     proxy_port: int
 
-    def compare(self, programme: Programme) -> None:
+    def compare(self, programme: Programme, at_once: int = SESSIONS) -> None:
         """Fails unless every session sees through the proxy, beside the others, what it sees directly, alone."""
         direct = self._answers(programme, self.database.server.port, at_once=1)
         assert all(direct), "PostgreSQL said nothing: the programme proves nothing"
-        assert self._answers(programme, self.proxy_port, at_once=SESSIONS) == direct
+        assert self._answers(programme, self.proxy_port, at_once) == direct
 
     def run(self, port: int, number: int = 0) -> Run:
         server = self.database.server
