@@ -22,7 +22,16 @@ def told(error: asyncpg.PostgresError) -> tuple[Any, ...]:
     """What a programme can learn from an error."""
     return type(error).__name__, *(
         getattr(error, name, None)
-        for name in ("sqlstate", "severity", "message", "detail", "hint", "constraint_name", "table_name", "position")
+        for name in (
+            "sqlstate",
+            "severity",
+            "message",
+            "detail",
+            "hint",
+            "constraint_name",
+            "table_name",
+            "position",
+        )
     )
 
 
@@ -33,21 +42,26 @@ async def refused(connection: Connection, sql: str, *values: Any) -> tuple[Any, 
 
 
 async def fetched(connection: Connection, run: Run) -> Any:
-    rows = await connection.fetch("SELECT id, owner, balance FROM account WHERE session = $1 ORDER BY id", run.number)
+    rows = await connection.fetch(
+        "SELECT id, owner, balance FROM account WHERE session = $1 ORDER BY id", run.number
+    )
     return (
         [tuple(row.items()) for row in rows],
         await connection.fetchrow("SELECT 1 AS a, NULL::text AS b, $1::int8[] AS c", [1, 2, None]),
         await connection.fetchval("SELECT owner FROM account WHERE session = $1 AND id = 3", run.number),
-        await connection.execute("UPDATE account SET owner = 'new' WHERE session = $1 AND id < 4", run.number),
+        await connection.execute(
+            "UPDATE account SET owner = 'new' WHERE session = $1 AND id < 4", run.number
+        ),
         await connection.execute("SELECT 1; SELECT 2"),
     )
 
 
 async def prepared(connection: Connection, run: Run) -> Any:
     statement = await connection.prepare("SELECT owner, $2::text FROM account WHERE session = $1 AND id = $3")
-    described = [parameter.name for parameter in statement.get_parameters()], [
-        (column.name, column.type.name) for column in statement.get_attributes()
-    ]
+    described = (
+        [parameter.name for parameter in statement.get_parameters()],
+        [(column.name, column.type.name) for column in statement.get_attributes()],
+    )
     return described, [await statement.fetchrow(run.number, f"é{number}", number) for number in range(1, 15)]
 
 
@@ -64,7 +78,9 @@ async def many(connection: Connection, run: Run) -> Any:
     rows = [(run.number, 100 + number, f"many {number}", Decimal(number)) for number in range(300)]
     await connection.executemany("INSERT INTO account VALUES ($1, $2, $3, $4)", rows)
     with pytest.raises(asyncpg.UniqueViolationError) as caught:
-        await connection.executemany("INSERT INTO account VALUES ($1, $2, $3, $4)", [(run.number, 900, "x", 1), rows[0]])
+        await connection.executemany(
+            "INSERT INTO account VALUES ($1, $2, $3, $4)", [(run.number, 900, "x", 1), rows[0]]
+        )
     return told(caught.value), await connection.fetchrow(SUM, run.number)
 
 
@@ -129,9 +145,13 @@ async def types(connection: Connection, run: Run) -> Any:
         uuid.UUID(int=run.number),
         asyncpg.Range(1, 9),
     )
-    await connection.execute("INSERT INTO document VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", *row)
+    await connection.execute(
+        "INSERT INTO document VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", *row
+    )
     found = await connection.fetchrow("SELECT * FROM document WHERE session = $1", run.number)
-    composites = await connection.fetchval("SELECT array_agg(spot) FROM document WHERE session = $1", run.number)
+    composites = await connection.fetchval(
+        "SELECT array_agg(spot) FROM document WHERE session = $1", run.number
+    )
     moods = await connection.fetchval("SELECT $1::mood[]", ["calm", "busy"])
     described = await connection.prepare("SELECT spot, feeling FROM document")
     return (
@@ -144,7 +164,13 @@ async def types(connection: Connection, run: Run) -> Any:
 
 async def errors(connection: Connection, run: Run) -> Any:
     answers = []
-    for sql in ("SELEC 1", "SELECT nope FROM account", "SELECT * FROM nowhere", "SELECT 1 / 0", "SELECT 'x'::int"):
+    for sql in (
+        "SELEC 1",
+        "SELECT nope FROM account",
+        "SELECT * FROM nowhere",
+        "SELECT 1 / 0",
+        "SELECT 'x'::int",
+    ):
         answers.append(await refused(connection, sql))
     with pytest.raises(asyncpg.PostgresError) as caught:
         await connection.fetch("SELECT 1 / $1::int", 0)
@@ -185,7 +211,9 @@ async def timed_out(connection: Connection, run: Run) -> Any:
 async def altered(connection: Connection, run: Run) -> Any:
     """The result type of a prepared statement changes: the server refuses the old plan, the driver prepares anew."""
     table = f"changing_{run.number}"
-    await connection.execute(f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)")
+    await connection.execute(
+        f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)"
+    )
     answers = [tuple(await connection.fetchrow(f"SELECT * FROM {table}")) for _ in range(2)]
     await connection.execute(f"ALTER TABLE {table} ALTER a TYPE text, ADD b text DEFAULT 'new'")
     answers.append(tuple(await connection.fetchrow(f"SELECT * FROM {table}")))
@@ -256,7 +284,9 @@ def test_a_pool_and_its_reset_query(sides: Sides) -> None:
             async def turn(number: int) -> Any:
                 async with pool.acquire() as connection, connection.transaction():
                     await connection.execute(
-                        "UPDATE account SET balance = balance + 1 WHERE session = $1 AND id = $2", run.number, number
+                        "UPDATE account SET balance = balance + 1 WHERE session = $1 AND id = $2",
+                        run.number,
+                        number,
                     )
                     return await connection.fetchval(
                         "SELECT balance FROM account WHERE session = $1 AND id = $2", run.number, number
@@ -266,6 +296,10 @@ def test_a_pool_and_its_reset_query(sides: Sides) -> None:
             async with pool.acquire() as connection:
                 await connection.execute("SET work_mem = '9MB'")
             async with pool.acquire() as connection:
-                return balances, await connection.fetchval("SHOW work_mem"), await connection.fetchrow(SUM, run.number)
+                return (
+                    balances,
+                    await connection.fetchval("SHOW work_mem"),
+                    await connection.fetchrow(SUM, run.number),
+                )
 
     sides.compare(lambda run: asyncio.run(programme(run)))

@@ -21,7 +21,11 @@ Dbapi = pg8000.dbapi.Connection
 def told(error: Exception) -> Any:
     """pg8000 raises the fields of ErrorResponse; file, line and routine are the server's own business."""
     fields = error.args[0]
-    return {key: value for key, value in fields.items() if key not in "FLR"} if isinstance(fields, dict) else fields
+    return (
+        {key: value for key, value in fields.items() if key not in "FLR"}
+        if isinstance(fields, dict)
+        else fields
+    )
 
 
 def refused(connection: Native, sql: str, **values: Any) -> Any:
@@ -31,8 +35,14 @@ def refused(connection: Native, sql: str, **values: Any) -> Any:
 
 
 def rows(connection: Native, run: Run) -> Any:
-    found = connection.run("SELECT id, owner, balance FROM account WHERE session = :n ORDER BY id", n=run.number)
-    return found, [(column["name"], column["type_oid"]) for column in connection.columns], connection.row_count
+    found = connection.run(
+        "SELECT id, owner, balance FROM account WHERE session = :n ORDER BY id", n=run.number
+    )
+    return (
+        found,
+        [(column["name"], column["type_oid"]) for column in connection.columns],
+        connection.row_count,
+    )
 
 
 def several_statements(connection: Native, run: Run) -> Any:
@@ -66,13 +76,19 @@ def copies(connection: Native, run: Run) -> Any:
     connection.run("COPY account FROM STDIN", stream=data)
     copied = connection.row_count
     out = io.BytesIO()
-    connection.run(f"COPY (SELECT * FROM account WHERE session = {run.number} ORDER BY id) TO STDOUT", stream=out)
+    connection.run(
+        f"COPY (SELECT * FROM account WHERE session = {run.number} ORDER BY id) TO STDOUT", stream=out
+    )
     listed = ["first", "second"]
     connection.run(
         "COPY account (session, id, owner) FROM STDIN (FORMAT csv)",
         stream=[f"{run.number},{5000 + index},{word}\n" for index, word in enumerate(listed)],
     )
-    return copied, out.getvalue(), connection.run("SELECT count(*) FROM account WHERE session = :n", n=run.number)
+    return (
+        copied,
+        out.getvalue(),
+        connection.run("SELECT count(*) FROM account WHERE session = :n", n=run.number),
+    )
 
 
 def copy_refused(connection: Native, run: Run) -> Any:
@@ -82,7 +98,13 @@ def copy_refused(connection: Native, run: Run) -> Any:
 
 
 def errors(connection: Native, run: Run) -> Any:
-    statements = ("SELEC 1", "SELECT nope FROM account", "SELECT * FROM nowhere", "SELECT 1 / 0", "SELECT 'x'::int")
+    statements = (
+        "SELEC 1",
+        "SELECT nope FROM account",
+        "SELECT * FROM nowhere",
+        "SELECT 1 / 0",
+        "SELECT 'x'::int",
+    )
     return [refused(connection, sql) for sql in statements], refused(connection, "SELECT 1 / :n", n=0)
 
 
@@ -108,7 +130,10 @@ def types(connection: Native, run: Run) -> Any:
 
 def notices(connection: Native, run: Run) -> Any:
     length = connection.run("SELECT announce(:words)", words=f"hello {run.number}")
-    heard = [{key: value for key, value in notice.items() if key not in (b"F", b"L", b"R")} for notice in connection.notices]
+    heard = [
+        {key: value for key, value in notice.items() if key not in (b"F", b"L", b"R")}
+        for notice in connection.notices
+    ]
     return length, heard
 
 
@@ -182,7 +207,9 @@ def streams(connection: Dbapi, run: Run) -> Any:
     cursor.execute("COPY account FROM STDIN", stream=data)
     connection.commit()
     out = io.BytesIO()
-    cursor.execute(f"COPY (SELECT * FROM account WHERE session = {run.number} ORDER BY id) TO STDOUT", stream=out)
+    cursor.execute(
+        f"COPY (SELECT * FROM account WHERE session = {run.number} ORDER BY id) TO STDOUT", stream=out
+    )
     return out.getvalue()
 
 

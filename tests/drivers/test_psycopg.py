@@ -48,8 +48,13 @@ def refused(connection: Connection, sql: str, *values: Any) -> tuple[Any, ...]:
 
 
 def simple(connection: Connection, run: Run) -> Any:
-    cursor = connection.execute("SELECT id, owner, balance FROM account WHERE session = %s ORDER BY id", [run.number])
-    columns = [(column.name, column.type_code, column.internal_size, column.scale) for column in cursor.description or ()]
+    cursor = connection.execute(
+        "SELECT id, owner, balance FROM account WHERE session = %s ORDER BY id", [run.number]
+    )
+    columns = [
+        (column.name, column.type_code, column.internal_size, column.scale)
+        for column in cursor.description or ()
+    ]
     return columns, cursor.fetchall(), cursor.rowcount, cursor.statusmessage
 
 
@@ -64,7 +69,9 @@ def several_statements(connection: Connection, run: Run) -> Any:
 def prepared_after_five(connection: Connection, run: Run) -> Any:
     """The sixth execution and those behind it use a statement prepared under a name; each lands on any link."""
     answers = [
-        connection.execute("SELECT owner FROM account WHERE session = %s AND id = %s", [run.number, identifier]).fetchone()
+        connection.execute(
+            "SELECT owner FROM account WHERE session = %s AND id = %s", [run.number, identifier]
+        ).fetchone()
         for identifier in range(1, 15)
     ]
     return answers, len(connection._prepared._names)
@@ -141,7 +148,9 @@ def pipelined(connection: Connection, run: Run) -> Any:
         cursors = [connection.execute("SELECT %s::int * 2", [number]) for number in range(20)]
         connection.execute("UPDATE account SET owner = 'piped' WHERE session = %s AND id <= 3", [run.number])
         pipeline.sync()
-        counted = connection.execute("SELECT count(*) FROM account WHERE owner = 'piped' AND session = %s", [run.number])
+        counted = connection.execute(
+            "SELECT count(*) FROM account WHERE owner = 'piped' AND session = %s", [run.number]
+        )
         rows = [cursor.fetchone() for cursor in (*cursors, counted)]
     connection.commit()
     return rows
@@ -164,7 +173,9 @@ def pipelined_error(connection: Connection, run: Run) -> Any:
     except psycopg.Error as error:
         answers.append((type(error).__name__, error.sqlstate))
     connection.rollback()
-    left = connection.execute("SELECT count(*) FROM account WHERE session = %s AND id = 100", [run.number]).fetchone()
+    left = connection.execute(
+        "SELECT count(*) FROM account WHERE session = %s AND id = 100", [run.number]
+    ).fetchone()
     return answers, left
 
 
@@ -231,7 +242,9 @@ def copied_in(connection: Connection, run: Run) -> Any:
 
 def copied_out(connection: Connection, run: Run) -> Any:
     with connection.cursor() as cursor:
-        with cursor.copy("COPY (SELECT * FROM account WHERE session = %s ORDER BY id) TO STDOUT", [run.number]) as copy:
+        with cursor.copy(
+            "COPY (SELECT * FROM account WHERE session = %s ORDER BY id) TO STDOUT", [run.number]
+        ) as copy:
             rows = list(copy.rows())
         with cursor.copy("COPY (SELECT generate_series(1, 20000)) TO STDOUT (FORMAT binary)") as copy:
             size = sum(len(block) for block in copy)
@@ -310,7 +323,10 @@ def autocommit(connection: Connection, run: Run) -> Any:
     connection.autocommit = True
     try:
         states = []
-        for sql in ("UPDATE account SET balance = 7 WHERE id = 1 AND session = %s", "SELECT sum(id) FROM account WHERE session = %s"):
+        for sql in (
+            "UPDATE account SET balance = 7 WHERE id = 1 AND session = %s",
+            "SELECT sum(id) FROM account WHERE session = %s",
+        ):
             connection.execute(sql, [run.number])
             states.append(connection.info.transaction_status.name)
         states.append(refused(connection, "SELECT 1 / 0"))
@@ -340,7 +356,9 @@ def errors(connection: Connection, run: Run) -> Any:
 
 def notices(connection: Connection, run: Run) -> Any:
     heard: list[Any] = []
-    connection.add_notice_handler(lambda diagnosis: heard.append((diagnosis.severity, diagnosis.message_primary)))
+    connection.add_notice_handler(
+        lambda diagnosis: heard.append((diagnosis.severity, diagnosis.message_primary))
+    )
     length = connection.execute("SELECT announce(%s)", [f"hello {run.number}"]).fetchone()
     connection.commit()
     return length, heard
@@ -396,7 +414,14 @@ def types(connection: Connection, run: Run) -> Any:
             cursor.execute("SELECT * FROM document WHERE session = %s", [run.number])
             found = cursor.fetchone()
         assert found is not None
-        answers.append({**found, "spot": tuple(found["spot"]), "feeling": found["feeling"].name, "span": str(found["span"])})
+        answers.append(
+            {
+                **found,
+                "spot": tuple(found["spot"]),
+                "feeling": found["feeling"].name,
+                "span": str(found["span"]),
+            }
+        )
     connection.commit()
     return answers
 
@@ -413,7 +438,9 @@ def settings(connection: Connection, run: Run) -> Any:
     answers.append(connection.execute("SELECT current_setting('app.tenant_id')").fetchone())
     connection.execute("SET timezone = 'Asia/Tokyo'")
     connection.rollback()
-    answers.append((connection.execute("SHOW timezone").fetchone(), connection.info.parameter_status("TimeZone")))
+    answers.append(
+        (connection.execute("SHOW timezone").fetchone(), connection.info.parameter_status("TimeZone"))
+    )
     return answers
 
 
@@ -486,10 +513,24 @@ def test_one_connection_for_everything(sides: Sides) -> None:
 
 def test_what_the_server_said_at_login(sides: Sides) -> None:
     def programme(run: Run) -> Any:
-        with connected(run, application_name=f"programme {run.number}", options="-c work_mem=7MB -c DateStyle=German") as connection:
-            reported = ("server_version", "server_encoding", "client_encoding", "TimeZone", "DateStyle", "application_name",
-                        "is_superuser", "session_authorization", "integer_datetimes", "standard_conforming_strings")
-            asked = connection.execute("SELECT current_setting('work_mem'), current_setting('application_name'), DATE '2024-02-29'::text")
+        with connected(
+            run, application_name=f"programme {run.number}", options="-c work_mem=7MB -c DateStyle=German"
+        ) as connection:
+            reported = (
+                "server_version",
+                "server_encoding",
+                "client_encoding",
+                "TimeZone",
+                "DateStyle",
+                "application_name",
+                "is_superuser",
+                "session_authorization",
+                "integer_datetimes",
+                "standard_conforming_strings",
+            )
+            asked = connection.execute(
+                "SELECT current_setting('work_mem'), current_setting('application_name'), DATE '2024-02-29'::text"
+            )
             return {name: connection.info.parameter_status(name) for name in reported}, asked.fetchone()
 
     sides.compare(programme)

@@ -84,7 +84,9 @@ async def notified(connection: Connection, run: Run) -> Any:
     await connection.set_autocommit(True)
     await connection.execute(f"LISTEN {channel}")
     await connection.execute("SELECT pg_notify(%s, 'hello')", [channel])
-    heard = [(notice.channel, notice.payload) async for notice in connection.notifies(timeout=30, stop_after=1)]
+    heard = [
+        (notice.channel, notice.payload) async for notice in connection.notifies(timeout=30, stop_after=1)
+    ]
     await connection.execute("UNLISTEN *")
     await connection.set_autocommit(False)
     return heard
@@ -98,7 +100,9 @@ PARTS: tuple[Part, ...] = (prepared, pipelined, cursors, copies, transactions, c
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_same_as_direct(part: Part, sides: Sides) -> None:
     async def programme(run: Run) -> Any:
-        async with await psycopg.AsyncConnection.connect(**run.keywords, dbname=run.database.dbname) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            **run.keywords, dbname=run.database.dbname
+        ) as connection:
             return await part(connection, run)
 
     sides.compare(lambda run: asyncio.run(programme(run)))
