@@ -57,6 +57,8 @@ cdef extern from "sys/epoll.h" nogil:
         EPOLLET
     ctypedef union epoll_data_t:
         void* ptr
+        int fd
+        uint64_t u64
     cdef struct epoll_event:
         uint32_t events
         epoll_data_t data

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import PgError, ServerProtocolError, classify_sqlstate
@@ -138,6 +142,12 @@ async def _resolve(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> list[
     """Where the endpoint listens; a host that is a path is the directory of a unix socket, as in libpq."""
     if endpoint.host.startswith("/"):
         return [(socket.AF_UNIX, f"{endpoint.host}/.s.PGSQL.{endpoint.port}")]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, endpoint.host)
+            # No name to look up: the loop's resolver threads stay unborn, and a process with one thread pays less
+            # for every system call.
+            return [(family, (endpoint.host, endpoint.port))]
     found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
 
@@ -149,11 +159,28 @@ async def _connect_to(loop: asyncio.AbstractEventLoop, address: Address) -> sock
         connection.setblocking(False)
         if family != socket.AF_UNIX:
             _tune(connection)
-        await loop.sock_connect(connection, where)
+        await _finish_connect(loop, connection, where)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+async def _finish_connect(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, where: Any
+) -> None:
+    """What loop.sock_connect does, but that of uvloop asks the resolver even about an address."""
+    error = connection.connect_ex(where)
+    if error == errno.EINPROGRESS:
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(connection.fileno(), lambda: writable.done() or writable.set_result(None))
+        try:
+            await writable
+        finally:
+            loop.remove_writer(connection.fileno())
+        error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _tune(connection: socket.socket) -> None:

@@ -8,6 +8,7 @@ class Entry:
     kind: int
     splittable: bool
     pins: bool
+    releases: bool
     writes: bool
     read_only: bool
     epoch: int

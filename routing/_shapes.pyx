@@ -40,6 +40,7 @@ cdef class Entry:
         self.kind = int(shape.kind)
         self.splittable = shape.splittable
         self.pins = shape.pins is not None
+        self.releases = bool(shape.releases)
         self.writes = shape.writing
         self.read_only = shape.read_only is True
         self.epoch = -1

@@ -13,6 +13,7 @@ cdef class Relay:
 
     cdef Poller poller
     cdef object loop
+    cdef int loop_epoll_fd                 # uvloop's own epoll, in which ours is watched
     cdef readonly int index
     cdef readonly int board_workers
     cdef readonly int clients
@@ -42,7 +43,7 @@ cdef class Relay:
     cdef readonly set links
     cdef set deadlines                     # sessions that must be done with something by their deadline
     cdef dict keys                         # process id -> session
-    cdef object ready                      # deque of sessions to go on with
+    cdef list ready                        # sessions to go on with
     cdef bint running
     cdef readonly bint draining
     cdef object drained
@@ -72,7 +73,7 @@ cdef class Relay:
         self.links = set()
         self.deadlines = set()
         self.keys = {}
-        self.ready = deque()
+        self.ready = []
         self.endpoints = []
         self.error_classes = {}
         self.random_state = int.from_bytes(os.urandom(8), "big") | 1
@@ -90,6 +91,7 @@ cdef class Relay:
         self.unknown = Entry(unknown("not looked at"))
         self.apply(RoutingTable.from_dict(start["table"]), Catalogue.from_dict(start["catalogue"]))
         loop.add_reader(self.poller.epoll_fd, self.run)
+        self.loop_epoll_fd = loop._get_backend_id()
 
     # --- the event loop -------------------------------------------------------------------------------------
 
@@ -112,14 +114,13 @@ cdef class Relay:
                     break
                 rounds += 1
                 if rounds == STAY_ROUNDS_WATCHED:
-                    # From here on it pays to spare the kernel telling the loop's epoll of every event in ours.
-                    self.loop.remove_reader(self.poller.epoll_fd)
+                    self.poller.leave(self.loop_epoll_fd)
                 served = self.poller.poll(STAY_WAIT_MS)
                 if self.ready:
                     self.run_ready()
         finally:
             if rounds >= STAY_ROUNDS_WATCHED:
-                self.loop.add_reader(self.poller.epoll_fd, self.run)
+                self.poller.join(self.loop_epoll_fd)
         self.poller.woken = False
         if self.urgent:
             self.urgent = False
@@ -139,26 +140,29 @@ cdef class Relay:
 
     cdef int run_ready(self) except -1:
         cdef Session session
+        cdef list turn
         if self.running:
             return 0
         self.running = True
         try:
             while self.ready:
-                session = <Session> self.ready.popleft()
-                session.resuming = False
-                if session.closed or session.phase >= PHASE_LEAVING or session.phase < PHASE_READY:
-                    continue
-                session.phase = PHASE_READY
-                try:
-                    if buffer_waiting(&session.inbound):
-                        session.feed_inbound()
-                    elif session.link is not None:
-                        session.link.release_if_done()
-                    session.listen()
-                    if self.draining and session.link is None and session.phase == PHASE_READY:
-                        self.leaving(session)
-                except Exception as error:
-                    session.on_fault(error)
+                turn = self.ready
+                self.ready = []
+                for session in turn:
+                    session.resuming = False
+                    if session.closed or session.phase >= PHASE_LEAVING or session.phase < PHASE_READY:
+                        continue
+                    session.phase = PHASE_READY
+                    try:
+                        if buffer_waiting(&session.inbound):
+                            session.feed_inbound()
+                        elif session.link is not None:
+                            session.link.release_if_done()
+                        session.listen()
+                        if self.draining and session.link is None and session.phase == PHASE_READY:
+                            self.leaving(session)
+                    except Exception as error:
+                        session.on_fault(error)
         finally:
             self.running = False
         return 0
@@ -551,8 +555,8 @@ cdef class Relay:
         links = []
         for state in self.endpoints:
             for pool in state.pools:
-                links.append([state.endpoint.name, pool.identity.user, pool.links - len(pool.idle) - pool.opening,
-                              len(pool.idle), len(pool.waiters)])
+                links.append([state.endpoint.name, pool.identity.user, pool.links - pool.idle_count - pool.opening,
+                              pool.idle_count, len(pool.waiters)])
         gauges = {"clients": self.clients, "waiting": self.waiting, "links": links, "shapes": self.shapes.size}
         if not self.counters.changed and not shadow and not self.counters.pins and gauges == self.gauges:
             return None

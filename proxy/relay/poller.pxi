@@ -50,6 +50,22 @@ cdef class Poller:
             raise OSError(errno, "epoll_ctl")
         return 0
 
+    cdef void leave(self, int outer_epoll_fd) noexcept:
+        """Spares the kernel telling the outer epoll of every event in this one, for as long as this one is waited on.
+
+        Done behind libuv's back: it changes its epoll through io_uring, which hands nested epolls to a kernel thread,
+        and a process with a second thread pays for every system call (libuv, src/unix/linux.c).
+        """
+        epoll_ctl(outer_epoll_fd, EPOLL_CTL_DEL, self.epoll_fd, NULL)
+
+    cdef void join(self, int outer_epoll_fd) noexcept:
+        """Undoes `leave`, with the data libuv expects: the descriptor's number."""
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.u64 = 0
+        event.data.fd = self.epoll_fd
+        epoll_ctl(outer_epoll_fd, EPOLL_CTL_ADD, self.epoll_fd, &event)
+
     cdef int watch(self, Connection connection) except -1:
         cdef epoll_event event
         event.events = connection.interest

@@ -48,7 +48,8 @@ cdef class Pool:
     cdef Relay relay
     cdef readonly EndpointState state
     cdef readonly Identity identity
-    cdef list idle
+    cdef list idle                         # a stack in fixed places: `idle_count` of them are taken
+    cdef readonly int idle_count
     cdef object waiters                    # deque of sessions, first come first served
     cdef readonly int links
     cdef readonly int opening
@@ -65,11 +66,29 @@ cdef class Pool:
     cdef Link take(self):
         """An idle link, or None: then the session waits, and a link is being opened if the limits allow."""
         cdef Link link
-        while self.idle:
-            link = <Link> self.idle.pop()
-            if not link.closed:
-                return link
-        return None
+        if self.idle_count == 0:
+            return None
+        self.idle_count -= 1
+        link = <Link> self.idle[self.idle_count]
+        link.lies_idle = False
+        return link
+
+    cdef int lay_down(self, Link link) except -1:
+        link.lies_idle = True
+        if self.idle_count < len(self.idle):
+            self.idle[self.idle_count] = link
+        else:
+            self.idle.append(link)
+        self.idle_count += 1
+        return 0
+
+    cdef int take_away(self, Link link) except -1:
+        """A link that lies idle is closed: it leaves its place, those above move down."""
+        cdef int place = self.idle.index(link)
+        del self.idle[place]
+        self.idle_count -= 1
+        link.lies_idle = False
+        return 0
 
     cdef int wait(self, Session session) except -1:
         session.wait_since_ns = self.relay.poller.now_ns
@@ -112,10 +131,10 @@ cdef class Pool:
         if user_links < self.relay.links_per_user_max and self.state.links < self.state.links_max:
             return True
         for pool in self.state.pools:
-            if pool is self or not pool.idle:
+            if pool is self or not pool.idle_count:
                 continue
             if user_links < self.relay.links_per_user_max or pool.identity.user == self.identity.user:
-                link = <Link> pool.idle.pop(0)
+                link = <Link> pool.idle[0]
                 link.end()
                 return True
         return False
@@ -124,7 +143,7 @@ cdef class Pool:
         """A link without a session: to whoever waits longest, else to the idle ones."""
         cdef Session session
         cdef Pool pool
-        while self.waiters:
+        while self.relay.waiting and self.waiters:
             session = <Session> self.waiters.popleft()
             self.relay.waiting -= 1
             if session.closed or session.waiting_in is not self:
@@ -137,10 +156,10 @@ cdef class Pool:
             link.end()
             return 0
         link.idle_since_ns = self.relay.poller.now_ns
-        self.idle.append(link)
+        self.lay_down(link)
         for pool in self.state.pools:
             # Sessions of another identity may be waiting for the limit this link takes up.
-            if pool is not self and (pool.waiters or pool.identity.arrivals):
+            if pool is not self and ((self.relay.waiting and pool.waiters) or pool.identity.arrivals):
                 pool.grow()
         return 0
 
@@ -149,8 +168,8 @@ cdef class Pool:
         cdef Pool pool
         self.links -= 1
         self.state.links -= 1
-        if link in self.idle:
-            self.idle.remove(link)
+        if link.lies_idle:
+            self.take_away(link)
         for pool in self.state.pools:
             if pool.waiters or pool.identity.arrivals:
                 pool.grow()

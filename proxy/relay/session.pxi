@@ -774,7 +774,7 @@ cdef class Session(Connection):
 
     cdef int note_statement(self, Entry entry) except -1:
         """State that outlives the transaction keeps the link to this session."""
-        if entry.shape.releases:
+        if entry.releases:
             self.forget_state(entry.shape.releases)
         if entry.pins and entry.shape.pins not in self.link.pins:
             self.link.pins.add(entry.shape.pins)
