@@ -12,7 +12,7 @@ from pgshunt.migration.servers import Link, Server, ServerError, Unreachable
 from pgshunt.routing.table import Endpoint
 
 PROBE_S = 0.2
-# Longer than the period: on a machine without a core to spare a healthy server may take that long once in a while.
+# Longer than the period: on a machine without a core to spare a healthy server may take that long at times.
 ANSWER_S = 0.5
 
 # SQLSTATE classes of a server that cannot work; a refused login is our own configuration, not its health.

@@ -260,5 +260,6 @@ cdef inline void replies_end_copy(Replies* replies) noexcept nogil:
         if replies_at(replies, index).code == REPLY_COPY_END:
             cut = index + 1
             break
-    for index in range(cut):
+    while cut:
         replies_pop(replies)
+        cut -= 1

@@ -5,7 +5,7 @@ from typing import Any
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.connect import LinkError
 from pgshunt.proxy.policy import Welcome
-from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable
+from pgshunt.routing.table import Catalogue, RoutingTable
 
 class Session:
     """One client connection."""

@@ -145,8 +145,8 @@ async def _resolve(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> list[
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):
             socket.inet_pton(family, endpoint.host)
-            # No name to look up: the loop's resolver threads stay unborn, and a process with one thread pays less
-            # for every system call.
+            # No name to look up: the loop's resolver threads stay unborn, and a process of one thread pays
+            # less for every system call.
             return [(family, (endpoint.host, endpoint.port))]
     found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
@@ -166,14 +166,12 @@ async def _connect_to(loop: asyncio.AbstractEventLoop, address: Address) -> sock
     return connection
 
 
-async def _finish_connect(
-    loop: asyncio.AbstractEventLoop, connection: socket.socket, where: Any
-) -> None:
+async def _finish_connect(loop: asyncio.AbstractEventLoop, connection: socket.socket, where: Any) -> None:
     """What loop.sock_connect does, but that of uvloop asks the resolver even about an address."""
     error = connection.connect_ex(where)
     if error == errno.EINPROGRESS:
         writable: asyncio.Future[None] = loop.create_future()
-        loop.add_writer(connection.fileno(), lambda: writable.done() or writable.set_result(None))
+        loop.add_writer(connection.fileno(), _settle, writable)
         try:
             await writable
         finally:
@@ -181,6 +179,11 @@ async def _finish_connect(
         error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:
         raise OSError(error, os.strerror(error))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _tune(connection: socket.socket) -> None:

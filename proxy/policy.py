@@ -1,7 +1,7 @@
-"""Decides for the relay what happens once per connection: who may log in, as whom links are opened, what is cancelled.
+"""Decides what happens once per connection: who may log in, as whom links are opened, what is cancelled.
 
-The relay moves bytes and counts; everything here runs once for a client or a link and may take its time, in tasks
-of the worker's event loop.
+The relay moves bytes and counts; everything here runs once for a client or a link and may take its time,
+in tasks of the worker's event loop.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CANCELS_MAX = 64
 # Longer statements are not parsed: they run at the owner, as writes.
 STATEMENT_BYTES_MAX = 16 * 1024 * 1024
 
-# In these client encodings a byte below 0x80 can be part of a character, so a quote or a backslash cannot be told
-# by its byte (PostgreSQL's PG_VALID_FE_ENCODING-only encodings, mb/pg_wchar.h).
+# In these client encodings a byte below 0x80 can be part of a character, so a quote or a backslash cannot
+# be told by its byte (PostgreSQL's PG_VALID_FE_ENCODING-only encodings, mb/pg_wchar.h).
 UNSAFE_ENCODINGS = frozenset({b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"})
 
 
@@ -64,7 +64,7 @@ class Welcome:
 
 
 def share(total: int, workers: int, index: int) -> int:
-    """The part of a limit that worker `index` may use; the parts add up to the limit, but nobody gets nothing."""
+    """The part of a limit that worker `index` may use. The parts add up to it, but nobody gets nothing."""
     return max(1, total // workers + (index < total % workers))
 
 
@@ -91,7 +91,9 @@ class Policy:
         servers = config.pools.server_connections
         self.limits = Limits(
             links_per_user=share(config.pools.default_pool_size, self._workers, relay.index),
-            links_total=share(servers.total - servers.reserved - servers.monitoring, self._workers, relay.index),
+            links_total=share(
+                servers.total - servers.reserved - servers.monitoring, self._workers, relay.index
+            ),
             latency_ms_max=config.rollback.latency_ms_max,
             query_wait_timeout_ms=config.pools.query_wait_timeout_ms,
             login_timeout_ms=config.listen.login_timeout_ms,
@@ -166,16 +168,20 @@ class Policy:
             if identity.welcome is None:
                 welcome = await self._welcome(opened, identity)
         except PgError as error:
-            refused = error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
+            refused = (
+                error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
+            )
             self._relay.link_failed(pool, refused)
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the sessions that wait must hear of it
+        except Exception as fault:
             log.exception("opening a link to %s", endpoint.name)
             self._relay.link_failed(pool, LinkError(f"cannot open a link: {fault!r}", sqlstate="XX000"))
         else:
-            self._relay.link_opened(pool, opened.socket.detach(), opened.process_id, opened.secret_key, welcome)
+            self._relay.link_opened(
+                pool, opened.socket.detach(), opened.process_id, opened.secret_key, welcome
+            )
 
     async def _welcome(self, opened: OpenedLink, identity: Identity) -> Welcome:
-        """Asks the server for what a session of this identity has to know. Closes the link if it does not tell."""
+        """What the server tells about a session of this identity; closes the link if it does not."""
         parameters = opened.parameters
         try:
             path = parameters.get(b"search_path")  # reported since PostgreSQL 18
@@ -231,7 +237,7 @@ class Policy:
     def cancel(
         self, link: Link, endpoint: Endpoint, process_id: int, secret_key: bytes
     ) -> asyncio.Task[None] | None:
-        """Cancels at the server what `link` runs. The link is lent to nobody else until the server was told."""
+        """Cancels what `link` runs. The link is lent to nobody else until the server was told."""
         if self._cancels >= CANCELS_MAX:
             self._relay.cancelled(link)
             return None

@@ -1,12 +1,12 @@
 """Validates writes at a service's own database: runs them there too, rolls them back, and compares.
 
-A unit is one write transaction as the client sent it. It is recorded while it passes, run at the target the moment
-its COMMIT (or its one statement) goes to the owner, and compared when both have answered. The client never waits for
-it, and whatever goes wrong here costs nothing but the comparison.
+A unit is one write transaction as the client sent it. It is recorded while it passes, run at the target the
+moment its COMMIT (or its one statement) goes to the owner, and compared when both have answered. The client
+never waits for it, and whatever goes wrong here costs nothing but the comparison.
 
-What cannot be decided is undecided, never a mismatch: the lane may have applied the same rows before or after, so a
-unique violation, a lock timeout or another row count can all be innocent. A missing table, a missing privilege, a
-type that does not fit can not.
+What cannot be decided is undecided, never a mismatch: the lane may have applied the same rows before or
+after, so a unique violation, a lock timeout or another row count can all be innocent. A missing table, a
+missing privilege, a type that does not fit can not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ MISMATCHES_KEPT = 20
 OPENING = messages.query(b"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '500ms'")
 CLOSING = messages.query(b"ROLLBACK")
 
-_MODIFIES = re.compile(rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:insert|update|delete|merge|with)\b", re.IGNORECASE | re.DOTALL)
+_MODIFIES = re.compile(
+    rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:insert|update|delete|merge|with)\b", re.IGNORECASE | re.DOTALL
+)
 _INSERT = re.compile(rb"\s*insert\b(?!.*\bon\s+conflict\b)", re.IGNORECASE | re.DOTALL)
 # Errors that another state of the data can explain.
 _BY_TIMING = frozenset({"23505", "23503", "23P01", "23001", "23000"})
@@ -92,7 +94,7 @@ def compare(statements: list[Statement], tags: list[bytes], error: str | None, t
 
 
 def definite(sqlstate: str) -> bool:
-    """Whether an error at the target, where the owner had none, can only mean that the two databases differ."""
+    """Whether an error that only the target has can only mean that the two databases differ."""
     return sqlstate[:2] in {"42", "3F", "22", "23", "0A", "25", "26"} and sqlstate not in _BY_TIMING
 
 
@@ -145,20 +147,27 @@ class Unit:
             return
         self._size += len(frames)
         # Nothing may run at the target that a ROLLBACK there does not undo or that might end our transaction.
-        harmless = shape.statements == 1 and not shape.volatile and shape.pins is None and (
-            (shape.kind is Kind.WRITE and bool(shape.writes) and _MODIFIES.match(sql) is not None)
-            or (shape.kind is Kind.READ and bool(shape.reads))
+        harmless = (
+            shape.statements == 1
+            and not shape.volatile
+            and shape.pins is None
+            and (
+                (shape.kind is Kind.WRITE and bool(shape.writes) and _MODIFIES.match(sql) is not None)
+                or (shape.kind is Kind.READ and bool(shape.reads))
+            )
         )
         if not harmless or self._size > UNIT_BYTES_MAX or not self._shadows.holds(self.service, shape):
             self._decidable = False
         else:
-            self.statements.append(Statement(shape, frames, not shape.reads and _INSERT.match(sql) is not None))
+            self.statements.append(
+                Statement(shape, frames, not shape.reads and _INSERT.match(sql) is not None)
+            )
 
     def sent(self, autocommit: bool) -> None:
-        """A unit of the protocol went to the owner; the transaction ends with it if it is alone or a COMMIT."""
-        if autocommit or self._ending is Kind.COMMIT:
-            if self._decidable and self.statements and self._run is None:
-                self._run = self._shadows.launch(self)
+        """A unit of the protocol went to the owner; if it is alone or a COMMIT, the transaction ends."""
+        ends = autocommit or self._ending is Kind.COMMIT
+        if ends and self._decidable and self.statements and self._run is None:
+            self._run = self._shadows.launch(self)
 
     def observed(self, tag: bytes) -> None:
         """CommandComplete from the owner."""
@@ -220,7 +229,9 @@ class Shadows:
     def apply(self, table: RoutingTable) -> bool:
         """Follows a new epoch; True if any service's writes are validated."""
         targets: dict[int, Target] = {}
-        primaries = {endpoint.database: endpoint for endpoint in table.endpoints if endpoint.role == "primary"}
+        primaries = {
+            endpoint.database: endpoint for endpoint in table.endpoints if endpoint.role == "primary"
+        }
         self._names = [service.name for service in table.services]
         for index, service in enumerate(table.services):
             if service.shadow_writes != "validate" or service.stage not in ("shadowing", "reading"):

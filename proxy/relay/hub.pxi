@@ -543,7 +543,8 @@ cdef class Relay:
         if known is None:
             if len(self.error_classes) > 1000:
                 self.error_classes.clear()
-            known = {"infrastructure": 1, "application": 2}.get(classify_sqlstate(sqlstate.decode("ascii", "replace")), 0)
+            verdict = classify_sqlstate(sqlstate.decode("ascii", "replace"))
+            known = {"infrastructure": 1, "application": 2}.get(verdict, 0)
             self.error_classes[sqlstate] = known
         return known
 

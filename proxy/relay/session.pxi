@@ -818,7 +818,8 @@ cdef class Session(Connection):
         cdef uint8_t kind
         cdef bytes answers = b"", sql
         cdef bint executed = False
-        if self.link is not None or (entry.kind != KIND_BEGIN and entry.kind != KIND_COMMIT and entry.kind != KIND_ROLLBACK):
+        if self.link is not None or (
+                entry.kind != KIND_BEGIN and entry.kind != KIND_COMMIT and entry.kind != KIND_ROLLBACK):
             return 0
         while not executed:
             here = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
@@ -949,7 +950,8 @@ cdef class Session(Connection):
             self.shadow.query(entry.shape, (<const char*> data)[5:here - 1] if whole else None)
         return 0
 
-    cdef int record_bind(self, Entry entry, Statement statement, const uint8_t* rest, size_t length, bint whole) except -1:
+    cdef int record_bind(self, Entry entry, Statement statement, const uint8_t* rest, size_t length,
+                         bint whole) except -1:
         cdef bytes body
         if self.shadow is None:
             self.shadow = self.relay.shadow_unit(self, entry)

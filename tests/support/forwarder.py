@@ -1,7 +1,7 @@
-"""Logs raw clients in at PostgreSQL: the client sends its startup packet, and the password exchange is done for it.
+"""Logs raw clients in at PostgreSQL: they send a startup packet, the password exchange is done for them.
 
-With it a test compares a direct connection with one through the relay byte for byte, although the test servers
-ask for a password.
+With it a test compares a direct connection with one through the relay byte for byte, although the test
+servers ask for a password.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class LoginForwarder:
         length = int.from_bytes(_exactly(client, 4))
         request = messages.read_startup(_exactly(client, length - 4))
         assert isinstance(request, StartupRequest)
-        parameters = {key: value for key, value in request.parameters.items() if key not in (b"user", b"database")}
+        parameters = {
+            key: value for key, value in request.parameters.items() if key not in (b"user", b"database")
+        }
         server = socket.create_connection(self._server, 30)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connections.append(server)

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import uvloop
-from support.fixtures import Database
 
 from pgshunt.proxy._relay import Relay
 from pgshunt.proxy.board import Board
 from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable, Service
+from support.fixtures import Database
 
-SAFE_FUNCTIONS = frozenset({"abs", "count", "length", "lower", "max", "md5", "min", "now", "repeat", "sum", "upper"})
+SAFE_FUNCTIONS = frozenset(
+    {"abs", "count", "length", "lower", "max", "md5", "min", "now", "repeat", "sum", "upper"}
+)
 
 Result = TypeVar("Result")
 
@@ -90,10 +92,14 @@ class RunningRelay:
         self.call(lambda relay: relay.apply(self._table, self._catalogue()))
 
     def count(self, section: str, *key: str) -> int:
-        """The sum of the last column but those behind it, over all rows of `section` that begin with `key`."""
+        """The counts of all rows of `section` that begin with `key`, added up."""
         self.call(self._drain)
-        rows = [row for delta in self.deltas for row in delta.get(section, ()) if tuple(row[: len(key)]) == key]
-        return sum(row[{"calls": 4, "routes": 2, "pins": 1, "sqlstates": 3, "shadow": 2}[section]] for row in rows)
+        rows = [
+            row for delta in self.deltas for row in delta.get(section, ()) if tuple(row[: len(key)]) == key
+        ]
+        return sum(
+            row[{"calls": 4, "routes": 2, "pins": 1, "sqlstates": 3, "shadow": 2}[section]] for row in rows
+        )
 
     def wait_for(self, condition: Callable[[], bool], what: str, within_s: float = 10) -> None:
         """Polls until `condition()`; fails the test when that takes too long."""
@@ -107,7 +113,9 @@ class RunningRelay:
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
         def endpoint(name: str, database: Database) -> Endpoint:
-            return Endpoint(name, name, database.server.host, database.server.port, database.dbname, "primary")
+            return Endpoint(
+                name, name, database.server.host, database.server.port, database.dbname, "primary"
+            )
 
         copies = () if self.copy is None else (endpoint("svc_db", self.copy),)
         return (endpoint("shared", self.shared), *copies)
@@ -164,11 +172,13 @@ class RunningRelay:
             self.relay.on_event = self.events.append
             listener = socket.create_server(("127.0.0.1", 0), backlog=512)
             listener.setblocking(False)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # clients inherit it, as from the fleet's
+            listener.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+            )  # clients inherit it, as from the fleet's
             self.port = listener.getsockname()[1]
             self._loop.add_reader(listener.fileno(), self._accept, listener)
             self._tick()
-        except BaseException as failure:  # handed to the test's thread
+        except Exception as failure:  # noqa: BLE001 - handed to the test's thread
             self._failure = failure
             self._started.set()
             return

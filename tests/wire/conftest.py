@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 from support.fixtures import Database
-from support.relay import RunningRelay
 from support.forwarder import LoginForwarder
+from support.relay import RunningRelay
 from support.wire import WireClient
 
 Connect = Callable[..., WireClient]
@@ -18,7 +18,8 @@ Connect = Callable[..., WireClient]
 def relay(database: Database) -> Iterator[RunningRelay]:
     """Pool of two links, so that sessions have to share."""
     database.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 100) i"
+        "CREATE TABLE t (id int PRIMARY KEY, v text);"
+        "INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 100) i"
     )
     with RunningRelay(database, config={"pools": {"default_pool_size": 2}}) as running:
         yield running

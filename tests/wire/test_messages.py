@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from support.fixtures import Database
 from support.relay import RunningRelay
 from support.wire import (
     COPY_DONE,
@@ -22,9 +23,9 @@ from support.wire import (
     parse,
     sqlstate,
 )
+from wire.conftest import Connect
 
 from pgshunt.protocol import messages
-from wire.conftest import Connect
 
 
 def query(sql: str) -> bytes:
@@ -42,29 +43,70 @@ BATCHES = {
     "unnamed statement": [parse("", "SELECT $1::int"), bind("", "", "7"), describe("P"), execute(), SYNC],
     "unnamed, described as statement": [parse("", "SELECT v FROM t WHERE id = $1"), describe("S"), SYNC],
     "named, used twice": [
-        parse("a", "SELECT v FROM t WHERE id = $1::int"), bind("", "a", "1"), execute(), bind("", "a", "2"), execute(),
+        parse("a", "SELECT v FROM t WHERE id = $1::int"),
+        bind("", "a", "1"),
+        execute(),
+        bind("", "a", "2"),
+        execute(),
         SYNC,
     ],
     "named in one batch, bound in the next": [parse("a", "SELECT 1"), SYNC, bind("", "a"), execute(), SYNC],
     "closed and parsed again": [
-        parse("a", "SELECT 1"), SYNC, close("S", "a"), SYNC, parse("a", "SELECT 'x'"), bind("", "a"), execute(), SYNC,
+        parse("a", "SELECT 1"),
+        SYNC,
+        close("S", "a"),
+        SYNC,
+        parse("a", "SELECT 'x'"),
+        bind("", "a"),
+        execute(),
+        SYNC,
     ],
-    "parsed twice under one name": [parse("a", "SELECT 1"), SYNC, parse("a", "SELECT 2"), SYNC, query("SELECT 9")],
+    "parsed twice under one name": [
+        parse("a", "SELECT 1"),
+        SYNC,
+        parse("a", "SELECT 2"),
+        SYNC,
+        query("SELECT 9"),
+    ],
     "parsed twice in one batch": [parse("a", "SELECT 1"), parse("a", "SELECT 2"), bind("", "a"), SYNC],
     "bind of an unknown statement": [bind("", "nope"), execute(), SYNC],
     "bind of no unnamed statement": [bind("", ""), execute(), SYNC],
     "unnamed statement survives Sync": [parse("", "SELECT 5"), SYNC, bind("", ""), execute(), SYNC],
-    "a simple query drops the unnamed statement": [parse("", "SELECT 5"), SYNC, query("SELECT 1"), bind("", ""), SYNC],
+    "a simple query drops the unnamed statement": [
+        parse("", "SELECT 5"),
+        SYNC,
+        query("SELECT 1"),
+        bind("", ""),
+        SYNC,
+    ],
     "error in Parse, the rest is skipped": [
-        parse("", "SELECT nope FROM t"), bind("", ""), describe("P"), execute(), SYNC, query("SELECT 2"),
+        parse("", "SELECT nope FROM t"),
+        bind("", ""),
+        describe("P"),
+        execute(),
+        SYNC,
+        query("SELECT 2"),
     ],
     "error in Bind": [parse("", "SELECT $1::int"), bind("", "", "x"), execute(), SYNC],
     "error in Execute": [parse("", "SELECT 1/0"), bind("", ""), execute(), SYNC],
     "a failed Parse leaves no name behind": [
-        parse("a", "SELECT nope"), SYNC, bind("", "a"), SYNC, parse("a", "SELECT 1"), bind("", "a"), execute(), SYNC,
+        parse("a", "SELECT nope"),
+        SYNC,
+        bind("", "a"),
+        SYNC,
+        parse("a", "SELECT 1"),
+        bind("", "a"),
+        execute(),
+        SYNC,
     ],
     "a batch of several statements": [
-        parse("", "SELECT 1"), bind("", ""), execute(), parse("", "SELECT 2"), bind("", ""), execute(), SYNC,
+        parse("", "SELECT 1"),
+        bind("", ""),
+        execute(),
+        parse("", "SELECT 2"),
+        bind("", ""),
+        execute(),
+        SYNC,
     ],
     "a simple query inside a batch": [parse("", "SELECT 1"), query("SELECT 2"), SYNC],
     "a simple query behind an error is skipped": [parse("", "SELECT nope"), query("SELECT 2"), SYNC],
@@ -72,14 +114,31 @@ BATCHES = {
     "sync alone": [SYNC],
     "close of what does not exist": [close("S", "nope"), close("P", "nope"), SYNC],
     "row limit": [
-        query("BEGIN"), parse("", "SELECT * FROM t ORDER BY id"), bind("", ""), execute("", 2), execute("", 3), SYNC,
+        query("BEGIN"),
+        parse("", "SELECT * FROM t ORDER BY id"),
+        bind("", ""),
+        execute("", 2),
+        execute("", 3),
+        SYNC,
         query("COMMIT"),
     ],
     "named portal": [
-        query("BEGIN"), parse("", "SELECT * FROM t ORDER BY id"), bind("p", ""), execute("p", 1), SYNC,
-        execute("p", 1), close("P", "p"), SYNC, query("ROLLBACK"),
+        query("BEGIN"),
+        parse("", "SELECT * FROM t ORDER BY id"),
+        bind("p", ""),
+        execute("p", 1),
+        SYNC,
+        execute("p", 1),
+        close("P", "p"),
+        SYNC,
+        query("ROLLBACK"),
     ],
-    "transaction": [query("BEGIN"), query("INSERT INTO t VALUES (500, 'x')"), query("SELECT 1"), query("ROLLBACK")],
+    "transaction": [
+        query("BEGIN"),
+        query("INSERT INTO t VALUES (500, 'x')"),
+        query("SELECT 1"),
+        query("ROLLBACK"),
+    ],
     "empty transaction": [query("BEGIN"), query("COMMIT")],
     "empty transaction, rolled back": [query("BEGIN"), query("ROLLBACK")],
     "START TRANSACTION": [query("START TRANSACTION READ ONLY"), query("END")],
@@ -88,80 +147,213 @@ BATCHES = {
     "COMMIT AND CHAIN": [query("BEGIN"), query("COMMIT AND CHAIN"), query("ROLLBACK")],
     "failed transaction": [query("BEGIN"), query("SELECT nope"), query("SELECT 1"), query("COMMIT")],
     "savepoints": [
-        query("BEGIN"), query("SAVEPOINT s"), query("SELECT nope"), query("ROLLBACK TO s"), query("SELECT 1"),
+        query("BEGIN"),
+        query("SAVEPOINT s"),
+        query("SELECT nope"),
+        query("ROLLBACK TO s"),
+        query("SELECT 1"),
         query("COMMIT"),
     ],
     "isolation level of a late BEGIN": [
-        query("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"), query("SHOW transaction_isolation"), query("COMMIT"),
+        query("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"),
+        query("SHOW transaction_isolation"),
+        query("COMMIT"),
     ],
     "BEGIN by the extended protocol": [
-        parse("", "BEGIN"), bind("", ""), describe("P"), execute(), SYNC, query("SELECT 1"), parse("", "COMMIT"),
-        bind("", ""), execute(), SYNC,
+        parse("", "BEGIN"),
+        bind("", ""),
+        describe("P"),
+        execute(),
+        SYNC,
+        query("SELECT 1"),
+        parse("", "COMMIT"),
+        bind("", ""),
+        execute(),
+        SYNC,
     ],
     "BEGIN and a statement in one batch": [
-        parse("", "BEGIN"), bind("", ""), execute(), parse("", "SELECT 1"), bind("", ""), execute(), SYNC,
+        parse("", "BEGIN"),
+        bind("", ""),
+        execute(),
+        parse("", "SELECT 1"),
+        bind("", ""),
+        execute(),
+        SYNC,
         query("ROLLBACK"),
     ],
     "BEGIN as a named statement": [
-        parse("b", "BEGIN"), SYNC, bind("", "b"), execute(), SYNC, query("SELECT 1"), query("COMMIT"),
+        parse("b", "BEGIN"),
+        SYNC,
+        bind("", "b"),
+        execute(),
+        SYNC,
+        query("SELECT 1"),
+        query("COMMIT"),
     ],
     "transaction in one text": [query("BEGIN; SELECT 1; COMMIT"), query("BEGIN; SELECT 2"), query("COMMIT")],
-    "implicit transaction rolled back": [query("INSERT INTO t VALUES (501, 'y'); SELECT 1/0"), query("SELECT count(*) FROM t")],
-    "copy out": [query("COPY (SELECT * FROM t ORDER BY id LIMIT 3) TO STDOUT")],
-    "copy out, extended": [parse("", "COPY t TO STDOUT"), bind("", ""), execute(), SYNC],
-    "copy in": [query("COPY t FROM STDIN"), copy_data(b"900\tx\n"), COPY_DONE, query("SELECT count(*) FROM t")],
-    "copy in, bad data": [query("COPY t FROM STDIN"), copy_data(b"x\ty\n"), COPY_DONE, query("SELECT 1")],
-    "copy in refused by the client": [
-        query("COPY t FROM STDIN"), copy_data(b"901\tx\n"), b"f\0\0\0\x0aenough"[:4] + b"\x0benough\0", query("SELECT 1"),
-    ],
-    "copy in of a missing table": [query("COPY nope FROM STDIN"), copy_data(b"1\n"), COPY_DONE, query("SELECT 1")],
-    "copy in, extended": [
-        parse("", "COPY t FROM STDIN"), bind("", ""), execute(), copy_data(b"902\tx\n"), COPY_DONE, SYNC,
+    "implicit transaction rolled back": [
+        query("INSERT INTO t VALUES (501, 'y'); SELECT 1/0"),
         query("SELECT count(*) FROM t"),
     ],
-    "function call of a missing function": [b"F\0\0\0\x0e" + b"\0\0\0\0" + b"\0\0" + b"\0\0" + b"\0\0", query("SELECT 1")],
+    "copy out": [query("COPY (SELECT * FROM t ORDER BY id LIMIT 3) TO STDOUT")],
+    "copy out, extended": [parse("", "COPY t TO STDOUT"), bind("", ""), execute(), SYNC],
+    "copy in": [
+        query("COPY t FROM STDIN"),
+        copy_data(b"900\tx\n"),
+        COPY_DONE,
+        query("SELECT count(*) FROM t"),
+    ],
+    "copy in, bad data": [query("COPY t FROM STDIN"), copy_data(b"x\ty\n"), COPY_DONE, query("SELECT 1")],
+    "copy in refused by the client": [
+        query("COPY t FROM STDIN"),
+        copy_data(b"901\tx\n"),
+        b"f\0\0\0\x0aenough"[:4] + b"\x0benough\0",
+        query("SELECT 1"),
+    ],
+    "copy in of a missing table": [
+        query("COPY nope FROM STDIN"),
+        copy_data(b"1\n"),
+        COPY_DONE,
+        query("SELECT 1"),
+    ],
+    "copy in, extended": [
+        parse("", "COPY t FROM STDIN"),
+        bind("", ""),
+        execute(),
+        copy_data(b"902\tx\n"),
+        COPY_DONE,
+        SYNC,
+        query("SELECT count(*) FROM t"),
+    ],
+    "function call of a missing function": [
+        b"F\0\0\0\x0e" + b"\0\0\0\0" + b"\0\0" + b"\0\0" + b"\0\0",
+        query("SELECT 1"),
+    ],
     "flush": [parse("", "SELECT 1"), describe("S"), FLUSH, bind("", ""), execute(), FLUSH, SYNC],
     "DEALLOCATE of what a message prepared": [
-        parse("a", "SELECT 1"), SYNC, query("DEALLOCATE a"), bind("", "a"), execute(), SYNC, query("DEALLOCATE a"),
-        parse("a", "SELECT 'another'"), bind("", "a"), execute(), SYNC,
+        parse("a", "SELECT 1"),
+        SYNC,
+        query("DEALLOCATE a"),
+        bind("", "a"),
+        execute(),
+        SYNC,
+        query("DEALLOCATE a"),
+        parse("a", "SELECT 'another'"),
+        bind("", "a"),
+        execute(),
+        SYNC,
     ],
     "DEALLOCATE behind an unanswered query": [
-        parse("a", "SELECT 1"), SYNC, query("SELECT 2"), query("DEALLOCATE PREPARE a"), query("SELECT 3"),
+        parse("a", "SELECT 1"),
+        SYNC,
+        query("SELECT 2"),
+        query("DEALLOCATE PREPARE a"),
+        query("SELECT 3"),
     ],
     "DEALLOCATE in a transaction": [
-        parse("a", "SELECT 1"), SYNC, query("BEGIN"), query("DEALLOCATE a"), query("SELECT 2"), query("DEALLOCATE a"),
-        query("ROLLBACK"), bind("", "a"), SYNC,
+        parse("a", "SELECT 1"),
+        SYNC,
+        query("BEGIN"),
+        query("DEALLOCATE a"),
+        query("SELECT 2"),
+        query("DEALLOCATE a"),
+        query("ROLLBACK"),
+        bind("", "a"),
+        SYNC,
     ],
     "DEALLOCATE in a failed transaction": [
-        parse("a", "SELECT 1"), SYNC, query("BEGIN"), query("SELECT nope"), query("DEALLOCATE a"), query("ROLLBACK"),
-        bind("", "a"), execute(), SYNC,
+        parse("a", "SELECT 1"),
+        SYNC,
+        query("BEGIN"),
+        query("SELECT nope"),
+        query("DEALLOCATE a"),
+        query("ROLLBACK"),
+        bind("", "a"),
+        execute(),
+        SYNC,
     ],
     "DEALLOCATE drops the unnamed statement, as any simple query does": [
-        parse("a", "SELECT 1"), parse("", "SELECT 2"), SYNC, query("DEALLOCATE a"), bind("", ""), SYNC,
+        parse("a", "SELECT 1"),
+        parse("", "SELECT 2"),
+        SYNC,
+        query("DEALLOCATE a"),
+        bind("", ""),
+        SYNC,
     ],
     "DEALLOCATE by the extended protocol": [
-        parse("a", "SELECT 1"), SYNC, parse("", "DEALLOCATE a"), bind("", ""), describe("P"), execute(), SYNC,
-        bind("", "a"), SYNC,
+        parse("a", "SELECT 1"),
+        SYNC,
+        parse("", "DEALLOCATE a"),
+        bind("", ""),
+        describe("P"),
+        execute(),
+        SYNC,
+        bind("", "a"),
+        SYNC,
     ],
     "DEALLOCATE in the middle of a batch": [
-        parse("a", "SELECT 1"), bind("", "a"), execute(), parse("", "DEALLOCATE a"), bind("", ""), execute(),
-        parse("a", "SELECT 'another'"), bind("", "a"), execute(), SYNC,
+        parse("a", "SELECT 1"),
+        bind("", "a"),
+        execute(),
+        parse("", "DEALLOCATE a"),
+        bind("", ""),
+        execute(),
+        parse("a", "SELECT 'another'"),
+        bind("", "a"),
+        execute(),
+        SYNC,
     ],
-    "DEALLOCATE of names with capitals": [parse("A b", "SELECT 1"), SYNC, query('DEALLOCATE "A b"'), query("DEALLOCATE A")],
+    "DEALLOCATE of names with capitals": [
+        parse("A b", "SELECT 1"),
+        SYNC,
+        query('DEALLOCATE "A b"'),
+        query("DEALLOCATE A"),
+    ],
     "DEALLOCATE ALL": [
-        parse("a", "SELECT 1"), parse("b", "SELECT 2"), SYNC, query("DEALLOCATE ALL"), bind("", "a"), SYNC, bind("", "b"),
-        SYNC, parse("a", "SELECT 3"), bind("", "a"), execute(), SYNC,
+        parse("a", "SELECT 1"),
+        parse("b", "SELECT 2"),
+        SYNC,
+        query("DEALLOCATE ALL"),
+        bind("", "a"),
+        SYNC,
+        bind("", "b"),
+        SYNC,
+        parse("a", "SELECT 3"),
+        bind("", "a"),
+        execute(),
+        SYNC,
     ],
     "DEALLOCATE ALL by the extended protocol": [
-        parse("a", "SELECT 1"), SYNC, parse("", "DEALLOCATE ALL"), bind("", ""), execute(), SYNC, bind("", "a"), SYNC,
+        parse("a", "SELECT 1"),
+        SYNC,
+        parse("", "DEALLOCATE ALL"),
+        bind("", ""),
+        execute(),
+        SYNC,
+        bind("", "a"),
+        SYNC,
     ],
     "DEALLOCATE ALL with statements of both kinds": [
-        query("PREPARE s AS SELECT 1"), parse("a", "SELECT 2"), SYNC, query("DEALLOCATE ALL"), query("EXECUTE s"),
-        bind("", "a"), SYNC,
+        query("PREPARE s AS SELECT 1"),
+        parse("a", "SELECT 2"),
+        SYNC,
+        query("DEALLOCATE ALL"),
+        query("EXECUTE s"),
+        bind("", "a"),
+        SYNC,
     ],
-    "DEALLOCATE of what SQL prepared": [query("PREPARE s AS SELECT 1"), query("DEALLOCATE s"), query("EXECUTE s")],
+    "DEALLOCATE of what SQL prepared": [
+        query("PREPARE s AS SELECT 1"),
+        query("DEALLOCATE s"),
+        query("EXECUTE s"),
+    ],
     "DISCARD ALL drops prepared statements": [
-        parse("a", "SELECT 1"), SYNC, query("DISCARD ALL"), bind("", "a"), SYNC, query("SELECT 1"),
+        parse("a", "SELECT 1"),
+        SYNC,
+        query("DISCARD ALL"),
+        bind("", "a"),
+        SYNC,
+        query("SELECT 1"),
     ],
     "set, pinned": [query("SET application_name = 'x'"), query("SHOW application_name")],
 }
@@ -179,7 +371,9 @@ def answers_to(client: WireClient, batch: list[bytes]) -> list[Frame]:
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_same_answers_as_a_direct_connection(name: str, relay: RunningRelay, trusted: tuple[str, int]) -> None:
+def test_same_answers_as_a_direct_connection(
+    name: str, relay: RunningRelay, trusted: tuple[str, int]
+) -> None:
     """Sent in one piece and byte by byte; PostgreSQL is the oracle."""
     batch = BATCHES[name]
     shared = relay.shared
@@ -223,7 +417,9 @@ def test_a_bind_larger_than_every_buffer_is_streamed(connect: Connect) -> None:
     assert frames[2].body.endswith(str(5 << 20).encode())
 
 
-def test_prepared_statements_are_shared_between_links_and_sessions(relay: RunningRelay, connect: Connect) -> None:
+def test_prepared_statements_are_shared_between_links_and_sessions(
+    relay: RunningRelay, connect: Connect
+) -> None:
     """Three sessions on two links: each finds its statement wherever it lands."""
     clients = [connect() for _ in range(3)]
     for number, client in enumerate(clients):
@@ -246,7 +442,7 @@ def test_an_unnamed_statement_of_another_session_is_never_run(relay: RunningRela
     first, second = connect(), connect()
     holder = connect()
     holder.query("BEGIN")
-    holder.query("SELECT 1")        # one link is taken: the two clients share the other
+    holder.query("SELECT 1")  # one link is taken: the two clients share the other
     first.send(parse("", "SELECT 'first'"), SYNC)
     assert kinds(first.until_ready()) == "1Z"
     second.send(bind("", ""), execute(), SYNC)
@@ -273,7 +469,7 @@ def test_sessions_wait_for_a_link_and_are_served_in_turn(relay: RunningRelay, co
         assert client.until_ready()[1].body.endswith(str(number).encode())
 
 
-def test_a_wait_that_lasts_too_long_ends_in_an_error_and_the_session_lives(database, connect) -> None:  # type: ignore[no-untyped-def]
+def test_a_wait_that_lasts_too_long_ends_in_an_error_and_the_session_lives(database: Database) -> None:
     with RunningRelay(
         database, config={"pools": {"default_pool_size": 1, "query_wait_timeout_ms": 100}}
     ) as relay:
@@ -325,7 +521,11 @@ def test_cancel_reaches_the_running_statement(relay: RunningRelay, connect: Conn
     client.send(query("SELECT pg_sleep(30)"))
     server = relay.shared
     relay.wait_for(
-        lambda: bool(server.execute("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND state = 'active'")),
+        lambda: bool(
+            server.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND state = 'active'"
+            )
+        ),
         "the statement runs",
     )
     with relay.connect() as other:
@@ -335,7 +535,9 @@ def test_cancel_reaches_the_running_statement(relay: RunningRelay, connect: Conn
     assert client.value("SELECT 1") == "1"
 
 
-def test_cancel_with_a_wrong_key_or_of_an_idle_session_does_nothing(relay: RunningRelay, connect: Connect) -> None:
+def test_cancel_with_a_wrong_key_or_of_an_idle_session_does_nothing(
+    relay: RunningRelay, connect: Connect
+) -> None:
     client = connect()
     for key in (b"\0\0\0\0", client.secret_key):
         with relay.connect() as other:
@@ -346,10 +548,24 @@ def test_cancel_with_a_wrong_key_or_of_an_idle_session_does_nothing(relay: Runni
 
 @pytest.mark.parametrize(
     "broken",
-    [b"Q\0\0\0\x03", b"Q\xff\xff\xff\xff", b"y\0\0\0\x04", b"Q\0\0\0\x05x", b"P\0\0\0\x05a", b"B\0\0\0\x05a", b"D\0\0\0\x06Xa",
-     b"E\0\0\0\x05\0", b"S\0\0\0\x05\0", b"C\0\0\0\x05S", b"p\0\0\0\x05x", b"D\x20\0\0\0"],
+    [
+        b"Q\0\0\0\x03",
+        b"Q\xff\xff\xff\xff",
+        b"y\0\0\0\x04",
+        b"Q\0\0\0\x05x",
+        b"P\0\0\0\x05a",
+        b"B\0\0\0\x05a",
+        b"D\0\0\0\x06Xa",
+        b"E\0\0\0\x05\0",
+        b"S\0\0\0\x05\0",
+        b"C\0\0\0\x05S",
+        b"p\0\0\0\x05x",
+        b"D\x20\0\0\0",
+    ],
 )
-def test_a_malformed_message_is_refused_and_nobody_else_notices(broken: bytes, relay: RunningRelay, connect: Connect) -> None:
+def test_a_malformed_message_is_refused_and_nobody_else_notices(
+    broken: bytes, relay: RunningRelay, connect: Connect
+) -> None:
     bystander, client = connect(), connect()
     bystander.query("BEGIN")
     bystander.query("SELECT 1")
@@ -362,7 +578,9 @@ def test_a_malformed_message_is_refused_and_nobody_else_notices(broken: bytes, r
     assert not [event for event in relay.events if event["kind"] == "fault"]
 
 
-def test_a_client_that_leaves_in_a_transaction_is_rolled_back_and_its_link_reused(relay: RunningRelay, connect: Connect) -> None:
+def test_a_client_that_leaves_in_a_transaction_is_rolled_back_and_its_link_reused(
+    relay: RunningRelay, connect: Connect
+) -> None:
     client = connect()
     client.query("BEGIN")
     client.query("INSERT INTO t VALUES (777, 'gone')")
@@ -382,15 +600,19 @@ def test_a_statement_sent_before_goodbye_is_carried_out(relay: RunningRelay, con
     client.send(query("INSERT INTO t SELECT 600, 'late' FROM pg_sleep(0.2)"), TERMINATE)
     client.socket.close()
     relay.wait_for(
-        lambda: relay.shared.execute("SELECT count(*) FROM t WHERE id = 600") == [[1]], "the statement has run"
+        lambda: relay.shared.execute("SELECT count(*) FROM t WHERE id = 600") == [[1]],
+        "the statement has run",
     )
 
 
-def test_a_server_connection_killed_while_idle_costs_nobody_anything(relay: RunningRelay, connect: Connect) -> None:
+def test_a_server_connection_killed_while_idle_costs_nobody_anything(
+    relay: RunningRelay, connect: Connect
+) -> None:
     client = connect()
     assert client.value("SELECT 1") == "1"
     relay.shared.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     relay.wait_for(lambda: relay.call(lambda r: len(r.links)) == 0, "the dead links are noticed")
     assert client.value("SELECT 2") == "2"
@@ -405,7 +627,11 @@ def test_a_server_that_says_goodbye_is_passed_on(
 ) -> None:
     client = connect()
     client.send(query(statement))
-    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = '" + statement.replace("'", "''") + "'"
+    kill = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = '"
+        + statement.replace("'", "''")
+        + "'"
+    )
     relay.wait_for(lambda: bool(relay.shared.execute(kill)), "the statement runs")
     frames = client.until_ready()
     assert (sqlstate(frames), frames[-1].body) == (expected, b"closed")

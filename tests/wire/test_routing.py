@@ -30,8 +30,8 @@ def databases(database_pair: tuple[Database, Database]) -> tuple[Database, Datab
 
 
 @contextmanager
-def moving(databases: tuple[Database, Database], reads_percent: int = 100, **options: str) -> Iterator[RunningRelay]:
-    with RunningRelay(*databases, tables=TABLES, reads_percent=reads_percent, **options) as relay:  # type: ignore[arg-type]
+def moving(databases: tuple[Database, Database], reads_percent: int = 100) -> Iterator[RunningRelay]:
+    with RunningRelay(*databases, tables=TABLES, reads_percent=reads_percent) as relay:
         yield relay
 
 
@@ -71,14 +71,16 @@ def test_only_plain_reads_of_copied_tables_go_to_the_copy(
 def test_the_weight_is_kept(databases: tuple[Database, Database]) -> None:
     with moving(databases, reads_percent=50) as relay, client_of(relay) as client:
         answers = [asked(client) for _ in range(400)]
-        assert 120 < answers.count("copy") < 280        # 8 standard deviations: a false alarm in 10^15 runs
+        assert 120 < answers.count("copy") < 280  # 8 standard deviations: a false alarm in 10^15 runs
         relay.shift(0)
         assert {asked(client) for _ in range(50)} == {"shared"}
         relay.shift(100)
         assert {asked(client) for _ in range(50)} == {"copy"}
 
 
-def test_extended_batches_are_split_only_when_all_of_them_is_here(databases: tuple[Database, Database]) -> None:
+def test_extended_batches_are_split_only_when_all_of_them_is_here(
+    databases: tuple[Database, Database],
+) -> None:
     with moving(databases) as relay, client_of(relay) as client:
         client.send(parse("", "SELECT v FROM t WHERE id = $1::int"), bind("", "", "1"), execute(), SYNC)
         assert client.until_ready()[2].body.endswith(b"copy")
@@ -106,10 +108,10 @@ def test_a_transaction_stays_where_it_is(databases: tuple[Database, Database]) -
 def test_a_session_never_reads_a_copy_older_than_its_own_write(databases: tuple[Database, Database]) -> None:
     with moving(databases) as relay, client_of(relay) as writer, client_of(relay) as reader:
         assert asked(writer) == "copy"
-        relay.fresh = False                             # the copy's freshness stands still from here on
+        relay.fresh = False  # the copy's freshness stands still from here on
         writer.query("UPDATE t SET v = 'new' WHERE id = 1")
         assert asked(writer) == "new"
-        assert asked(reader) == "copy"                  # who has not written may still read there
+        assert asked(reader) == "copy"  # who has not written may still read there
         relay.fresh = True
         relay.wait_for(lambda: asked(writer) == "copy", "the copy is fresh enough again")
         assert relay.count("routes", "svc", "not_fresh") >= 1
@@ -156,23 +158,32 @@ def test_an_error_that_the_owner_makes_as_well_is_the_clients(databases: tuple[D
 def test_a_copy_that_dies_under_a_read_costs_the_client_nothing(databases: tuple[Database, Database]) -> None:
     with moving(databases) as relay, client_of(relay) as client:
         assert asked(client) == "copy"
-        databases[1].execute("ALTER TABLE t RENAME COLUMN v TO w; CREATE FUNCTION slow() RETURNS text LANGUAGE sql"
-                             " AS 'SELECT ''x'' FROM pg_sleep(30)'; ALTER TABLE t RENAME TO real_t;"
-                             "CREATE VIEW t AS SELECT id, slow() AS v FROM real_t")
+        databases[1].execute(
+            "ALTER TABLE t RENAME COLUMN v TO w; CREATE FUNCTION slow() RETURNS text LANGUAGE sql"
+            " AS 'SELECT ''x'' FROM pg_sleep(30)'; ALTER TABLE t RENAME TO real_t;"
+            "CREATE VIEW t AS SELECT id, slow() AS v FROM real_t"
+        )
         client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
-        kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT v FROM t%' AND state = 'active'"
+        kill = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query LIKE 'SELECT v FROM t%' AND state = 'active'"
+        )
         relay.wait_for(lambda: bool(databases[1].execute(kill)), "the copy runs the read")
         assert client.until_ready()[1].body.endswith(b"shared")
 
 
-def test_reads_that_hang_at_the_copy_are_called_back_by_a_rollback(databases: tuple[Database, Database]) -> None:
+def test_reads_that_hang_at_the_copy_are_called_back_by_a_rollback(
+    databases: tuple[Database, Database],
+) -> None:
     with moving(databases) as relay, client_of(relay) as client:
         assert asked(client) == "copy"
         blocker = databases[1].connect()
         blocker.run("BEGIN")
         blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
-        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        waits = (
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
         relay.wait_for(lambda: bool(databases[1].execute(waits)), "the read hangs")
         relay.wait_for(lambda: relay.count("calls", "svc", "candidate") >= 1, "counted")
         relay.shift(0)
@@ -183,7 +194,10 @@ def test_reads_that_hang_at_the_copy_are_called_back_by_a_rollback(databases: tu
 
 def test_a_hanging_read_is_counted_as_slow_while_it_hangs(databases: tuple[Database, Database]) -> None:
     config = {"rollback": {"latency_ms_max": 50}}
-    with RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay, client_of(relay) as client:
+    with (
+        RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay,
+        client_of(relay) as client,
+    ):
         blocker = databases[1].connect()
         blocker.run("BEGIN")
         blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
@@ -212,14 +226,16 @@ def test_a_service_database_that_is_down_costs_reads_nothing(databases: tuple[Da
         databases[1].server.execute(f"ALTER DATABASE {databases[1].dbname} WITH ALLOW_CONNECTIONS true")
 
 
-# --- shadow writes ----------------------------------------------------------------------------------------------
+# --- shadow writes ------------------------------------------------------------------------------------
 
 
 def shadowed(databases: tuple[Database, Database]) -> RunningRelay:
     return RunningRelay(*databases, tables=TABLES, shadow_writes="validate")
 
 
-def test_writes_are_validated_at_the_target_and_leave_nothing_there(databases: tuple[Database, Database]) -> None:
+def test_writes_are_validated_at_the_target_and_leave_nothing_there(
+    databases: tuple[Database, Database],
+) -> None:
     with shadowed(databases) as relay, client_of(relay) as client:
         assert kinds(client.query("INSERT INTO t (id) VALUES (100)")) == "CZ"
         assert kinds(client.query("UPDATE t SET v = 'x' WHERE id = 5")) == "CZ"
@@ -230,7 +246,9 @@ def test_writes_are_validated_at_the_target_and_leave_nothing_there(databases: t
         client.query("UPDATE t SET v = 'y' WHERE id = 7")
         client.query("COMMIT")
         relay.wait_for(lambda: relay.count("shadow", "svc", "match") == 4, "four transactions match")
-        assert databases[1].execute("SELECT count(*), count(*) FILTER (WHERE v <> 'copy') FROM t") == [[10, 0]]
+        assert databases[1].execute("SELECT count(*), count(*) FILTER (WHERE v <> 'copy') FROM t") == [
+            [10, 0]
+        ]
         assert databases[0].execute("SELECT count(*) FROM t") == [[11]]
 
 
@@ -244,7 +262,7 @@ def test_what_only_the_target_refuses_is_a_mismatch(databases: tuple[Database, D
 
 
 def test_what_the_lane_could_explain_is_undecided(databases: tuple[Database, Database]) -> None:
-    databases[1].execute("INSERT INTO t (id) VALUES (100)")        # as if the lane had been faster
+    databases[1].execute("INSERT INTO t (id) VALUES (100)")  # as if the lane had been faster
     databases[1].execute("DELETE FROM t WHERE id = 3")
     with shadowed(databases) as relay, client_of(relay) as client:
         client.query("INSERT INTO t (id) VALUES (100)")
@@ -266,7 +284,9 @@ def test_what_could_not_be_undone_is_never_run_at_the_target(databases: tuple[Da
         relay.wait_for(lambda: relay.count("shadow", "svc", "match") >= 1, "the last one was validated")
         assert relay.count("shadow", "svc", "match") == 1
         assert databases[1].execute("SELECT max(id) FROM t") == [[10]]
-        assert databases[1].execute("SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'z'") == [[0]]
+        assert databases[1].execute(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'z'"
+        ) == [[0]]
 
 
 def test_a_target_that_hangs_delays_no_client(databases: tuple[Database, Database]) -> None:

@@ -1,4 +1,4 @@
-"""The compiled frame scan and reply queue against their plain-Python twins: the same bytes, the same verdicts."""
+"""The compiled frame scan and reply queue against their plain-Python twins: same bytes, same verdicts."""
 
 from __future__ import annotations
 
