@@ -209,7 +209,7 @@ class Target:
     tables: frozenset[str]
     own: frozenset[str] = frozenset()
     pending: deque[tuple[Unit, asyncio.Future[Outcome | None]]] = field(default_factory=deque)
-    idle: dict[int, list[OpenedLink]] = field(default_factory=dict)
+    idle: dict[Identity, list[OpenedLink]] = field(default_factory=dict)
     running: int = 0
 
 
@@ -298,7 +298,7 @@ class Shadows:
             target.running -= 1
 
     async def _try(self, target: Target, unit: Unit) -> Outcome | None:
-        links = target.idle.setdefault(id(unit.identity), [])
+        links = target.idle.setdefault(unit.identity, [])
         link = links.pop() if links else None
         try:
             if link is None:
@@ -385,6 +385,12 @@ class Shadows:
         self._took_us.clear()
         self._mismatches = []
         return {"shadow": rows, "shadow_mismatches": mismatches}
+
+    def forget(self, identity: Identity) -> None:
+        """Nobody is logged in as `identity` any more: closes its links."""
+        for target in self._targets.values():
+            for link in target.idle.pop(identity, ()):
+                link.socket.close()
 
     # --- the end --------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ cdef enum:
     STAY_NS_MAX = 5000000              # how long the relay serves sockets before other callbacks get their turn
     STAY_WAIT_MS = 5
     STAY_ROUNDS_WATCHED = 8
+    SWEEP_NS = 1000000000              # how often links and identities are looked through
     DOWN_NS = 1000000000               # how long reads avoid an endpoint that could not be connected to
 
 
@@ -17,7 +18,8 @@ cdef class Relay:
     cdef readonly int index
     cdef readonly int board_workers
     cdef readonly int clients
-    cdef readonly int waiting
+    cdef readonly int waiting              # sessions in the queues of all pools
+    cdef int arriving                      # sessions that wait to be welcomed
     cdef public object on_urgent           # called when the supervisor should hear of the counters now
     cdef public object on_foreign_cancel   # (worker, process id, key) of a cancel request for another worker's session
     cdef public object on_event            # rare things for the event log
@@ -49,7 +51,9 @@ cdef class Relay:
     cdef object drained
     cdef int64_t lag_ns_max, latency_ns_max, wait_ns_max, login_ns_max
     cdef readonly int64_t statement_bytes_max
-    cdef readonly int links_per_user_max
+    cdef readonly int links_per_user_max, links_total_max
+    cdef readonly int links_open           # at all endpoints, those being opened included
+    cdef int64_t swept_ns                  # when idle links were looked at last
     cdef uint64_t random_state
     cdef uint32_t next_process
     cdef dict error_classes
@@ -80,6 +84,7 @@ cdef class Relay:
         self.next_process = int.from_bytes(os.urandom(3), "big")
         limits = self.policy.limits
         self.links_per_user_max = limits.links_per_user
+        self.links_total_max = limits.links_total
         self.latency_ns_max = limits.latency_ms_max * 1_000_000
         self.wait_ns_max = limits.query_wait_timeout_ms * 1_000_000
         self.login_ns_max = limits.login_timeout_ms * 1_000_000
@@ -152,7 +157,11 @@ cdef class Relay:
                     session.resuming = False
                     if session.closed or session.phase >= PHASE_LEAVING or session.phase < PHASE_READY:
                         continue
+                    if session.phase == PHASE_WAITING and session.link is not None:
+                        session.send_begin()
                     session.phase = PHASE_READY
+                    if buffer_waiting(&session.outbound) >= OUTBOUND_BYTES_MAX and session.link is None:
+                        continue               # goes on when the client has taken its answers
                     try:
                         if buffer_waiting(&session.inbound):
                             session.feed_inbound()
@@ -182,6 +191,7 @@ cdef class Relay:
         if self.counters is None or [service.name for service in table.services] != self.service_names[1:]:
             # Counts go out under the names they were counted for; the worker drains before it applies.
             self.counters = Counters(len(table.services), len(table.endpoints))
+            self.forget_services()
         if self.catalogue is None or catalogue.version != self.catalogue.version:
             self.shapes.clear()
             self.prepare_anew()
@@ -211,6 +221,19 @@ cdef class Relay:
                 if copies is not None and (index >= len(before) or before[index] is None):
                     self.counters.forget_run(index)
         self.run_ready()
+
+    cdef int forget_services(self) except -1:
+        """The services are others now: what is under way is counted as nobody's."""
+        cdef Link link
+        cdef Session session
+        cdef uint32_t index
+        for link in self.links:
+            for index in range(link.replies.count):
+                replies_at(&link.replies, index).service = -1
+        for session in self.keys.values():
+            session.unit_service = -1
+            session.shadow = None
+        return 0
 
     cdef int call_back(self, list before) except -1:
         """Reads that hang at a copy which is not to be read any more are asked at the owner instead."""
@@ -312,6 +335,29 @@ cdef class Relay:
             state.pools.append(pool)
         return pool
 
+    cdef int grow_pools(self) except -1:
+        """A link less: opens links for those who wait, longest wait first."""
+        cdef EndpointState state
+        cdef Pool pool
+        waiting = []
+        for state in self.endpoints:
+            for pool in state.pools:
+                if pool.opening < len(pool.waiters) + len(pool.identity.arrivals):
+                    waiting.append((pool.waiting_since(), len(waiting), pool))
+        for _, _, pool in sorted(waiting):
+            pool.grow()
+        return 0
+
+    cdef Pool longest_waiting(self):
+        """The pool in which some session has waited longest; None if nobody waits."""
+        cdef EndpointState state
+        cdef Pool pool, longest = None
+        for state in self.endpoints:
+            for pool in state.pools:
+                if (pool.waiters or pool.identity.arrivals) and (longest is None or pool.waiting_since() < longest.waiting_since()):
+                    longest = pool
+        return longest
+
     cdef Statement statement(self, bytes body, Entry entry, int search_path_id):
         cdef Statement statement = self.statements.get((body, search_path_id))
         if statement is None:
@@ -377,10 +423,13 @@ cdef class Relay:
         session.identity = identity
         session.handshake = None
         session.phase = PHASE_WELCOME
+        identity.sessions += 1
+        session.listen()
         buffer_append(&session.inbound, <const uint8_t*> PyBytes_AS_STRING(leftover), len(leftover))
         if identity.welcome is not None:
             return self.welcome(session)
         identity.arrivals.append(session)
+        self.arriving += 1
         self.pool(identity, <EndpointState> self.endpoints[0]).grow()
         return 0
 
@@ -393,7 +442,7 @@ cdef class Relay:
             + ready_for_query(b"I"))
         if buffer_waiting(&session.inbound):
             self.resume(session)
-        return 0
+        return session.listen()
 
     def cancel(self, uint32_t process_id, secret_key):
         """Cancels what the session with this key is running here, or is waiting to run; silently nothing when there
@@ -430,8 +479,18 @@ cdef class Relay:
     def finish_session(self, Session session):
         session.finish()
 
+    cdef list arrived(self, Identity identity):
+        """Those who still wait to be welcomed as `identity`; from now on they do not."""
+        cdef Session session
+        cdef list sessions = [session for session in identity.arrivals if (<Session> session).phase == PHASE_WELCOME]
+        self.arriving -= len(identity.arrivals)
+        identity.arrivals.clear()
+        return sessions
+
     cdef int session_ended(self, Session session) except -1:
         self.clients -= 1
+        if session.identity is not None:
+            session.identity.sessions -= 1
         self.board.clients[self.index] = self.clients
         self.keys.pop(session.process_id, None)
         self.deadlines.discard(session)
@@ -468,10 +527,8 @@ cdef class Relay:
             pool.identity.search_path_id = self.shapes.search_path_id(welcome.search_path)
             pool.identity.plain_text = welcome.plain_text
         if pool.identity.welcome is not None:
-            for session in pool.identity.arrivals:
-                if not session.closed:
-                    self.welcome(session)
-            pool.identity.arrivals.clear()
+            for session in self.arrived(pool.identity):
+                self.welcome(session)
         pool.give_back(link)
         self.run_ready()
 
@@ -480,27 +537,20 @@ cdef class Relay:
         cdef Session session
         cdef EndpointState state = pool.state
         pool.opening -= 1
-        pool.links -= 1
-        state.links -= 1
+        pool.uncount()
         pool.failures += 1
         self.poller.now_ns = monotonic_ns()
         if error.infrastructure:
             state.down_until_ns = self.poller.now_ns + DOWN_NS
         self.note("link_failed", state, str(error))
-        for session in pool.identity.arrivals if state.index == 0 else ():
-            if not session.closed:
-                session.write_bytes(self.policy.login_error(error))
-                session.finish()
-        if state.index == 0:
-            pool.identity.arrivals.clear()
+        for session in self.arrived(pool.identity) if state.index == 0 else ():
+            session.write_bytes(self.policy.login_error(error))
+            session.finish()
         if error.sqlstate == "53300" and pool.links > 0:
             return                     # the server is full; the links there are will serve those who wait
         while pool.waiters:
-            session = <Session> pool.waiters.popleft()
-            self.waiting -= 1
-            if session.closed or session.waiting_in is not pool:
-                continue
-            session.waiting_in = None
+            session = <Session> pool.waiters[0]
+            pool.forget(session)
             if state.index != 0:
                 self.count_call(session.unit_service, state.index, OP_READ, 0, 1, False,
                                 -self.link_numbers - pool.failures)
@@ -511,6 +561,7 @@ cdef class Relay:
                 session.phase = PHASE_READY
                 session.refuse_unit(error.sqlstate, error.message, error.hint or "")
                 self.resume(session)
+        self.grow_pools()
         self.run_ready()
         self.run()
 
@@ -589,20 +640,43 @@ cdef class Relay:
             for pool in state.pools:
                 while pool.waiters:
                     session = <Session> pool.waiters[0]
-                    if session.waiting_in is pool and not session.closed:
-                        if now - session.wait_since_ns < self.wait_ns_max:
-                            break
-                        session.waiting_in = None
-                        session.phase = PHASE_READY
-                        session.refuse_unit(
-                            "53300", f"no connection to {state.endpoint.name} became free in time",
-                            "All links of this user's pool are busy. Raise pools.default_pool_size or look for"
-                            " transactions that stay open.")
-                        self.resume(session)
-                    pool.waiters.popleft()
-                    self.waiting -= 1
+                    if now - session.wait_since_ns < self.wait_ns_max:
+                        break
+                    pool.forget(session)
+                    session.phase = PHASE_READY
+                    session.refuse_unit(
+                        "53300", f"no connection to {state.endpoint.name} became free in time",
+                        "All links of this user's pool are busy. Raise pools.default_pool_size or look for"
+                        " transactions that stay open.")
+                    self.resume(session)
+        if now - self.swept_ns > SWEEP_NS:
+            self.swept_ns = now
+            self.sweep(now)
         self.count_slow(now)
         self.run_ready()
+
+    cdef int sweep(self, int64_t now) except -1:
+        """Closes links that nobody has needed for long, and forgets identities without sessions and links."""
+        cdef EndpointState state
+        cdef Pool pool
+        cdef Identity identity
+        unused = set()
+        for state in self.endpoints:
+            for pool in list(state.pools):
+                while pool.idle_count and now - (<Link> pool.idle[0]).idle_since_ns > IDLE_NS_MAX:
+                    (<Link> pool.idle[0]).end()
+                if pool.identity.sessions == 0:
+                    unused.add(pool.identity)
+        for identity in unused:
+            if not any([(<Pool> pool).links for pool in identity.pools if pool is not None]):
+                for pool in identity.pools:
+                    if pool is not None:
+                        pool.state.pools.remove(pool)
+                self.policy.forget(identity)
+                self.shadows.forget(identity)
+        if self.waiting or self.arriving:
+            self.grow_pools()
+        return 0
 
     cdef int count_slow(self, int64_t now) except -1:
         """A statement counts as slow the moment it is: one that hangs never completes."""

@@ -12,9 +12,10 @@ cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
 cdef enum:
     FLAG_WRITES = 1          # what it asked for may have changed something
     FLAG_COMMIT = 2          # it ends a transaction: lost, its outcome is unknown
-    FLAG_STATEMENT = 4       # a Parse that gave the server a named statement
+    FLAG_CHANGE = 4          # something was noted when it was sent that must be undone if the server skips it
     FLAG_BEGIN = 8           # the proxy's own BEGIN, sent late
     FLAG_SLOW = 16           # already counted as slow
+    FLAG_UNNAMED = 32        # the client's Parse of the unnamed statement
 
 
 cdef class Statement:
@@ -39,14 +40,17 @@ cdef class Link(Connection):
     cdef readonly long number
     cdef Session session
     cdef Replies replies
-    cdef object parses                 # deque of (session, client's name or None, Statement), one per FLAG_STATEMENT
+    cdef object changes                # deque of what `undo` takes, one per FLAG_CHANGE
     cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
-    cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: none of ours
+    cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: it has none, -1: not known
     cdef uint8_t status                # of the last ReadyForQuery
     cdef bint failed                   # the server skips everything up to the next Sync
     cdef bint copying                  # COPY FROM STDIN is going on
     cdef bint tainted                  # not to be lent again
     cdef bint fatal_seen               # the server said why it closes
+    cdef bint goodbye                  # Terminate was sent behind what the session had asked
+    cdef bint forgotten                # a statement that drops all prepared statements was sent
+    cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
     cdef readonly set pins             # causes why the session keeps this link
     cdef int cancels                   # cancel requests on their way to this server process
     cdef int unit_error                # 0 none, 1 infrastructure, 2 application, 3 cancelled
@@ -69,7 +73,7 @@ cdef class Link(Connection):
         self.secret_key = secret_key
         self.number = number
         self.status = b"I"
-        self.parses = deque()
+        self.changes = deque()
         self.prepared = {}
         self.pins = set()
 
@@ -118,6 +122,9 @@ cdef class Link(Connection):
                 self.out_of_step(kind)
                 return count
             here = <size_t> size
+            if kind == b"Z" and size != 6:
+                self.out_of_step(kind)
+                return count
             if here > count - at:
                 if kind == b"D" or kind == b"d" or here > WHOLE_FRAME_BYTES_MAX:
                     here = count - at
@@ -182,6 +189,13 @@ cdef class Link(Connection):
         cdef Reply head
         if self.replies.count:
             head = replies_head(&self.replies)[0]
+        elif kind == b"Z" and self.syncs_unsure:
+            self.syncs_unsure -= 1
+            self.failed = False
+            self.status = data[5]
+            if self.session is not None:
+                self.session.status = self.status
+            return VERDICT_FORWARD
         elif kind != b"N" and kind != b"S" and kind != b"A":
             self.out_of_step(kind)
             return VERDICT_DESYNC
@@ -193,14 +207,14 @@ cdef class Link(Connection):
         if kind == b"C" and self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
             self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
+            if head.flags & FLAG_CHANGE:
+                self.changes.popleft()
             if kind == b"Z":
                 self.status = data[5]
                 if head.action == ACTION_FORWARD:
                     if self.session is not None:
                         self.session.status = self.status
                     self.unit_done(&head)
-            elif head.flags & FLAG_STATEMENT:
-                self.parses.popleft()
             elif self.copying and head.code == REPLY_EXECUTE:
                 self.copying = False
                 replies_end_copy(&self.replies)
@@ -215,13 +229,13 @@ cdef class Link(Connection):
             self.copying = True
             if (self.session is None or self.session.phase == PHASE_LEAVING) and self.copy_half_sent():
                 # The data this COPY waits for will never come.
-                self.flush_run()
-                if self.session is not None:
-                    self.session.end()
-                self.end()
-                return VERDICT_DESYNC
-        elif kind == b"C" and head.code == REPLY_QUERY:
+                if self.session is None:
+                    self.end()
+                    return VERDICT_DESYNC
+                self.say_goodbye()
+        elif kind == b"C" and self.copying and head.code == REPLY_QUERY:
             self.copying = False
+            self.copy_end_used()
         return verdict
 
     cdef int answer_fakes(self) except -1:
@@ -233,6 +247,8 @@ cdef class Link(Connection):
             if code != REPLY_COPY_END:
                 if replies_head(&self.replies).action != ACTION_FAKE:
                     break
+                if replies_head(&self.replies).flags & FLAG_CHANGE:
+                    self.changes.popleft()
                 if self.session is not None:
                     self.session.write_complete(code)
             replies_pop(&self.replies)
@@ -243,16 +259,23 @@ cdef class Link(Connection):
         cdef Reply head, unit
         cdef Session session = self.session
         cdef bytes sqlstate, severity
+        cdef bint fatal
         severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
-        if severity == b"FATAL" or severity == b"PANIC":
+        fatal = severity == b"FATAL" or severity == b"PANIC"
+        if fatal:
             self.tainted = self.fatal_seen = True
         if self.replies.count == 0:
             # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
             self.tainted = True
+            if session is None or session.phase == PHASE_WAITING:
+                self.session = None
+                if session is not None:
+                    session.take_back()
+                self.end()
+                return VERDICT_SKIP
             if session is not None:
                 self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
                 return VERDICT_FORWARD
-            return VERDICT_SKIP
         head = replies_head(&self.replies)[0]
         unit = self.unit_reply()
         self.unit_error = self.relay.error_class(sqlstate)
@@ -269,7 +292,7 @@ cdef class Link(Connection):
             session.shadow.observed_error(sqlstate)
         if sqlstate == b"0A000" and STALE_PLAN in (<const char*> data)[:size]:
             self.relay.prepare_anew()
-        if head.flags & FLAG_BEGIN and session is not None:
+        if head.flags & FLAG_BEGIN and session is not None and not fatal:
             # The statement behind it may already be running outside the transaction it was meant for.
             self.tainted = True
             session.fatal("08007", "the transaction could not be started at the server",
@@ -282,23 +305,70 @@ cdef class Link(Connection):
 
     cdef int skip_failed(self) except -1:
         """Drops the replies that will not come: after an error the server skips everything up to Sync."""
-        cdef Reply* head
+        cdef Reply head
+        cdef uint32_t index
+        cdef bint unnamed
         if self.copying:
             self.copying = False
             if replies_head(&self.replies).code == REPLY_EXECUTE:
+                for index in range(self.replies.count):
+                    if replies_at(&self.replies, index).code == REPLY_COPY_END:
+                        break
+                    self.syncs_unsure += replies_at(&self.replies, index).code == REPLY_SYNC
+                self.tainted = self.tainted or self.syncs_unsure > 0
                 replies_end_copy(&self.replies)
                 self.failed = not self.has_sync()
                 return 0
         if not replies_fails_to_sync(&self.replies):
             return 0
-        while self.replies.count:
-            head = replies_head(&self.replies)
-            if head.code == REPLY_SYNC:
-                return 0
-            if head.flags & FLAG_STATEMENT:
-                self.forget_statement(self.parses.popleft())
+        unnamed = replies_head(&self.replies).flags & FLAG_UNNAMED
+        self.unnamed_token = -1
+        skipped = []
+        while self.replies.count and replies_head(&self.replies).code != REPLY_SYNC:
+            head = replies_head(&self.replies)[0]
+            if head.flags & FLAG_CHANGE:
+                skipped.append((head.code, head.action, self.changes.popleft()))
             replies_pop(&self.replies)
-        self.failed = True
+        for code, action, change in reversed(skipped):
+            self.undo(code, action, change)
+        if unnamed and self.session is not None and not self.unnamed_follows():
+            self.session.unnamed_token = 0     # a Parse that fails has dropped the one before
+        self.failed = self.replies.count == 0
+        return 0
+
+    cdef bint unnamed_follows(self):
+        """Whether something was sent behind the failed batch that decides what the unnamed statement is."""
+        cdef uint32_t index
+        cdef Reply* reply
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.flags & FLAG_UNNAMED or reply.code == REPLY_QUERY:
+                return True
+        return False
+
+    cdef int undo(self, int code, int action, tuple change) except -1:
+        """The server refused or skipped a message: what was noted when it was sent is not so.
+
+        `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
+        where the proxy itself parsed it; (session, None, None, (token, entry, body)) with what the session's unnamed
+        statement was before.
+        """
+        cdef Session session
+        cdef Statement statement
+        session, name, statement, unnamed = change
+        if statement is not None and code == REPLY_PARSE and action != ACTION_FAKE:
+            self.prepared.pop(statement.id, None)
+        if session is not self.session:
+            return 0
+        session.last_statement = None
+        if unnamed is not None:
+            session.restore_unnamed(unnamed)
+        elif code != REPLY_PARSE:              # Close, or the Execute of a DEALLOCATE
+            if session.statements is None:
+                session.statements = {}
+            session.statements[name] = statement
+        elif name is not None and session.statements is not None and session.statements.get(name) is statement:
+            del session.statements[name]
         return 0
 
     cdef bint copy_half_sent(self):
@@ -308,8 +378,19 @@ cdef class Link(Connection):
             return False
         for index in range(self.replies.count):
             if replies_at(&self.replies, index).code == REPLY_COPY_END:
-                return False
+                if replies_at(&self.replies, index).action == ACTION_FORWARD:
+                    return False
         return True
+
+    cdef int copy_end_used(self) except -1:
+        """One of several COPYs in a text is over: the first CopyDone was its."""
+        cdef uint32_t index
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).code == REPLY_COPY_END:
+                if replies_at(&self.replies, index).action == ACTION_FORWARD:
+                    replies_at(&self.replies, index).action = ACTION_SKIP
+                    return 0
+        return 0
 
     cdef Reply unit_reply(self):
         """What is known of the unit that is being answered: it stands at the reply that will end it."""
@@ -318,7 +399,7 @@ cdef class Link(Connection):
         cdef uint8_t code
         for index in range(self.replies.count):
             code = replies_at(&self.replies, index).code
-            if code == REPLY_SYNC or code == REPLY_QUERY:
+            if (code == REPLY_SYNC or code == REPLY_QUERY) and replies_at(&self.replies, index).action == ACTION_FORWARD:
                 return replies_at(&self.replies, index)[0]
         memset(&unknown, 0, sizeof(Reply))
         unknown.service = <int16_t> (self.session.unit_service if self.session is not None else -1)
@@ -328,15 +409,6 @@ cdef class Link(Connection):
 
     cdef bint has_sync(self):
         return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
-
-    cdef int forget_statement(self, tuple parse) except -1:
-        session, name, statement = parse
-        self.prepared.pop((<Statement> statement).id, None)
-        if name is not None and (<Session> session).statements is not None:
-            if (<Session> session).statements.get(name) is statement:
-                del (<Session> session).statements[name]
-                (<Session> session).last_statement = None
-        return 0
 
     cdef int unit_done(self, Reply* reply) except -1:
         """ReadyForQuery for a unit the client sent: its outcome and duration are known."""
@@ -426,11 +498,22 @@ cdef class Link(Connection):
             return self.rinse()
         return 0
 
+    cdef int say_goodbye(self) except -1:
+        """The client has left in the middle of a batch or a COPY: the server shall answer what it answers a client
+        that does, and close."""
+        self.goodbye = self.tainted = True
+        return self.append_frame(b"X\0\0\0\x04")
+
+    cdef inline bint torn(self) noexcept:
+        """Whether the session has been given a part of a message only."""
+        return self.stream_left > 0 and not self.stream_drop
+
     cdef int rinse(self) except -1:
         """All replies are in: roll back what the session left open, then lend the link again."""
         if self.tainted or self.failed or self.copying:
             return self.end()
         if self.status != b"I":
+            self.unnamed_token = 0             # dropped by every simple query
             replies_push(&self.replies, REPLY_QUERY, ACTION_SKIP)
             return self.append_frame(b"Q\0\0\0\x0dROLLBACK\0")
         return self.free()
@@ -443,7 +526,7 @@ cdef class Link(Connection):
     cdef int out_of_step(self, uint8_t kind) except -2:
         """The server sent what nobody asked for; nothing behind it can be attributed."""
         cdef Session session = self.session
-        self.run_length = 0
+        self.flush_run()
         self.session = None
         self.relay.note("link_out_of_step", self.pool.state, f"unexpected message {chr(kind)!r}")
         if session is not None:
@@ -458,14 +541,19 @@ cdef class Link(Connection):
         cdef Session session = self.session
         cdef uint32_t index
         cdef bint unknown = False
+        cdef bint autocommit = self.status == b"I"
         cdef Reply* reply
         cdef Reply unit
         self.flush_run()
         for index in range(self.replies.count):
             reply = replies_at(&self.replies, index)
-            if reply.flags & FLAG_COMMIT or (reply.flags & FLAG_WRITES and self.status == b"I"):
+            if reply.flags & FLAG_BEGIN:
+                autocommit = False
+            if reply.flags & FLAG_COMMIT or (reply.flags & FLAG_WRITES and autocommit):
                 unknown = True
-        if self.replies.count and session is not None:
+        if session is not None and session.in_batch and session.unit_flags & FLAG_COMMIT:
+            unknown = True
+        if self.replies.count and session is not None and not self.goodbye:
             unit = self.unit_reply()
             self.relay.count_call(unit.service, self.pool.state.index, unit.op, self.poller.now_ns - unit.started_ns,
                                   1, unit.flags & FLAG_SLOW, self.number)
@@ -475,9 +563,12 @@ cdef class Link(Connection):
             session.retry()
             return 0 if self.closed else self.end()
         session.link = None
+        session.torn = self.torn()
         self.session = None
         self.end()
-        if self.fatal_seen:
+        if session.phase == PHASE_WAITING:
+            return session.take_back()
+        if self.fatal_seen or self.goodbye:
             return session.finish()
         if unknown:
             return session.fatal(
@@ -493,6 +584,7 @@ cdef class Link(Connection):
         self.run_length = 0
         if session is not None:
             session.link = None
+            session.torn = self.torn()
             session.fatal("XX000", "pgshunt failed while it handled the server's answer", "Please report this.")
         return self.end()
 
@@ -513,11 +605,7 @@ cdef class Link(Connection):
         if not self.broken and buffer_waiting(&self.outbound) == 0 and self.stream_left == 0:
             send(self.fd, b"X\0\0\0\x04", 5, MSG_NOSIGNAL)
         self.shut()
-        for parse in self.parses:
-            if self.session is None:
-                break
-            self.forget_statement(parse)
-        self.parses.clear()
+        self.changes.clear()
         self.prepared.clear()
         if self.pins:
             self.pins.clear()

@@ -4,6 +4,10 @@
 # session's defaults). The pools of one user on one endpoint share a limit, and all pools of an endpoint share another.
 
 
+cdef int64_t IDLE_NS_MAX = 600 * 1000000000     # an idle link is closed after this time
+cdef int64_t PATIENCE_NS = 250000000            # after this time, sessions of another pool take links from a busy one
+
+
 cdef class EndpointState:
     """One server address as this worker sees it."""
 
@@ -32,6 +36,7 @@ cdef class Identity:
     cdef public object welcome             # ParameterStatus pairs as the server sent them, None until known
     cdef list pools                        # per endpoint index: Pool or None
     cdef readonly list arrivals            # sessions that wait for `welcome`
+    cdef int sessions                      # clients logged in as this
 
     def __cinit__(self, str user, dict parameters, password):
         self.user = user
@@ -66,12 +71,13 @@ cdef class Pool:
     cdef Link take(self):
         """An idle link, or None: then the session waits, and a link is being opened if the limits allow."""
         cdef Link link
-        if self.idle_count == 0:
-            return None
-        self.idle_count -= 1
-        link = <Link> self.idle[self.idle_count]
-        link.lies_idle = False
-        return link
+        while self.idle_count:
+            self.idle_count -= 1
+            link = <Link> self.idle[self.idle_count]
+            link.lies_idle = False
+            if not link.broken:        # else its end is on its way
+                return link
+        return None
 
     cdef int lay_down(self, Link link) except -1:
         link.lies_idle = True
@@ -108,46 +114,61 @@ cdef class Pool:
     cdef int grow(self) except -1:
         """Opens links for those who wait, as far as the limits allow."""
         while self.opening < len(self.waiters) + len(self.identity.arrivals):
-            if not self.room():
+            if self.room():
+                self.open()
+            elif not self.make_room():
                 return 0
-            self.open()
         return 0
 
     cdef int open(self) except -1:
         self.opening += 1
         self.links += 1
         self.state.links += 1
+        self.relay.links_open += 1
         self.relay.open_link(self)
         return 0
 
-    cdef bint room(self) except -1:
-        """Whether one more link may be opened; closes an idle one of another identity if that makes room."""
+    cdef int64_t waiting_since(self) except -1:
+        """Since when the first of its sessions waits; 0 (before all others) for one that waits to be welcomed."""
+        return (<Session> self.waiters[0]).wait_since_ns if self.waiters else 0
+
+    cdef int user_links(self) except -1:
+        """Links that all pools of this user have at this endpoint."""
         cdef Pool pool
-        cdef Link link
-        cdef int user_links = 0
+        cdef int links = 0
         for pool in self.state.pools:
             if pool.identity.user == self.identity.user:
-                user_links += pool.links
-        if user_links < self.relay.links_per_user_max and self.state.links < self.state.links_max:
-            return True
-        for pool in self.state.pools:
-            if pool is self or not pool.idle_count:
+                links += pool.links
+        return links
+
+    cdef bint room(self) except -1:
+        """Whether one more link may be opened."""
+        return (self.state.links < self.state.links_max and self.relay.links_open < self.relay.links_total_max
+                and self.user_links() < self.relay.links_per_user_max)
+
+    cdef bint make_room(self) except -1:
+        """Closes a link that is idle in another pool and takes up the limit in the way; False if there is none."""
+        cdef EndpointState state
+        cdef Pool pool
+        cdef bint same_user = self.user_links() >= self.relay.links_per_user_max
+        cdef bint anywhere = not same_user and self.state.links < self.state.links_max
+        for state in self.relay.endpoints:
+            if state is not self.state and not anywhere:
                 continue
-            if user_links < self.relay.links_per_user_max or pool.identity.user == self.identity.user:
-                link = <Link> pool.idle[0]
-                link.end()
-                return True
+            for pool in state.pools:
+                if pool is not self and pool.idle_count and (not same_user or pool.identity.user == self.identity.user):
+                    (<Link> pool.idle[0]).end()
+                    return True
         return False
 
     cdef int give_back(self, Link link) except -1:
         """A link without a session: to whoever waits longest, else to the idle ones."""
         cdef Session session
-        cdef Pool pool
-        while self.relay.waiting and self.waiters:
+        if self.relay.waiting and self.waiters:
+            if self.relay.waiting + self.relay.arriving > len(self.waiters) and self.blocks_others():
+                return link.end()
             session = <Session> self.waiters.popleft()
             self.relay.waiting -= 1
-            if session.closed or session.waiting_in is not self:
-                continue
             session.waiting_in = None
             session.attach(link)
             self.relay.resume(session)
@@ -157,20 +178,34 @@ cdef class Pool:
             return 0
         link.idle_since_ns = self.relay.poller.now_ns
         self.lay_down(link)
-        for pool in self.state.pools:
-            # Sessions of another identity may be waiting for the limit this link takes up.
-            if pool is not self and ((self.relay.waiting and pool.waiters) or pool.identity.arrivals):
-                pool.grow()
+        if self.relay.waiting or self.relay.arriving:
+            self.relay.grow_pools()
         return 0
+
+    cdef int uncount(self) except -1:
+        self.links -= 1
+        self.state.links -= 1
+        self.relay.links_open -= 1
+        return 0
+
+    cdef bint blocks_others(self):
+        """Whether a session of another pool has waited longer than ours, for a limit that our links take up.
+
+        Then a link is closed for it: else those whose pool is busy all the time would keep the others out.
+        """
+        cdef Pool pool = self.relay.longest_waiting()
+        if self.relay.poller.now_ns - pool.waiting_since() < PATIENCE_NS:
+            return False
+        return pool is not self and pool.opening == 0 and not pool.room() and (
+            pool.state is self.state and (pool.identity.user == self.identity.user
+                                          or self.state.links >= self.state.links_max)
+            or self.relay.links_open >= self.relay.links_total_max)
 
     cdef int gone(self, Link link) except -1:
         """A link was closed."""
-        cdef Pool pool
-        self.links -= 1
-        self.state.links -= 1
+        self.uncount()
         if link.lies_idle:
             self.take_away(link)
-        for pool in self.state.pools:
-            if pool.waiters or pool.identity.arrivals:
-                pool.grow()
+        if self.relay.waiting or self.relay.arriving:
+            self.relay.grow_pools()
         return 0

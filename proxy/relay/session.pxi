@@ -47,6 +47,8 @@ cdef class Session(Connection):
     cdef bint skip_to_sync                 # the proxy refused something in this batch
     cdef size_t stream_left
     cdef bint stream_drop
+    cdef bint torn                         # the client has got a part of a message, and the rest will not come
+    cdef bytes farewell                    # an error that goes out behind the last answer
     cdef const uint8_t* run
     cdef size_t run_length
     cdef bint link_dirty                   # bytes stand in the link's outbound that no send was tried for
@@ -120,7 +122,7 @@ cdef class Session(Connection):
         cdef bint reading
         if self.closed:
             return 0
-        reading = (self.phase <= PHASE_READY and buffer_waiting(&self.outbound) < OUTBOUND_BYTES_MAX
+        reading = ((self.phase == PHASE_READY or self.phase == PHASE_HANDSHAKE) and buffer_waiting(&self.outbound) < OUTBOUND_BYTES_MAX
                    and (self.link is None or buffer_waiting(&self.link.outbound) == 0))
         if reading:
             return self.listen_for(self.interest | EPOLLIN)
@@ -155,6 +157,7 @@ cdef class Session(Connection):
                     return count
                 if here == 0:
                     break
+            self.stream_drop = False
             if self.dispatch(kind, data + at, here, size, count - at) == STOP:
                 break
             if self.closed or self.phase >= PHASE_LEAVING:
@@ -181,10 +184,16 @@ cdef class Session(Connection):
             return 0
         if kind == b"B" or kind == b"F":
             # Portal and statement names stand at the front; parameters are not looked at.
-            return available if available > 1024 and (kind == b"F" or bind_header(data, available) > 0) else 0
+            if available > 1024 and (kind == b"F" or bind_header(data, available) > 0):
+                return available
+            if available < HELD_FRAME_BYTES_MAX:
+                return 0
         if (kind == b"Q" or kind == b"P") and size > self.relay.statement_bytes_max:
-            return available if kind == b"Q" or parse_header(data, available) > 0 else 0
-        if kind == b"Q" or kind == b"P":
+            if kind == b"Q" or parse_header(data, available) > 0:
+                return available
+            if available < HELD_FRAME_BYTES_MAX:
+                return 0
+        elif kind == b"Q" or kind == b"P":
             return 0
         self.protocol_error(f"message of type {chr(kind)!r} is too long: {size} bytes")
         return available
@@ -276,6 +285,7 @@ cdef class Session(Connection):
         if self.link is None and not self.in_batch:
             if entry.kind == KIND_BEGIN or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK:
                 if self.answer_locally(entry, data, size):
+                    self.unnamed_token = 0
                     self.write_bytes(command_complete(entry) + ready_for_query(self.status))
                     return TAKEN
         if entry.kind == KIND_SESSION and not self.in_batch and self.drops_own(entry):
@@ -299,6 +309,8 @@ cdef class Session(Connection):
             return self.pass_failed(data, here)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, entry)
+        if self.in_batch:
+            self.note_change(reply, self.unnamed_now())
         self.link.unnamed_token = 0        # a simple query drops the server's unnamed statement
         self.unnamed_token = 0
         if self.shadow is not None or self.relay.shadowing:
@@ -322,6 +334,7 @@ cdef class Session(Connection):
         cdef size_t stop, ahead
         cdef Reply* reply
         cdef bint whole = here == <size_t> size
+        cdef bint later = self.in_batch
         if self.skip_to_sync:
             return TAKEN
         if text == 0:
@@ -345,13 +358,16 @@ cdef class Session(Connection):
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
         self.in_batch = True
-        self.note_statement(entry)
+        self.note_pin(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
         if text == 6:                      # the unnamed statement
+            reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
+            reply.flags = FLAG_UNNAMED
+            if later:
+                self.note_change(reply, self.unnamed_now())
             self.remember_unnamed(entry, data + text, here - text, whole)
             self.link.unnamed_token = self.unnamed_token
-            replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
             self.pass_on(data, here)
             return TAKEN
         name = (<const char*> data)[5:text - 1]
@@ -374,7 +390,8 @@ cdef class Session(Connection):
                 self.flush_run()
                 self.write_complete(REPLY_PARSE)
             else:
-                replies_push(&self.link.replies, REPLY_PARSE, ACTION_FAKE)
+                reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_FAKE)
+                self.note_change(reply, (self, name, statement, None))
             return TAKEN
         self.send_parse(statement, ACTION_FORWARD, name)
         return TAKEN
@@ -410,16 +427,36 @@ cdef class Session(Connection):
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
         cdef uint8_t header[5]
-        cdef Reply* reply
+        if self.link.forgotten:
+            # It may or may not have dropped this one; to close what is not there is no error.
+            self.insert_bytes(b"C" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0")
+            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
         header[0] = b"P"
         write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(statement.body) + 4))
         self.insert(header, 5)
         self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.name), len(statement.name) + 1)
         self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.body), len(statement.body))
-        reply = replies_push(&self.link.replies, REPLY_PARSE, action)
-        reply.flags |= FLAG_STATEMENT
-        self.link.parses.append((self, name, statement))
+        self.note_change(replies_push(&self.link.replies, REPLY_PARSE, action), (self, name, statement, None))
         self.link.prepared[statement.id] = statement
+        return 0
+
+    cdef int note_change(self, Reply* reply, tuple change) except -1:
+        """What was noted when a message was sent is undone if the server skips it: see Link.undo."""
+        reply.flags |= FLAG_CHANGE
+        self.link.changes.append(change)
+        return 0
+
+    cdef tuple unnamed_now(self):
+        cdef bytes body = None
+        if self.unnamed_token:
+            body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
+        return self, None, None, (self.unnamed_token, self.unnamed_entry, body)
+
+    cdef int restore_unnamed(self, tuple before) except -1:
+        self.unnamed_token, self.unnamed_entry, body = before
+        self.unnamed.start = self.unnamed.end = 0
+        if body:
+            buffer_append(&self.unnamed, PyBytes_AS_STRING(body), len(body))
         return 0
 
     cdef int remember_unnamed(self, Entry entry, const uint8_t* body, size_t length, bint whole) except -1:
@@ -455,6 +492,7 @@ cdef class Session(Connection):
         cdef Entry entry
         cdef uint8_t header[5]
         cdef uint32_t body
+        cdef bint later = self.in_batch
         if self.skip_to_sync:
             return TAKEN
         if rest == 0:
@@ -481,11 +519,13 @@ cdef class Session(Connection):
         self.note_statement(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
+        if entry.writes or entry.kind == KIND_COMMIT:
+            self.unit_entry(entry)         # the Execute of its portal may come behind another Bind
         if self.shadow is not None or self.relay.shadowing:
             self.record_bind(entry, statement, data + rest, here - rest, here == <size_t> (read_uint32(data + 1) + 1))
         if statement is None:
             if length == 0:
-                self.place_unnamed()
+                self.place_unnamed(later)
             replies_push(&self.link.replies, REPLY_BIND, ACTION_FORWARD)
             self.pass_on(data, here)
             return TAKEN
@@ -502,22 +542,25 @@ cdef class Session(Connection):
         self.pass_on(data + rest, here - rest)
         return TAKEN
 
-    cdef int place_unnamed(self) except -1:
+    cdef int place_unnamed(self, bint later) except -1:
         """Makes the server's unnamed statement be this session's, or nobody's if it has none."""
         cdef uint8_t header[6]
+        cdef Reply* reply
         if self.link.unnamed_token == self.unnamed_token:
             return 0
         if self.unnamed_token == 0:
             # Another session's is still there; the server must say that there is none.
             self.insert_bytes(b"C\0\0\0\x06S\0")
-            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
+            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
         else:
             header[0] = b"P"
             write_uint32(header + 1, <uint32_t> (buffer_waiting(&self.unnamed) + 5))
             header[5] = 0
             self.insert(header, 6)
             self.insert(self.unnamed.data + self.unnamed.start, buffer_waiting(&self.unnamed))
-            replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
+            reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
+        if later:
+            self.note_change(reply, self.unnamed_now())
         self.link.unnamed_token = self.unnamed_token
         return 0
 
@@ -525,6 +568,7 @@ cdef class Session(Connection):
         cdef Statement statement = None
         cdef Entry entry
         cdef size_t length
+        cdef bint later = self.in_batch
         if self.skip_to_sync:
             return TAKEN
         if size < 7 or data[size - 1] != 0 or (data[5] != b"S" and data[5] != b"P"):
@@ -553,7 +597,7 @@ cdef class Session(Connection):
             return TAKEN
         if statement is None:
             if length == 0:
-                self.place_unnamed()
+                self.place_unnamed(later)
             replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
             self.pass_on(data, size)
             return TAKEN
@@ -579,9 +623,12 @@ cdef class Session(Connection):
             return self.pass_failed(data, size)
         if (self.bound_entry is not None and self.bound_entry.kind == KIND_SESSION
                 and self.bound_entry.shape.deallocates != "*" and self.drops_own(self.bound_entry)):
+            name = self.bound_entry.shape.deallocates.encode()
+            statement = self.statements[name]
             completed = self.drop(self.bound_entry)
             if self.link.replies.count:
-                replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FAKE)
+                self.note_change(replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FAKE),
+                                 (self, name, statement, None))
             else:
                 self.write_bytes(completed)
             return TAKEN
@@ -595,33 +642,45 @@ cdef class Session(Connection):
 
     cdef int on_close(self, const uint8_t* data, int64_t size, size_t available) except -1:
         """Close of a statement is the session's own business: the link keeps it for the next session."""
-        cdef bytes name
+        cdef tuple change = None
+        cdef Statement statement
+        cdef Reply* reply
+        cdef bint later = self.in_batch
         if self.skip_to_sync:
             return TAKEN
         if size < 7 or data[size - 1] != 0 or (data[5] != b"S" and data[5] != b"P"):
             self.protocol_error("invalid Close message")
             return TAKEN
+        if not later and self.link is not None and self.link.replies.count and self.link.changes:
+            # Whether the statement is there to be closed is known when the replies are in.
+            self.phase = PHASE_AWAITING
+            return STOP
+        self.in_batch = True
         if self.link is not None and self.link.failed:
             return self.pass_failed(data, size)
         if data[5] == b"S" and size > 7:
-            name = (<const char*> data)[6:size - 1]
-            if self.statements is not None and name in self.statements:
-                del self.statements[name]
+            statement = self.find_statement(data + 6, <size_t> size - 7)
+            if statement is not None:
+                change = (self, self.last_name, statement, None)
+                del self.statements[self.last_name]
                 self.last_statement = None
-        elif self.link is not None and (data[5] == b"P" or self.link.unnamed_token == self.unnamed_token):
+        elif data[5] == b"S" and later and self.link is not None:
+            change = self.unnamed_now()
+        if self.link is not None and (
+                data[5] == b"P" or (size == 7 and self.link.unnamed_token == self.unnamed_token)):
+            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
             if data[5] == b"S":
                 self.unnamed_token = self.link.unnamed_token = 0
-            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
-            self.in_batch = True
             self.pass_on(data, size)
-            return TAKEN
-        elif data[5] == b"S":
-            self.unnamed_token = 0
-        self.in_batch = True
-        if self.link is not None and self.link.replies.count:
-            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
+        elif self.link is not None and self.link.replies.count:
+            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
         else:
+            reply = NULL
             self.write_complete(REPLY_CLOSE)
+        if data[5] == b"S" and size == 7:
+            self.unnamed_token = 0
+        if reply != NULL and change is not None:
+            self.note_change(reply, change)
         return TAKEN
 
     cdef int on_sync(self, const uint8_t* data, int64_t size) except -1:
@@ -653,7 +712,6 @@ cdef class Session(Connection):
             # What a client sends behind a COPY that has failed; the server would ignore it as well.
             self.stream_drop = True
             return TAKEN
-        self.stream_drop = False
         if kind != b"d" and self.link.replies.count:
             replies_push(&self.link.replies, REPLY_COPY_END, ACTION_FORWARD)
         self.pass_on(data, here)
@@ -668,7 +726,8 @@ cdef class Session(Connection):
                 return STOP
             if self.phase == PHASE_CLOSING:
                 return TAKEN
-        self.stream_drop = False
+        if self.link.failed:
+            return self.pass_failed(data, here)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, self.relay.unknown)
         self.pass_on(data, here)
@@ -683,7 +742,7 @@ cdef class Session(Connection):
         return self.relay.shapes.lookup(text, <Py_ssize_t> length, self.identity.search_path_id)
 
     cdef inline bint begins_unit(self):
-        return not self.in_batch and not self.routed
+        return self.link is None or (not self.in_batch and not self.routed)
 
     cdef int acquire(self, Entry entry, bint whole) except -1:
         """A link for the unit that begins with `entry`; `whole`: all of the unit is here and could be sent again.
@@ -696,12 +755,14 @@ cdef class Session(Connection):
         if link is not None:
             if self.routed:
                 return TAKEN
-            if link.replies.count and (link.parses or (
+            if link.replies.count and (link.changes or (
                     self.status == b"I" and not link.pins and link.pool.state.index != 0)):
                 # Only when the replies are in is it known which statements the server holds, and whether the next
                 # unit still belongs to the copy that was asked last.
                 self.phase = PHASE_AWAITING
                 return STOP
+            if entry.epoch != self.relay.epoch:
+                self.relay.plan(entry)
             self.routed = True
             self.unit_on_copy = False
             self.unit_service = entry.service
@@ -718,15 +779,21 @@ cdef class Session(Connection):
             pool.wait(self)
             return STOP
         self.attach(link)
+        self.send_begin()
         return TAKEN
 
     cdef int attach(self, Link link) except -1:
         self.link = link
         link.session = self
         self.routed = True
+        return 0
+
+    cdef int send_begin(self) except -1:
+        """The BEGIN that was answered long ago goes out before the first message on a new link."""
         if buffer_waiting(&self.begin):
-            replies_push(&link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_BEGIN
-            buffer_append(&link.outbound, self.begin.data + self.begin.start, buffer_waiting(&self.begin))
+            replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_BEGIN
+            buffer_append(&self.link.outbound, self.begin.data + self.begin.start, buffer_waiting(&self.begin))
+            self.link.unnamed_token = 0    # dropped by every simple query
             self.link_dirty = True
             buffer_free(&self.begin)
         return 0
@@ -740,7 +807,14 @@ cdef class Session(Connection):
             self.relay.resume(self)
         elif self.relay.draining and not buffer_waiting(&self.begin):
             self.relay.leaving(self)
-        return 0
+        return self.listen()
+
+    cdef int take_back(self) except -1:
+        """The link lent while this session waited is lost before anything was sent on it: another one will do."""
+        self.link = None
+        self.routed = False
+        self.phase = PHASE_AWAITING
+        return self.relay.resume(self)
 
     cdef inline int mark(self, Reply* reply, Entry entry) except -1:
         self.unit_entry(entry)
@@ -752,6 +826,8 @@ cdef class Session(Connection):
 
     cdef inline int unit_entry(self, Entry entry) except -1:
         """Counts the unit as what its weightiest statement is."""
+        if entry.epoch != self.relay.epoch:
+            self.relay.plan(entry)
         if entry.service >= 0:
             self.unit_service = entry.service
         if entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK or entry.kind == KIND_BEGIN:
@@ -760,6 +836,8 @@ cdef class Session(Connection):
         elif entry.writes:
             self.unit_op = OP_WRITE
             self.unit_flags |= FLAG_WRITES
+            if self.status != b"I" and entry.shape.reason == "transaction_block":
+                self.unit_flags |= FLAG_COMMIT     # one of several statements may be the COMMIT
         elif self.unit_op == OP_OTHER and entry.kind == KIND_READ:
             self.unit_op = OP_READ
         return 0
@@ -776,6 +854,9 @@ cdef class Session(Connection):
         """State that outlives the transaction keeps the link to this session."""
         if entry.releases:
             self.forget_state(entry.shape.releases)
+        return self.note_pin(entry)
+
+    cdef inline int note_pin(self, Entry entry) except -1:
         if entry.pins and entry.shape.pins not in self.link.pins:
             self.link.pins.add(entry.shape.pins)
             self.relay.count_pin(entry.shape.pins)
@@ -784,7 +865,8 @@ cdef class Session(Connection):
     cdef int forget_state(self, object releases) except -1:
         """DEALLOCATE ALL and DISCARD ALL drop statements that other sessions believe this link's server to hold."""
         if "prepare" in releases:
-            self.link.tainted = True
+            self.link.tainted = self.link.forgotten = True
+            self.link.prepared.clear()
             self.statements = None
             self.last_statement = None
         return 0
@@ -828,11 +910,11 @@ cdef class Session(Connection):
             kind = data[at]
             if kind == b"P" and at == 0 and data[5] == 0:
                 answers += b"1\0\0\0\x04"
-            elif kind == b"B" and bind_header(data + at, here) > 0 and (at == 0 or data[at + 6] == 0):
+            elif kind == b"B" and bind_header(data + at, here) > 0 and data[at + 5] == 0 and (at == 0 or data[at + 6] == 0):
                 answers += b"2\0\0\0\x04"
-            elif kind == b"D" and at > 0 and data[at + 5] == b"P":
+            elif kind == b"D" and at > 0 and here == 7 and data[at + 5] == b"P":
                 answers += b"n\0\0\0\x04"
-            elif kind == b"E" and at > 0:
+            elif kind == b"E" and at > 0 and here == 10:
                 executed = True
             else:
                 return 0
@@ -900,6 +982,11 @@ cdef class Session(Connection):
                     entry = self.unnamed_entry
                 else:
                     return 0
+            elif kind == b"D" and size > 7 and data[at + 5] == b"S":
+                statement = self.find_statement(data + at + 6, size - 7)
+                if statement is None:
+                    return 0
+                entry = statement.entry
             elif kind == b"D" or kind == b"E":
                 entry = None
             else:
@@ -982,35 +1069,50 @@ cdef class Session(Connection):
             self.blocked_since_ns = 0
         if self.link is not None:
             self.link.listen_for(self.link.interest | EPOLLIN)
+        if self.phase == PHASE_READY and buffer_waiting(&self.inbound):
+            self.relay.resume(self)
         return self.listen()
 
     # --- the ends of a session ------------------------------------------------------------------------------
 
     cdef int protocol_error(self, str message) except -1:
-        return self.fatal("08P01", message, "The client speaks something else than PostgreSQL's protocol, version 3.")
+        """What was asked before is still answered, then the client is told and the connection closed."""
+        self.farewell = self.relay.error_frame(
+            "FATAL", "08P01", message, "The client speaks something else than PostgreSQL's protocol, version 3.")
+        return self.leave()
 
     cdef int fatal(self, str sqlstate, str message, str hint) except -1:
         """Says why and closes; nothing else of this session reaches a server."""
         if self.closed or self.phase == PHASE_CLOSING:
             return 0
-        self.run_length = 0
-        self.write_bytes(self.relay.error_frame("FATAL", sqlstate, message, hint))
+        self.flush_run()
+        if self.link is not None and self.link.torn():
+            self.torn = True
+        self.farewell = self.relay.error_frame("FATAL", sqlstate, message, hint)
         return self.finish()
 
     cdef int finish(self) except -1:
         """Closes once everything has been sent."""
         cdef Link link = self.link
-        if self.closed:
+        if self.closed or self.phase == PHASE_CLOSING:
             return 0
         self.phase = PHASE_CLOSING
+        self.stop_waiting()
         self.link = None
         if link is not None:
             link.abandon()
+        if self.farewell is not None and not self.torn:
+            self.write_bytes(self.farewell)
         if buffer_waiting(&self.outbound) == 0 or self.broken:
             return self.end()
         self.deadline_ns = self.poller.now_ns + 5000000000
         self.relay.deadlines.add(self)
         return self.listen_for(EPOLLOUT)
+
+    cdef int stop_waiting(self) except -1:
+        if self.waiting_in is not None:
+            self.waiting_in.forget(self)
+        return 0
 
     cdef int refuse_unit(self, str sqlstate, str message, str hint) except -1:
         """No link can be had for the unit that begins: an error, and the session goes on."""
@@ -1049,13 +1151,18 @@ cdef class Session(Connection):
         self.flush_run()
         if self.link is None or (self.link.replies.count == 0 and buffer_waiting(&self.link.outbound) == 0):
             return self.finish()
-        if self.in_batch or self.stream_left or self.link.copy_half_sent():
+        if self.stream_left:
             return self.end()
         self.phase = PHASE_LEAVING
+        if self.in_batch or self.link.copy_half_sent():
+            self.link.say_goodbye()
         return self.listen()
 
     cdef int on_fault(self, object error) except -1:
         self.relay.fault(error)
+        self.run_length = 0
+        if self.link is not None:
+            self.link.tainted = True       # what was noted for it and what was sent to it may differ
         return self.fatal("XX000", "pgshunt failed while it handled this session", "Please report this.")
 
     cdef int end(self) except -1:
@@ -1064,8 +1171,8 @@ cdef class Session(Connection):
             return 0
         self.phase = PHASE_CLOSING
         self.link = None
+        self.stop_waiting()
         self.shut()
-        self.waiting_in = None
         self.relay.session_ended(self)
         if link is not None:
             link.abandon()
