@@ -2,8 +2,8 @@
 # leaves to plain Python what happens once per connection.
 
 cdef enum:
-    STAY_NS_MAX = 5000000              # how long the relay serves sockets before other callbacks get their turn
-    STAY_WAIT_MS = 5
+    STAY_NS_MAX = 10000000             # how long the relay serves sockets before other callbacks get their turn
+    STAY_WAIT_MS = 20
     STAY_ROUNDS_WATCHED = 8
     SWEEP_NS = 1000000000              # how often links and identities are looked through
     DOWN_NS = 1000000000               # how long reads avoid an endpoint that could not be connected to
