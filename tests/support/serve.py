@@ -55,7 +55,7 @@ def until(what: str, condition: Callable[[], bool], within_s: float = WITHIN_S) 
 class Serving:
     """One `pgshunt serve -c <directory>/pgshunt.yaml`. Use as a context manager.
 
-    On entering it is started and answers at its admin API; `ready` says whether /readyz must be good too. On
+    On entering it is started and serves clients; `ready` says whether the shared database must be up too. On
     leaving it is told to stop, must exit with 0, and must leave no process behind.
     """
 
@@ -161,6 +161,7 @@ class Serving:
         if self.process.poll() is not None:
             raise AssertionError(f"pgshunt serve ended with {self.process.returncode}:\n{self.said()}")
         try:
-            return not self.readiness() or (not self._ready and bool(self.status()["workers"]))
+            reasons = self.readiness()
+            return not reasons or not (self._ready or "no worker is live" in reasons)
         except Unreachable:
             return False
