@@ -32,14 +32,14 @@ CREATE FUNCTION announce(words text) RETURNS int LANGUAGE plpgsql AS
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One session's share of a comparison: where it connects, and which rows are its own (`session = number`)."""
+    """One session's share of a comparison: where it connects, and which rows are its own."""
 
     host: str
     port: int
     user: str
     password: str
     database: Database
-    number: int
+    number: int  # stands in the column `session` of its rows
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Sides:
     proxy_port: int
 
     def compare(self, programme: Programme, at_once: int = SESSIONS) -> None:
-        """Fails unless every session sees through the proxy, beside the others, what it sees directly, alone."""
+        """Fails unless each session sees through the proxy, beside others, what it sees directly, alone."""
         direct = self._answers(programme, self.database.server.port, at_once=1)
         assert all(direct), "PostgreSQL said nothing: the programme proves nothing"
         assert self._answers(programme, self.proxy_port, at_once) == direct

@@ -209,7 +209,7 @@ async def timed_out(connection: Connection, run: Run) -> Any:
 
 
 async def altered(connection: Connection, run: Run) -> Any:
-    """The result type of a prepared statement changes: the server refuses the old plan, the driver prepares anew."""
+    """A prepared statement's result type changes: the server refuses the plan, the driver prepares anew."""
     table = f"changing_{run.number}"
     await connection.execute(
         f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)"
@@ -269,12 +269,12 @@ def test_same_as_direct(part: Part, sides: Sides) -> None:
 
 
 def test_a_table_altered_behind_a_prepared_statement(sides: Sides) -> None:
-    """Sessions after each other, so that each stays on one link: the plan that is refused is one its server holds."""
+    """Sessions after each other, so that each stays on one link, whose server holds the plan it refuses."""
     sides.compare(lambda run: asyncio.run(connected(altered, run)), at_once=1)
 
 
 def test_a_pool_and_its_reset_query(sides: Sides) -> None:
-    """Each connection given back is reset with `pg_advisory_unlock_all(), CLOSE ALL, UNLISTEN *, RESET ALL`."""
+    """Each connection given back is reset: pg_advisory_unlock_all(), CLOSE ALL, UNLISTEN *, RESET ALL."""
 
     async def programme(run: Run) -> Any:
         async with asyncpg.create_pool(

@@ -1,4 +1,4 @@
-"""pgbench fills its tables through the proxy and runs in every mode; no transaction fails and the sums agree."""
+"""pgbench fills its tables through the proxy and runs in every mode: no transaction fails, the sums agree."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pgbench(run: Run, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def filled(sides: Sides) -> Run:
-    """Tables made and filled through the proxy: DDL, COPY or generate_series, VACUUM, primary and foreign keys."""
+    """Tables made and filled through the proxy: DDL, COPY, VACUUM, primary and foreign keys."""
     run = sides.run(sides.proxy_port)
     pgbench(run, "-i", "-I", "dtgvpf", "-s", "1")
     return run
@@ -86,7 +86,8 @@ def test_no_transaction_fails(script: str, mode: str, filled: Run) -> None:
     assert "error" not in printed.lower()
     if script == "tpcb-like":
         sums = database.execute(
-            "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers),"
+            "SELECT (SELECT sum(abalance) FROM pgbench_accounts),"
+            " (SELECT sum(tbalance) FROM pgbench_tellers),"
             " (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(delta) FROM pgbench_history)"
         )[0]
         assert len(set(sums)) == 1

@@ -67,7 +67,7 @@ def several_statements(connection: Connection, run: Run) -> Any:
 
 
 def prepared_after_five(connection: Connection, run: Run) -> Any:
-    """The sixth execution and those behind it use a statement prepared under a name; each lands on any link."""
+    """The sixth execution and those behind it use a statement with a name; each lands on any link."""
     answers = [
         connection.execute(
             "SELECT owner FROM account WHERE session = %s AND id = %s", [run.number, identifier]
@@ -253,15 +253,14 @@ def copied_out(connection: Connection, run: Run) -> Any:
 
 def copy_refused(connection: Connection, run: Run) -> Any:
     answers = []
-    with pytest.raises(psycopg.Error) as caught, connection.cursor() as cursor:
-        with cursor.copy("COPY account FROM STDIN") as copy:
-            copy.write(b"not a number\t1\tx\t1\n" * 2000)
+    cursor = connection.cursor()
+    with pytest.raises(psycopg.Error) as caught, cursor.copy("COPY account FROM STDIN") as copy:
+        copy.write(b"not a number\t1\tx\t1\n" * 2000)
     answers.append(told(caught.value))
     connection.rollback()
-    with pytest.raises(psycopg.Error) as caught, connection.cursor() as cursor:
-        with cursor.copy("COPY account FROM STDIN") as copy:
-            copy.write(f"{run.number}\t9000\tx\t1\n")
-            raise psycopg.DataError("the programme gave up")
+    with pytest.raises(psycopg.Error) as caught, cursor.copy("COPY account FROM STDIN") as copy:
+        copy.write(f"{run.number}\t9000\tx\t1\n")
+        raise psycopg.DataError("the programme gave up")
     answers.append(str(caught.value))
     connection.rollback()
     left = connection.execute("SELECT count(*) FROM account WHERE session = %s", [run.number]).fetchone()
@@ -346,7 +345,8 @@ def errors(connection: Connection, run: Run) -> Any:
         f"INSERT INTO account VALUES ({run.number}, 1, 'x', 5)",
         "SELECT 'x'::int",
         "SELECT pg_catalog.pg_terminate_backend('x')",
-        "DO $$ BEGIN RAISE EXCEPTION 'own words' USING ERRCODE = 'PG001', HINT = 'a hint', DETAIL = 'a detail'; END $$",
+        "DO $$ BEGIN RAISE EXCEPTION 'own words'"
+        " USING ERRCODE = 'PG001', HINT = 'a hint', DETAIL = 'a detail'; END $$",
     ):
         answers.append(refused(connection, sql))
         answers.append(refused(connection, "SELECT 1"))
@@ -529,7 +529,8 @@ def test_what_the_server_said_at_login(sides: Sides) -> None:
                 "standard_conforming_strings",
             )
             asked = connection.execute(
-                "SELECT current_setting('work_mem'), current_setting('application_name'), DATE '2024-02-29'::text"
+                "SELECT current_setting('work_mem'), current_setting('application_name'),"
+                " DATE '2024-02-29'::text"
             )
             return {name: connection.info.parameter_status(name) for name in reported}, asked.fetchone()
 
