@@ -38,6 +38,15 @@ from pgshunt.routing.decide import REASON_CODES, Reason, decide
 from pgshunt.routing.shape import Kind, unknown
 from pgshunt.routing.table import Catalogue, Placement, RoutingTable
 
+cdef extern from "Python.h":
+    ctypedef struct PyInterpreterState:
+        pass
+    ctypedef struct PyThreadState:
+        pass
+    PyInterpreterState* PyInterpreterState_Get()
+    PyThreadState* PyInterpreterState_ThreadHead(PyInterpreterState* interpreter)
+    PyThreadState* PyThreadState_Next(PyThreadState* thread)
+
 cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_NOSIGNAL

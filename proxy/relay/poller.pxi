@@ -93,11 +93,12 @@ cdef class Poller:
         """Serves what is ready, or becomes ready within `wait_ms`; returns the number of events."""
         cdef int count, index
         cdef Connection connection
-        if wait_ms:
+        if wait_ms and PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL:
+            # Only when there is another Python thread does anybody miss the interpreter's lock.
             with nogil:
                 count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, wait_ms)
         else:
-            count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, 0)
+            count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, wait_ms)
         self.now_ns = monotonic_ns()
         for index in range(count):
             if self.events[index].data.ptr == NULL:
