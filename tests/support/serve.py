@@ -31,7 +31,7 @@ def address(server: Server) -> Document:
 
 
 def configuration(shared: Server, dbname: str, **sections: Any) -> Document:
-    """A valid pgshunt.yaml: one database, its superuser as client and control role, two workers, no service."""
+    """A valid pgshunt.yaml: its superuser is client and control role, two workers, no service."""
     return {
         "version": 1,
         "listen": {"host": "127.0.0.1", "port": free_port(), "workers": 2},
@@ -55,7 +55,7 @@ def until(what: str, condition: Callable[[], bool], within_s: float = WITHIN_S) 
 class Serving:
     """One `pgshunt serve -c <directory>/pgshunt.yaml`. Use as a context manager.
 
-    On entering it is started and all its workers serve; `ready` says whether the shared database must be up too. On
+    On entering it is started and its workers serve; `ready` says whether the shared database must be up too. On
     leaving it is told to stop, must exit with 0, and must leave no process behind.
     """
 
