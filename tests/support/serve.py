@@ -55,7 +55,7 @@ def until(what: str, condition: Callable[[], bool], within_s: float = WITHIN_S) 
 class Serving:
     """One `pgshunt serve -c <directory>/pgshunt.yaml`. Use as a context manager.
 
-    On entering it is started; `ready` says whether the shared database must be up too, or only the workers. On
+    On entering it is started; `ready` says if the shared database must be up too, or just the workers. On
     leaving it is told to stop, must exit with 0, and must leave no process behind.
     """
 
