@@ -233,6 +233,8 @@ cdef class Link(Connection):
                     self.end()
                     return VERDICT_DESYNC
                 self.say_goodbye()
+            else:
+                self.show_fakes()
         elif kind == b"C" and self.copying and head.code == REPLY_QUERY:
             self.copying = False
             self.copy_end_used()
@@ -381,6 +383,19 @@ cdef class Link(Connection):
                 if replies_at(&self.replies, index).action == ACTION_FORWARD:
                     return False
         return True
+
+    cdef int show_fakes(self) except -1:
+        """A COPY begins, and the client has sent something else than its data: the server must see that too."""
+        cdef uint32_t index
+        cdef Reply* reply
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.code == REPLY_COPY_END and reply.action == ACTION_FORWARD:
+                return 0
+            if reply.action == ACTION_FAKE:
+                # The type is all the server looks at: whatever stands behind it, it closes the connection.
+                return self.append_frame((b"P" if reply.code == REPLY_PARSE else b"C") + b"\0\0\0\x06S\0")
+        return 0
 
     cdef int copy_end_used(self) except -1:
         """One of several COPYs in a text is over: the first CopyDone was its."""

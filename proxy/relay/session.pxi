@@ -56,6 +56,8 @@ cdef class Session(Connection):
     cdef bint resuming                     # stands in the relay's queue of sessions to go on with
     # The unit being sent: where it goes and why.
     cdef bint routed                       # its route is decided
+    cdef bint sound                        # it is known not to begin in a failed transaction
+    cdef bint aborted                      # it is known to begin in one
     cdef int unit_service
     cdef int unit_op
     cdef int unit_flags
@@ -244,6 +246,10 @@ cdef class Session(Connection):
 
         TAKEN: it is dealt with. STOP: it must be offered again, once a link or outstanding replies have come.
         """
+        if (self.link is not None and self.link.copying and kind != b"d" and kind != b"c" and kind != b"f"
+                and kind != b"S" and kind != b"H" and kind != b"X" and self.link.copy_half_sent()):
+            self.pass_on(data, here)       # the server will say that this has no place in COPY data, and close
+            return TAKEN
         if kind == b"Q":
             return self.on_query(data, here, size)
         if kind == b"B":
@@ -297,7 +303,7 @@ cdef class Session(Connection):
                 self.unnamed_token = 0
                 self.write_bytes(self.drop(entry) + ready_for_query(self.status))
                 return TAKEN
-        if not self.routed:
+        if self.begins_unit():
             if self.acquire(entry, whole) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING:
@@ -353,6 +359,11 @@ cdef class Session(Connection):
             if ahead:
                 self.consumed_ahead = ahead
                 return TAKEN
+            if (self.link is not None and self.link.replies.count and text > 6
+                    and self.find_statement(data + 5, text - 6) is not None):
+                # Why it is refused depends on the transaction's state.
+                self.phase = PHASE_AWAITING
+                return STOP
             if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
@@ -375,7 +386,7 @@ cdef class Session(Connection):
             self.statements = {}
         if not whole or name in self.statements:
             # Sent under the client's own name: nobody else uses such names, so the server answers as it would.
-            if name in self.statements:
+            if name in self.statements and (not self.aborted or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK):
                 self.clash(name)
             replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
             self.pass_on(data, here)
@@ -385,7 +396,10 @@ cdef class Session(Connection):
             return TAKEN
         statement = self.relay.statement((<const char*> data)[text:size], entry, self.identity.search_path_id)
         self.statements[name] = statement
-        if statement.id in self.link.prepared:
+        if statement.id in self.link.prepared and not self.sound:
+            # Perhaps to be refused: the server must see it.
+            self.close_at_server(statement)
+        elif statement.id in self.link.prepared:
             if self.link.replies.count == 0:
                 self.flush_run()
                 self.write_complete(REPLY_PARSE)
@@ -428,9 +442,7 @@ cdef class Session(Connection):
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
         cdef uint8_t header[5]
         if self.link.forgotten:
-            # It may or may not have dropped this one; to close what is not there is no error.
-            self.insert_bytes(b"C" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0")
-            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
+            self.close_at_server(statement)    # it may or may not have dropped this one
         header[0] = b"P"
         write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(statement.body) + 4))
         self.insert(header, 5)
@@ -438,6 +450,12 @@ cdef class Session(Connection):
         self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.body), len(statement.body))
         self.note_change(replies_push(&self.link.replies, REPLY_PARSE, action), (self, name, statement, None))
         self.link.prepared[statement.id] = statement
+        return 0
+
+    cdef int close_at_server(self, Statement statement) except -1:
+        """No error if the server does not hold it."""
+        self.insert_bytes(b"C" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0")
+        replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
         return 0
 
     cdef int note_change(self, Reply* reply, tuple change) except -1:
@@ -651,9 +669,7 @@ cdef class Session(Connection):
         if size < 7 or data[size - 1] != 0 or (data[5] != b"S" and data[5] != b"P"):
             self.protocol_error("invalid Close message")
             return TAKEN
-        if not later and self.link is not None and self.link.replies.count and self.link.changes:
-            # Whether the statement is there to be closed is known when the replies are in.
-            self.phase = PHASE_AWAITING
+        if self.link is not None and self.begins_unit() and self.acquire(self.relay.unknown, False) == STOP:
             return STOP
         self.in_batch = True
         if self.link is not None and self.link.failed:
@@ -721,7 +737,7 @@ cdef class Session(Connection):
         cdef Reply* reply
         if self.skip_to_sync:
             return TAKEN
-        if not self.routed:
+        if self.begins_unit():
             if self.acquire(self.relay.unknown, False) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING:
@@ -764,6 +780,8 @@ cdef class Session(Connection):
             if entry.epoch != self.relay.epoch:
                 self.relay.plan(entry)
             self.routed = True
+            self.sound = link.replies.count == 0 and self.status != b"E"
+            self.aborted = link.replies.count == 0 and self.status == b"E"
             self.unit_on_copy = False
             self.unit_service = entry.service
             self.relay.count_route(entry.service, REASON_PINNED if link.pins else REASON_TRANSACTION)
@@ -785,7 +803,8 @@ cdef class Session(Connection):
     cdef int attach(self, Link link) except -1:
         self.link = link
         link.session = self
-        self.routed = True
+        self.routed = self.sound = True
+        self.aborted = False
         return 0
 
     cdef int send_begin(self) except -1:
