@@ -1,0 +1,487 @@
+# What a server answers: who gets it, what it completes, and what an error makes it skip.
+
+cdef enum:
+    SERVER_BODY_BYTES_MAX = 0x3fffffff
+    WHOLE_FRAME_BYTES_MAX = 65536      # frames whose content matters are waited for up to this size
+    STATEMENTS_PER_LINK_MAX = 500
+
+# "cached plan must not change result type", told apart from other unsupported features by the routine (plancache.c).
+cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
+
+# Marks on an expected reply.
+cdef enum:
+    FLAG_WRITES = 1          # what it asked for may have changed something
+    FLAG_COMMIT = 2          # it ends a transaction: lost, its outcome is unknown
+    FLAG_CHANGE = 4          # something was noted when it was sent that must be undone if the server skips it
+    FLAG_BEGIN = 8           # the proxy's own BEGIN, sent late
+    FLAG_SLOW = 16           # already counted as slow
+    FLAG_UNNAMED = 32        # the client's Parse of the unnamed statement
+
+
+cdef class Statement:
+    """A prepared statement as all sessions and links of a worker share it: one text, one name on the servers."""
+
+    cdef readonly long id
+    cdef readonly bytes name
+    cdef readonly bytes body           # what follows the name in Parse: text, NUL, parameter types
+    cdef readonly Entry entry
+    cdef object __weakref__
+
+    def __cinit__(self, long id, bytes body, Entry entry):
+        self.id = id
+        self.name = b"pgshunt_%d" % id
+        self.body = body
+        self.entry = entry
+
+
+cdef class Answers(Connection):
+    """A server's socket, what it owes and what it has answered."""
+
+    cdef Relay relay
+    cdef readonly Pool pool
+    cdef readonly long number
+    cdef Session session
+    cdef Replies replies
+    cdef object changes                # deque of what `undo` takes, one per FLAG_CHANGE
+    cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
+    cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: it has none, -1: not known
+    cdef uint8_t status                # of the last ReadyForQuery
+    cdef bint failed                   # the server skips everything up to the next Sync
+    cdef bint copying                  # COPY FROM STDIN is going on
+    cdef bint tainted                  # not to be lent again
+    cdef bint fatal_seen               # the server said why it closes
+    cdef bint goodbye                  # Terminate was sent behind what the session had asked
+    cdef bint forgotten                # a statement that drops all prepared statements was sent
+    cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
+    cdef readonly set pins             # causes why the session keeps this link
+    cdef int cancels                   # cancel requests on their way to this server process
+    cdef int unit_error                # 0 none, 1 infrastructure, 2 application, 3 cancelled
+    cdef readonly uint32_t process_id
+    cdef readonly bytes secret_key
+    cdef size_t stream_left            # bytes of a frame that is passed on without being held
+    cdef bint stream_drop
+    cdef const uint8_t* run            # consecutive bytes of this read that are bound for the session
+    cdef size_t run_length
+    cdef bint lies_idle                # in its pool, lent to nobody
+    cdef int64_t idle_since_ns
+
+    cdef int on_ready(self) except -1:
+        raise NotImplementedError("on_ready belongs to Link")
+
+    cdef int say_goodbye(self) except -1:
+        raise NotImplementedError("say_goodbye belongs to Link")
+
+    cdef int append_frame(self, bytes frame) except -1:
+        raise NotImplementedError("append_frame belongs to Link")
+
+    cdef int out_of_step(self, uint8_t kind) except -2:
+        raise NotImplementedError("out_of_step belongs to Link")
+
+    cdef int on_lost(self) except -1:
+        raise NotImplementedError("on_lost belongs to Link")
+
+    cdef int end(self) except -1:
+        raise NotImplementedError("end belongs to Link")
+
+    def __cinit__(self, Relay relay, Pool pool, int fd, uint32_t process_id, bytes secret_key, long number):
+        self.relay = relay
+        self.poller = relay.poller
+        self.pool = pool
+        self.fd = fd
+        self.interest = EPOLLIN
+        self.process_id = process_id
+        self.secret_key = secret_key
+        self.number = number
+        self.status = b"I"
+        self.changes = deque()
+        self.prepared = {}
+        self.pins = set()
+
+    def __dealloc__(self):
+        replies_free(&self.replies)
+
+    cdef int on_readable(self) except -1:
+        cdef ssize_t count = self.receive()
+        cdef size_t used
+        if count <= 0:
+            return 0 if count == 0 else self.on_lost()
+        if buffer_waiting(&self.inbound):
+            buffer_append(&self.inbound, self.poller.scratch, count)
+            used = self.parse(self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
+            if not self.closed:
+                buffer_consume(&self.inbound, used)
+        else:
+            used = self.parse(self.poller.scratch, count)
+            if used < <size_t> count and not self.closed:
+                buffer_append(&self.inbound, self.poller.scratch + used, count - used)
+        return 0
+
+    cdef size_t parse(self, const uint8_t* data, size_t count) except? 0:
+        """Deals with the messages in `data`; returns how many bytes need not be seen again."""
+        cdef size_t at = 0, here
+        cdef int64_t size
+        cdef uint8_t kind
+        cdef int verdict
+        self.run = data
+        self.run_length = 0
+        while at < count:
+            if self.stream_left:
+                here = min(count - at, self.stream_left)
+                self.stream_left -= here
+                if not self.stream_drop:
+                    self.pass_on(data + at, here)
+                at += here
+                continue
+            size = frame_size(data + at, count - at, SERVER_BODY_BYTES_MAX)
+            if size == 0:
+                break
+            kind = data[at]
+            if size < 0:
+                self.out_of_step(kind)
+                return count
+            here = <size_t> size
+            if kind == b"Z" and size != 6:
+                self.out_of_step(kind)
+                return count
+            if here > count - at:
+                if kind == b"D" or kind == b"d" or here > WHOLE_FRAME_BYTES_MAX:
+                    here = count - at
+                else:
+                    break
+            if (kind == b"D" or kind == b"T") and self.replies.count:
+                # Rows, by far the most there is: nothing about them changes what is owed.
+                if (replies_head(&self.replies).code == REPLY_QUERY
+                        and replies_head(&self.replies).action == ACTION_FORWARD):
+                    if here < <size_t> size:
+                        self.stream_left = <size_t> size - here
+                        self.stream_drop = False
+                    self.pass_on(data + at, here)
+                    at += here
+                    continue
+            if kind == b"E":
+                verdict = self.on_error(data + at, here)
+            else:
+                verdict = self.on_message(kind, data + at, here)
+            if self.closed or verdict == VERDICT_DESYNC:
+                return count
+            if here < <size_t> size:
+                self.stream_left = <size_t> size - here
+                self.stream_drop = verdict == VERDICT_SKIP
+            if verdict == VERDICT_FORWARD:
+                self.pass_on(data + at, here)
+            at += here
+            if kind == b"Z":
+                self.flush_run()
+                self.on_ready()
+                if self.closed:
+                    return count
+        self.flush_run()
+        return at
+
+    cdef inline int pass_on(self, const uint8_t* data, size_t count) except -1:
+        """Adds bytes to what goes to the session; adjacent bytes leave in one send."""
+        if self.run + self.run_length != data:
+            self.flush_run()
+            self.run = data
+        self.run_length += count
+        return 0
+
+    cdef int flush_run(self) except -1:
+        cdef Session session = self.session
+        cdef size_t length = self.run_length
+        if length == 0:
+            return 0
+        self.run_length = 0
+        if session is None:
+            return 0
+        session.answered = True
+        session.write(self.run, length)
+        if buffer_waiting(&session.outbound):
+            # The client reads slower than the server writes: the server waits.
+            self.listen_for(self.interest & ~<uint32_t> EPOLLIN)
+            session.blocked_since_ns = self.poller.now_ns
+        return 0
+
+    cdef int on_message(self, uint8_t kind, const uint8_t* data, size_t size) except -2:
+        cdef int verdict
+        cdef Reply head
+        if self.replies.count:
+            head = replies_head(&self.replies)[0]
+        elif kind == b"Z" and self.syncs_unsure:
+            self.syncs_unsure -= 1
+            self.failed = False
+            self.status = data[5]
+            if self.session is not None:
+                self.session.status = self.status
+            return VERDICT_FORWARD
+        elif kind != b"N" and kind != b"S" and kind != b"A":
+            self.out_of_step(kind)
+            return VERDICT_DESYNC
+        verdict = replies_take(&self.replies, kind)
+        if kind == b"D":
+            return verdict if verdict >= 0 else self.out_of_step(kind)
+        if verdict == VERDICT_DESYNC:
+            return self.out_of_step(kind)
+        if kind == b"C" and self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
+            self.session.shadow.observed(data[5:size - 1])
+        if verdict & VERDICT_POPPED:
+            if head.flags & FLAG_CHANGE:
+                self.changes.popleft()
+            if kind == b"Z":
+                self.status = data[5]
+                if head.action == ACTION_FORWARD:
+                    if self.session is not None:
+                        self.session.status = self.status
+                    self.unit_done(&head)
+            elif self.copying and head.code == REPLY_EXECUTE:
+                self.copying = False
+                replies_end_copy(&self.replies)
+            verdict &= ~VERDICT_POPPED
+            if self.replies.count and replies_head(&self.replies).action == ACTION_FAKE or (
+                    self.replies.count and replies_head(&self.replies).code == REPLY_COPY_END):
+                if verdict == VERDICT_FORWARD:
+                    self.pass_on(data, size)
+                self.answer_fakes()
+                return VERDICT_SKIP
+        elif kind == b"G":
+            self.copying = True
+            if (self.session is None or self.session.phase == PHASE_LEAVING) and self.copy_half_sent():
+                # The data this COPY waits for will never come.
+                if self.session is None:
+                    self.end()
+                    return VERDICT_DESYNC
+                self.say_goodbye()
+            else:
+                self.show_fakes()
+        elif kind == b"C" and self.copying and head.code == REPLY_QUERY:
+            self.copying = False
+            self.copy_end_used()
+        return verdict
+
+    cdef int answer_fakes(self) except -1:
+        """The proxy's own answers that are due now go out behind what the server has answered so far."""
+        cdef uint8_t code
+        self.flush_run()
+        while self.replies.count:
+            code = replies_head(&self.replies).code
+            if code != REPLY_COPY_END:
+                if replies_head(&self.replies).action != ACTION_FAKE:
+                    break
+                if replies_head(&self.replies).flags & FLAG_CHANGE:
+                    self.changes.popleft()
+                if self.session is not None:
+                    self.session.write_complete(code)
+            replies_pop(&self.replies)
+        return 0
+
+    cdef int on_error(self, const uint8_t* data, size_t size) except -2:
+        """ErrorResponse: decides who gets it, and what the server will not answer because of it."""
+        cdef Reply head, unit
+        cdef Session session = self.session
+        cdef bytes sqlstate, severity
+        cdef bint fatal
+        severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
+        fatal = severity == b"FATAL" or severity == b"PANIC"
+        if fatal:
+            self.tainted = self.fatal_seen = True
+        if self.replies.count == 0:
+            # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
+            self.tainted = True
+            if session is None or session.phase == PHASE_WAITING:
+                self.session = None
+                if session is not None:
+                    session.take_back()
+                self.end()
+                return VERDICT_SKIP
+            if session is not None:
+                self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
+                return VERDICT_FORWARD
+        head = replies_head(&self.replies)[0]
+        unit = self.unit_reply()
+        self.unit_error = self.relay.error_class(sqlstate, self.pool.state.index != 0)
+        self.relay.count_sqlstate(unit.service, self.pool.state.index, sqlstate)
+        if self.unit_error == 1 and session is not None and session.may_retry():
+            # A copy that cannot answer must not cost the client its read: the owner answers instead.
+            self.relay.count_call(unit.service, self.pool.state.index, unit.op, 0, 1, False, self.number)
+            self.unit_error = 0
+            self.run_length = 0
+            self.skip_failed()
+            session.retry()
+            return VERDICT_SKIP
+        if session is not None and session.shadow is not None:
+            session.shadow.observed_error(sqlstate)
+        if sqlstate == b"0A000" and STALE_PLAN in (<const char*> data)[:size]:
+            self.relay.prepare_anew()
+        if head.flags & FLAG_BEGIN and session is not None and not fatal:
+            # The statement behind it may already be running outside the transaction it was meant for.
+            self.tainted = True
+            session.fatal("08007", "the transaction could not be started at the server",
+                          "Reconnect and check what the statement sent last has done before repeating it.")
+            return VERDICT_SKIP
+        self.skip_failed()
+        if session is None:
+            self.tainted = self.tainted or head.action == ACTION_SKIP
+        return VERDICT_FORWARD
+
+    cdef int skip_failed(self) except -1:
+        """Drops the replies that will not come: after an error the server skips everything up to Sync."""
+        cdef Reply head
+        cdef uint32_t index
+        cdef bint unnamed
+        if self.copying:
+            self.copying = False
+            if replies_head(&self.replies).code == REPLY_EXECUTE:
+                for index in range(self.replies.count):
+                    if replies_at(&self.replies, index).code == REPLY_COPY_END:
+                        break
+                    self.syncs_unsure += replies_at(&self.replies, index).code == REPLY_SYNC
+                self.tainted = self.tainted or self.syncs_unsure > 0
+                replies_end_copy(&self.replies)
+                self.failed = not self.has_sync()
+                return 0
+        if not replies_fails_to_sync(&self.replies):
+            return 0
+        unnamed = replies_head(&self.replies).flags & FLAG_UNNAMED
+        self.unnamed_token = -1
+        skipped = []
+        while self.replies.count and replies_head(&self.replies).code != REPLY_SYNC:
+            head = replies_head(&self.replies)[0]
+            if head.flags & FLAG_CHANGE:
+                skipped.append((head.code, head.action, self.changes.popleft()))
+            replies_pop(&self.replies)
+        for code, action, change in reversed(skipped):
+            self.undo(code, action, change)
+        if unnamed and self.session is not None and not self.unnamed_follows():
+            self.session.unnamed_token = 0     # a Parse that fails has dropped the one before
+        self.failed = self.replies.count == 0
+        return 0
+
+    cdef bint unnamed_follows(self):
+        """Whether something was sent behind the failed batch that decides what the unnamed statement is."""
+        cdef uint32_t index
+        cdef Reply* reply
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.flags & FLAG_UNNAMED or reply.code == REPLY_QUERY:
+                return True
+        return False
+
+    cdef int undo(self, int code, int action, tuple change) except -1:
+        """The server refused or skipped a message: what was noted when it was sent is not so.
+
+        `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
+        where the proxy itself parsed it; (session, None, None, (token, entry, body)) with what the session's unnamed
+        statement was before.
+        """
+        cdef Session session
+        cdef Statement statement
+        session, name, statement, unnamed = change
+        if statement is not None and code == REPLY_PARSE and action != ACTION_FAKE:
+            self.prepared.pop(statement.id, None)
+        if session is not self.session:
+            return 0
+        session.last_statement = None
+        if unnamed is not None:
+            session.restore_unnamed(unnamed)
+        elif code != REPLY_PARSE:              # Close, or the Execute of a DEALLOCATE
+            if session.statements is None:
+                session.statements = {}
+            session.statements[name] = statement
+        elif name is not None and session.statements is not None and session.statements.get(name) is statement:
+            del session.statements[name]
+        return 0
+
+    cdef bint copy_half_sent(self):
+        """Whether the server waits for COPY data of which the end has not been sent."""
+        cdef uint32_t index
+        if not self.copying:
+            return False
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).code == REPLY_COPY_END:
+                if replies_at(&self.replies, index).action == ACTION_FORWARD:
+                    return False
+        return True
+
+    cdef int show_fakes(self) except -1:
+        """A COPY begins, and the client has sent something else than its data: the server must see that too."""
+        cdef uint32_t index
+        cdef Reply* reply
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.code == REPLY_COPY_END and reply.action == ACTION_FORWARD:
+                return 0
+            if reply.action == ACTION_FAKE:
+                # The type is all the server looks at: whatever stands behind it, it closes the connection.
+                return self.append_frame((b"P" if reply.code == REPLY_PARSE else b"C") + b"\0\0\0\x06S\0")
+        return 0
+
+    cdef int copy_end_used(self) except -1:
+        """One of several COPYs in a text is over: the first CopyDone was its."""
+        cdef uint32_t index
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).code == REPLY_COPY_END:
+                if replies_at(&self.replies, index).action == ACTION_FORWARD:
+                    replies_at(&self.replies, index).action = ACTION_SKIP
+                    return 0
+        return 0
+
+    cdef Reply unit_reply(self):
+        """What is known of the unit that is being answered: it stands at the reply that will end it."""
+        cdef Reply unknown
+        cdef uint32_t index
+        cdef uint8_t code
+        for index in range(self.replies.count):
+            code = replies_at(&self.replies, index).code
+            if ((code == REPLY_SYNC or code == REPLY_QUERY)
+                    and replies_at(&self.replies, index).action == ACTION_FORWARD):
+                return replies_at(&self.replies, index)[0]
+        memset(&unknown, 0, sizeof(Reply))
+        unknown.service = <int16_t> (self.session.unit_service if self.session is not None else -1)
+        unknown.op = <uint8_t> (self.session.unit_op if self.session is not None else OP_OTHER)
+        unknown.started_ns = self.poller.now_ns
+        return unknown
+
+    cdef bint has_sync(self):
+        return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
+
+    cdef int unit_done(self, Reply* reply) except -1:
+        """ReadyForQuery for a unit the client sent: its outcome and duration are known."""
+        cdef Session session = self.session
+        cdef int64_t now = monotonic_ns()
+        cdef int64_t took = now - reply.started_ns
+        if session is None:
+            self.unit_error = 0
+            return 0                   # nobody waited for it, or it was counted when the owner was asked instead
+        if session.blocked_ns:
+            took -= session.blocked_ns
+            session.blocked_ns = 0
+        if reply.flags & FLAG_WRITES:
+            session.transaction_wrote = True
+        if self.status == b"I" and session.transaction_wrote:
+            # Taken after the answer arrived: everything committed so far lies before it.
+            session.last_write_ns = now
+            session.transaction_wrote = False
+        self.relay.count_call(reply.service, self.pool.state.index, reply.op, took if took > 0 else 0,
+                              self.unit_error, reply.flags & FLAG_SLOW, self.number)
+        self.unit_error = 0
+        return 0
+
+
+cdef tuple error_fields(const uint8_t* data, size_t size):
+    """(severity, SQLSTATE) of an ErrorResponse body; either may be missing (CVE-2026-6666): then b""."""
+    cdef bytes severity = b"", sqlstate = b""
+    cdef size_t at = 0, stop
+    cdef uint8_t field
+    while at < size and data[at] != 0:
+        field = data[at]
+        stop = at + 1
+        while stop < size and data[stop] != 0:
+            stop += 1
+        if field == b"V" or (field == b"S" and not severity):
+            severity = (<const char*> data)[at + 1:stop]
+        elif field == b"C":
+            sqlstate = (<const char*> data)[at + 1:stop]
+            if severity:
+                break
+        at = stop + 1
+    return severity, sqlstate

@@ -1,0 +1,384 @@
+# One client connection: cuts what it sends into messages, writes to it, and sees to its end.
+
+cdef enum:
+    PHASE_HANDSHAKE = 0      # login; plain Python decides
+    PHASE_WELCOME = 1        # authenticated, waits for the server's parameters
+    PHASE_READY = 2          # messages are dealt with as they arrive
+    PHASE_WAITING = 3        # for a link
+    PHASE_AWAITING = 4       # for outstanding replies, because what comes next may belong elsewhere
+    PHASE_LEAVING = 5        # the client sends nothing more; what it asked for is still answered
+    PHASE_CLOSING = 6        # the last bytes are on their way to the client
+
+    CLIENT_BODY_BYTES_MAX = 0x3fffffff     # PQ_LARGE_MESSAGE_LIMIT of pqcomm.h
+    HELD_FRAME_BYTES_MAX = 65536           # larger Bind and CopyData messages are streamed
+    REPLAY_BYTES_MAX = 65536
+    OUTBOUND_BYTES_MAX = 65536             # local answers that may pile up before reading from the client stops
+
+    OP_READ = 0
+    OP_WRITE = 1
+    OP_OTHER = 2
+
+    TAKEN = 1                # verdicts of Session.dispatch
+    STOP = 0
+
+
+cdef class Client(Connection):
+    """A client's socket and all the state of its session."""
+
+    cdef Relay relay
+    cdef int phase
+    cdef object handshake
+    cdef bint refused                      # too many clients: told so once it has logged in
+    cdef Identity identity
+    cdef readonly uint32_t process_id
+    cdef readonly bytes secret_key
+    cdef Link link
+    cdef uint8_t status                    # as the client knows it: I, T or E
+    cdef dict statements                   # client's name -> Statement, made when first needed
+    cdef Statement last_statement
+    cdef bytes last_name
+    cdef Buffer unnamed                    # body of the last unnamed Parse, without its name
+    cdef int64_t unnamed_token             # 0: the session has no unnamed statement
+    cdef Entry unnamed_entry
+    cdef Entry bound_entry                 # what the next Execute runs
+    cdef Buffer begin                      # a BEGIN that was answered but not sent yet
+    cdef bint in_batch                     # extended messages since the last Sync
+    cdef bint skip_to_sync                 # the proxy refused something in this batch
+    cdef size_t stream_left
+    cdef bint stream_drop
+    cdef bint torn                         # the client has got a part of a message, and the rest will not come
+    cdef bytes farewell                    # an error that goes out behind the last answer
+    cdef const uint8_t* run
+    cdef size_t run_length
+    cdef bint link_dirty                   # bytes stand in the link's outbound that no send was tried for
+    cdef size_t consumed_ahead             # bytes a dispatch has dealt with, its own message included
+    cdef bint resuming                     # stands in the relay's queue of sessions to go on with
+    # The unit being sent: where it goes and why.
+    cdef bint routed                       # its route is decided
+    cdef bint sound                        # it is known not to begin in a failed transaction
+    cdef bint aborted                      # it is known to begin in one
+    cdef int unit_service
+    cdef int unit_op
+    cdef int unit_flags
+    cdef bint unit_on_copy
+    cdef bint force_owner                  # a copy has failed this unit
+    cdef bint answered                     # bytes of its answer have gone to the client
+    cdef Buffer replay                     # its messages, while it could still be asked elsewhere
+    cdef Pool waiting_in
+    cdef int64_t wait_since_ns
+    cdef int64_t deadline_ns               # of login, or of the farewell
+    cdef int64_t last_write_ns             # its newest write is older than this
+    cdef bint transaction_wrote
+    cdef int64_t blocked_since_ns
+    cdef int64_t blocked_ns
+    cdef object shadow                     # proxy.shadow.Unit being recorded, or None
+
+    cdef int stop_waiting(self) except -1:
+        raise NotImplementedError("stop_waiting belongs to Unit")
+
+    cdef int dispatch(self, uint8_t kind, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
+        raise NotImplementedError("dispatch belongs to Session")
+
+    def __cinit__(self, Relay relay, int fd, uint32_t process_id, bytes secret_key):
+        self.relay = relay
+        self.poller = relay.poller
+        self.fd = fd
+        self.interest = EPOLLIN
+        self.process_id = process_id
+        self.secret_key = secret_key
+        self.status = b"I"
+        self.unit_service = -1
+        self.unit_op = OP_OTHER
+
+    def __dealloc__(self):
+        buffer_free(&self.unnamed)
+        buffer_free(&self.begin)
+        buffer_free(&self.replay)
+
+    cdef int on_readable(self) except -1:
+        cdef ssize_t count = self.receive()
+        cdef size_t used
+        if count <= 0:
+            return 0 if count == 0 else self.on_lost()
+        if self.phase != PHASE_READY:
+            if self.phase == PHASE_HANDSHAKE:
+                return self.shake(self.poller.scratch[:count])
+            if self.phase < PHASE_LEAVING:
+                buffer_append(&self.inbound, self.poller.scratch, count)
+            return 0
+        if buffer_waiting(&self.inbound):
+            buffer_append(&self.inbound, self.poller.scratch, count)
+            return self.feed_inbound()
+        used = self.feed(self.poller.scratch, count)
+        if used < <size_t> count and not self.closed and self.phase < PHASE_LEAVING:
+            buffer_append(&self.inbound, self.poller.scratch + used, count - used)
+        return self.listen()
+
+    cdef int feed_inbound(self) except -1:
+        cdef size_t used
+        used = self.feed(self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
+        if not self.closed:
+            buffer_consume(&self.inbound, used)
+            self.listen()
+        return 0
+
+    cdef int listen(self) except -1:
+        """Reads from the client only while what it sends can be dealt with."""
+        cdef bint reading
+        if self.closed:
+            return 0
+        reading = ((self.phase == PHASE_READY or self.phase == PHASE_HANDSHAKE)
+                   and buffer_waiting(&self.outbound) < OUTBOUND_BYTES_MAX
+                   and (self.link is None or buffer_waiting(&self.link.outbound) == 0))
+        if reading:
+            return self.listen_for(self.interest | EPOLLIN)
+        return self.listen_for(self.interest & ~<uint32_t> EPOLLIN)
+
+    cdef size_t feed(self, const uint8_t* data, size_t count) except? 0:
+        """Deals with the messages in `data`; returns how many bytes need not be seen again."""
+        cdef size_t at = 0, here
+        cdef int64_t size
+        cdef uint8_t kind
+        self.run = data
+        self.run_length = 0
+        while at < count:
+            if self.stream_left:
+                here = min(count - at, self.stream_left)
+                self.stream_left -= here
+                if not self.stream_drop and self.link is not None:
+                    self.pass_on(data + at, here)
+                at += here
+                continue
+            size = frame_size(data + at, count - at, CLIENT_BODY_BYTES_MAX)
+            if size == 0:
+                break
+            if size < 0:
+                self.protocol_error(f"invalid message length of {read_int32(data + at + 1)} bytes")
+                return count
+            kind = data[at]
+            here = <size_t> size
+            if here > count - at:
+                here = self.streamable(kind, data + at, count - at, size)
+                if self.closed or self.phase >= PHASE_LEAVING:
+                    return count
+                if here == 0:
+                    break
+            self.stream_drop = False
+            if self.dispatch(kind, data + at, here, size, count - at) == STOP:
+                break
+            if self.closed or self.phase >= PHASE_LEAVING:
+                return count
+            if self.consumed_ahead:
+                at += self.consumed_ahead
+                self.consumed_ahead = 0
+                continue
+            if here < <size_t> size:
+                self.stream_left = <size_t> size - here
+            at += here
+        if self.closed or self.phase >= PHASE_LEAVING:
+            return count
+        self.flush_run()
+        if self.link is not None and self.link.replies.count == 0:
+            self.link.release_if_done()
+        return at
+
+    cdef size_t streamable(self, uint8_t kind, const uint8_t* data, size_t available, int64_t size) except? 0:
+        """How much of an incomplete message may be dealt with now; 0: wait for the rest."""
+        if kind == b"d":
+            return available
+        if size <= HELD_FRAME_BYTES_MAX:
+            return 0
+        if kind == b"B" or kind == b"F":
+            # Portal and statement names stand at the front; parameters are not looked at.
+            if available > 1024 and (kind == b"F" or bind_header(data, available) > 0):
+                return available
+            if available < HELD_FRAME_BYTES_MAX:
+                return 0
+        if (kind == b"Q" or kind == b"P") and size > self.relay.statement_bytes_max:
+            if kind == b"Q" or parse_header(data, available) > 0:
+                return available
+            if available < HELD_FRAME_BYTES_MAX:
+                return 0
+        elif kind == b"Q" or kind == b"P":
+            return 0
+        self.protocol_error(f"message of type {chr(kind)!r} is too long: {size} bytes")
+        return available
+
+    cdef inline int pass_on(self, const uint8_t* data, size_t count) except -1:
+        """Adds bytes to what goes to the link; adjacent bytes leave in one send, straight from where they are."""
+        if self.run + self.run_length != data:
+            self.set_aside_run()
+            self.run = data
+        self.run_length += count
+        return 0
+
+    cdef int set_aside_run(self) except -1:
+        """Something will be sent behind the run that does not stand behind it in memory."""
+        if self.run_length and self.link is not None:
+            buffer_append(&self.link.outbound, self.run, self.run_length)
+            self.link_dirty = True
+        self.run_length = 0
+        return 0
+
+    cdef int flush_run(self) except -1:
+        """Sends what has been collected for the link."""
+        cdef size_t length = self.run_length
+        if self.link is None:
+            self.run_length = 0
+            return 0
+        if not self.link_dirty:
+            self.run_length = 0
+            return self.link.write(self.run, length) if length else 0
+        self.set_aside_run()
+        self.link_dirty = False
+        return self.link.flush()
+
+    cdef int insert(self, const uint8_t* data, size_t count) except -1:
+        """Puts bytes of the proxy's own between the client's messages."""
+        self.set_aside_run()
+        buffer_append(&self.link.outbound, data, count)
+        self.link_dirty = True
+        return 0
+
+    cdef int insert_bytes(self, bytes data) except -1:
+        return self.insert(<const uint8_t*> PyBytes_AS_STRING(data), len(data))
+
+    cdef int write_bytes(self, bytes data) except -1:
+        return self.write(<const uint8_t*> PyBytes_AS_STRING(data), len(data))
+
+    cdef int write_complete(self, uint8_t code) except -1:
+        """ParseComplete, CloseComplete or a DEALLOCATE's CommandComplete in the server's stead."""
+        if code == REPLY_EXECUTE:
+            return self.write_bytes(COMMAND_COMPLETE["DEALLOCATE"])
+        return self.write(b"1\0\0\0\x04" if code == REPLY_PARSE else b"3\0\0\0\x04", 5)
+
+    cdef int on_drained(self) except -1:
+        if self.phase == PHASE_CLOSING:
+            return self.end()
+        if self.blocked_since_ns:
+            self.blocked_ns += self.poller.now_ns - self.blocked_since_ns
+            self.blocked_since_ns = 0
+        if self.link is not None:
+            self.link.listen_for(self.link.interest | EPOLLIN)
+        if self.phase == PHASE_READY and buffer_waiting(&self.inbound):
+            self.relay.resume(self)
+        return self.listen()
+
+    cdef int protocol_error(self, str message) except -1:
+        """What was asked before is still answered, then the client is told and the connection closed."""
+        self.farewell = self.relay.error_frame(
+            "FATAL", "08P01", message, "The client speaks something else than PostgreSQL's protocol, version 3.")
+        return self.leave()
+
+    cdef int fatal(self, str sqlstate, str message, str hint) except -1:
+        """Says why and closes; nothing else of this session reaches a server."""
+        if self.closed or self.phase == PHASE_CLOSING:
+            return 0
+        self.flush_run()
+        if self.link is not None and self.link.torn():
+            self.torn = True
+        self.farewell = self.relay.error_frame("FATAL", sqlstate, message, hint)
+        return self.finish()
+
+    cdef int finish(self) except -1:
+        """Closes once everything has been sent."""
+        cdef Link link = self.link
+        if self.closed or self.phase == PHASE_CLOSING:
+            return 0
+        self.phase = PHASE_CLOSING
+        self.stop_waiting()
+        self.link = None
+        if link is not None:
+            link.abandon()
+        if self.farewell is not None and not self.torn:
+            self.write_bytes(self.farewell)
+        if buffer_waiting(&self.outbound) == 0 or self.broken:
+            return self.end()
+        self.deadline_ns = self.poller.now_ns + 5000000000
+        self.relay.deadlines.add(self)
+        return self.listen_for(EPOLLOUT)
+
+    cdef int on_lost(self) except -1:
+        """The client sends nothing more. It may still read, as one that has shut down its side does."""
+        if self.broken or self.phase != PHASE_READY:
+            return self.end()
+        return self.leave()
+
+    cdef int on_hangup(self) except -1:
+        return self.end()
+
+    cdef int leave(self) except -1:
+        """Terminate, or the end of what the client sends: what was asked before is carried out and answered."""
+        self.flush_run()
+        if self.link is None or (self.link.replies.count == 0 and buffer_waiting(&self.link.outbound) == 0):
+            return self.finish()
+        if self.stream_left:
+            return self.end()
+        self.phase = PHASE_LEAVING
+        if self.in_batch or self.link.copy_half_sent():
+            self.link.say_goodbye()
+        return self.listen()
+
+    cdef int on_fault(self, object error) except -1:
+        self.relay.fault(error)
+        self.run_length = 0
+        if self.link is not None:
+            self.link.tainted = True       # what was noted for it and what was sent to it may differ
+        return self.fatal("XX000", "pgshunt failed while it handled this session", "Please report this.")
+
+    cdef int end(self) except -1:
+        cdef Link link = self.link
+        if self.closed:
+            return 0
+        self.phase = PHASE_CLOSING
+        self.link = None
+        self.stop_waiting()
+        self.shut()
+        self.relay.session_ended(self)
+        if link is not None:
+            link.abandon()
+        self.statements = None
+        self.shadow = None
+        return 0
+
+    cdef int shake(self, bytes data) except -1:
+        self.relay.shake(self, data)
+        return 0
+
+
+cdef inline int32_t read_int32(const uint8_t* at) noexcept:
+    return <int32_t> read_uint32(at)
+
+
+cdef inline size_t zero_from(const uint8_t* data, size_t at, size_t end) noexcept:
+    """Offset of the first zero byte in data[at:end]; 0 if there is none."""
+    cdef const void* found
+    if at >= end:
+        return 0
+    found = memchr(data + at, 0, end - at)
+    return <size_t> (<const uint8_t*> found - data) if found != NULL else 0
+
+
+cdef inline size_t parse_header(const uint8_t* data, size_t available) noexcept:
+    """Offset of the statement's text in a Parse message; 0: malformed or incomplete."""
+    cdef size_t name_end = zero_from(data, 5, available)
+    return name_end + 1 if name_end else 0
+
+
+cdef inline size_t bind_header(const uint8_t* data, size_t available) noexcept:
+    """Offset of what follows the statement's name in a Bind message; 0: malformed or incomplete."""
+    cdef size_t portal_end = zero_from(data, 5, available)
+    cdef size_t name_end
+    if portal_end == 0:
+        return 0
+    name_end = zero_from(data, portal_end + 1, available)
+    return name_end + 1 if name_end else 0
+
+
+cdef bytes ready_for_query(uint8_t status):
+    return READY_FOR_QUERY[status]
+
+
+cdef bytes command_complete(Entry entry):
+    """CommandComplete of a transaction statement, None if only a server can carry it out."""
+    return entry.plan if isinstance(entry.plan, bytes) else None

@@ -1,0 +1,329 @@
+# Decides each unit's route from the current epoch's table, and counts how it went.
+
+cdef enum:
+    STAY_NS_MAX = 10000000             # how long the relay serves sockets before other callbacks get their turn
+    STAY_WAIT_MS = 20
+    STAY_ROUNDS_WATCHED = 8
+    SWEEP_NS = 1000000000              # how often links and identities are looked through
+    DOWN_NS = 1000000000               # how long reads avoid an endpoint that could not be connected to
+
+
+cdef class Routes:
+    """Routing table, shapes, endpoints and counts of one worker."""
+
+    cdef Poller poller
+    cdef object loop
+    cdef int loop_epoll_fd                 # uvloop's own epoll, in which ours is watched
+    cdef readonly int index
+    cdef readonly int board_workers
+    cdef readonly int clients
+    cdef readonly int waiting              # sessions in the queues of all pools
+    cdef int arriving                      # sessions that wait to be welcomed
+    cdef public object on_urgent           # called when the supervisor should hear of the counters now
+    cdef public object on_foreign_cancel   # (worker, process id, key) of a cancel request for another worker's session
+    cdef public object on_event            # rare things for the event log
+    cdef object board
+    cdef int64_t[:] freshness
+    cdef object policy                     # proxy.policy.Policy: logins, new links, cancels
+    cdef object shadows                    # proxy.shadow.Shadows
+    cdef readonly object table
+    cdef readonly object catalogue
+    cdef object placement
+    cdef long epoch
+    cdef bint splitting                    # some service is read from its own database too
+    cdef bint shadowing                    # some service's writes are validated
+    cdef list copies                       # per service index: list of endpoint indexes, or None
+    cdef readonly list endpoints           # EndpointState
+    cdef ShapeCache shapes
+    cdef Entry unknown
+    cdef Counters counters
+    cdef list service_names, endpoint_names, sides, reason_names
+    cdef object statements                 # WeakValueDictionary: (text, search path) -> Statement
+    cdef long statement_ids, link_numbers, fault_count
+    cdef int64_t unnamed_tokens
+    cdef readonly set links
+    cdef set deadlines                     # sessions that must be done with something by their deadline
+    cdef dict keys                         # process id -> session
+    cdef list ready                        # sessions to go on with
+    cdef bint running
+    cdef readonly bint draining
+    cdef object drained
+    cdef int64_t lag_ns_max, latency_ns_max, wait_ns_max, login_ns_max
+    cdef readonly int64_t statement_bytes_max
+    cdef readonly int links_per_user_max, links_total_max
+    cdef readonly int links_open           # at all endpoints, those being opened included
+    cdef int64_t swept_ns                  # when idle links were looked at last
+    cdef uint64_t random_state
+    cdef uint32_t next_process
+    cdef dict error_classes
+    cdef dict gauges                       # as they were sent last
+    cdef long parses                       # likewise
+    cdef bint urgent
+    cdef public int loop_tasks             # tasks of the policy's and the shadows' that the Python loop must serve
+
+    cdef int run_ready(self) except -1:
+        raise NotImplementedError("run_ready belongs to Relay")
+
+    def apply(self, table, catalogue):
+        """Routes by this epoch from the next unit on; transactions go on where they are."""
+        cdef Link link
+        cdef int index
+        before = self.copies
+        if not self.endpoints:
+            for index, endpoint in enumerate(table.endpoints):
+                self.endpoints.append(EndpointState(endpoint, index, self.policy.links_max(endpoint)))
+        elif [state.endpoint for state in self.endpoints] != list(table.endpoints):
+            raise ValueError("the endpoints of a running worker cannot change")
+        if self.counters is None or [service.name for service in table.services] != self.service_names[1:]:
+            # Counts go out under the names they were counted for; the worker drains before it applies.
+            self.counters = Counters(len(table.services), len(table.endpoints))
+            self.forget_services()
+        if self.catalogue is None or catalogue.version != self.catalogue.version:
+            self.shapes.clear()
+            self.prepare_anew()
+        self.table = table
+        self.catalogue = catalogue
+        self.placement = Placement.of(table)
+        self.epoch = table.epoch
+        self.lag_ns_max = table.lag_ms_max * 1_000_000
+        self.service_names = ["", *(service.name for service in table.services)]
+        self.endpoint_names = [endpoint.name for endpoint in table.endpoints]
+        self.sides = [["baseline"] * len(table.endpoints)]
+        for service in table.services:
+            self.sides.append([
+                "candidate" if endpoint.database == service.database else "baseline" for endpoint in table.endpoints
+            ])
+        self.copies = [None] * len(table.services)
+        for copy in self.placement.copies:
+            self.copies[copy.service] = list(copy.endpoints)
+        self.splitting = any(copies is not None for copies in self.copies)
+        self.shadowing = self.shadows.apply(table)
+        self.unknown.epoch = self.epoch
+        self.unknown.service = -1
+        self.unknown.reason = Reason.UNKNOWN
+        if before is not None:
+            self.call_back(before)
+            for index, copies in enumerate(self.copies):
+                if copies is not None and (index >= len(before) or before[index] is None):
+                    self.counters.forget_run(index)
+        self.run_ready()
+
+    cdef int forget_services(self) except -1:
+        """The services are others now: what is under way is counted as nobody's."""
+        cdef Link link
+        cdef Session session
+        cdef uint32_t index
+        for link in self.links:
+            for index in range(link.replies.count):
+                replies_at(&link.replies, index).service = -1
+        for session in self.keys.values():
+            session.unit_service = -1
+            session.shadow = None
+        return 0
+
+    cdef int call_back(self, list before) except -1:
+        """Reads that hang at a copy which is not to be read any more are asked at the owner instead."""
+        cdef Link link
+        cdef Session session
+        gone = set()
+        for index, endpoints in enumerate(before):
+            if endpoints is not None and (index >= len(self.copies) or self.copies[index] is None):
+                gone.update(endpoints)
+        for link in list(self.links):
+            session = link.session
+            if link.pool.state.index in gone and session is not None and session.may_retry():
+                session.retry()
+                link.end()
+        return 0
+
+    def resolve(self, text, search_path):
+        """Makes the shape of a text the cache does not know."""
+        try:
+            sql = text.decode()
+        except UnicodeDecodeError:
+            return unknown("not UTF-8")
+        return classify(sql, search_path, self.catalogue)
+
+    cdef int plan(self, Entry entry) except -1:
+        """Fills in where statements of this shape go in this epoch."""
+        plan = decide(entry.shape, self.table, self.placement)
+        entry.service = plan.service
+        entry.reason = plan.reason
+        entry.plan_kind = plan.kind
+        if entry.plan_kind == PLAN_SPLIT:
+            entry.endpoint = plan.baseline
+            entry.percent = plan.percent
+        else:
+            entry.endpoint = plan.endpoint
+        # What the proxy can answer itself keeps the answer in the plan's place.
+        entry.plan = COMMAND_COMPLETE.get(local_tag(entry.shape), plan)
+        entry.epoch = self.epoch
+        return 0
+
+    cdef inline uint64_t random(self) noexcept:
+        self.random_state ^= self.random_state << 13
+        self.random_state ^= self.random_state >> 7
+        self.random_state ^= self.random_state << 17
+        return self.random_state >> 11
+
+    cdef EndpointState route(self, Entry entry, Session session, bint whole):
+        """The endpoint for a unit that begins with a statement of this shape, outside any transaction."""
+        cdef int reason, index
+        if entry.epoch != self.epoch:
+            self.plan(entry)
+        session.unit_service = entry.service
+        reason = entry.reason
+        if buffer_waiting(&session.begin):
+            reason = REASON_TRANSACTION
+        elif session.force_owner:
+            reason = REASON_RETRIED
+        elif entry.plan_kind == PLAN_SPLIT:
+            reason = REASON_BASELINE
+            if whole and <int> (self.random() % 100) < entry.percent:
+                index = self.fresh_copy(entry.service, session, &reason)
+                if index >= 0:
+                    self.count_route(entry.service, REASON_SPLIT)
+                    return <EndpointState> self.endpoints[index]
+        self.count_route(entry.service, reason)
+        return <EndpointState> self.endpoints[entry.endpoint]
+
+    cdef int fresh_copy(self, int service, Session session, int* reason) except -2:
+        """An endpoint of the service's own database that holds all this session has written; -1 if none does."""
+        cdef list copies = self.copies[service]
+        cdef int count, step, index
+        cdef int64_t fresh
+        cdef EndpointState state
+        cdef uint64_t first
+        if copies is None:
+            return -1
+        count = len(copies)
+        first = self.random()
+        reason[0] = REASON_NOT_FRESH
+        for step in range(count):
+            index = copies[(first + step) % count]
+            state = <EndpointState> self.endpoints[index]
+            if state.down_until_ns > self.poller.now_ns:
+                reason[0] = REASON_CANDIDATE_DOWN
+                continue
+            fresh = self.freshness[index]
+            if fresh > session.last_write_ns and self.poller.now_ns - fresh < self.lag_ns_max:
+                return index
+        return -1
+
+    cdef Pool pool(self, Identity identity, EndpointState state):
+        cdef Pool pool
+        while len(identity.pools) <= state.index:
+            identity.pools.append(None)
+        pool = identity.pools[state.index]
+        if pool is None:
+            pool = Pool(self, state, identity)
+            identity.pools[state.index] = pool
+            state.pools.append(pool)
+        return pool
+
+    cdef int grow_pools(self) except -1:
+        """A link less: opens links for those who wait, longest wait first."""
+        cdef EndpointState state
+        cdef Pool pool
+        waiting = []
+        for state in self.endpoints:
+            for pool in state.pools:
+                if pool.opening < len(pool.waiters) + len(pool.identity.arrivals):
+                    waiting.append((pool.waiting_since(), len(waiting), pool))
+        for _, _, pool in sorted(waiting):
+            pool.grow()
+        return 0
+
+    cdef Statement statement(self, bytes body, Entry entry, int search_path_id):
+        cdef Statement statement = self.statements.get((body, search_path_id))
+        if statement is None:
+            self.statement_ids += 1
+            statement = Statement(self.statement_ids, body, entry)
+            self.statements[(body, search_path_id)] = statement
+        return statement
+
+    cdef int prepare_anew(self) except -1:
+        """Tables have changed: what is parsed from now on must not find a statement planned for what they were."""
+        self.statements = WeakValueDictionary()
+        return 0
+
+    cdef inline int count_call(self, int service, int endpoint, int op, int64_t took_ns, int error, bint slow_already,
+                               long link) except -1:
+        self.counters.call(service, endpoint, op, took_ns, error, took_ns > self.latency_ns_max and not slow_already)
+        if endpoint != 0 and service >= 0 and self.counters.outcome(service, error == 1, link):
+            self.urgent = True
+        return 0
+
+    cdef inline int count_route(self, int service, int reason) except -1:
+        self.counters.routes[(service + 1) * REASONS_MAX + reason] += 1
+        return 0
+
+    cdef int count_sqlstate(self, int service, int endpoint, bytes sqlstate) except -1:
+        key = (service, endpoint, sqlstate.decode("ascii", "replace"))
+        self.counters.sqlstates[key] = self.counters.sqlstates.get(key, 0) + 1
+        self.counters.changed = True
+        return 0
+
+    cdef int count_pin(self, str cause) except -1:
+        self.counters.pins[cause] = self.counters.pins.get(cause, 0) + 1
+        return 0
+
+    cdef int error_class(self, bytes sqlstate, bint copy) except -1:
+        """0 nobody's fault (cancelled), 1 infrastructure, 2 application.
+
+        A table or privilege that is missing is a copy's fault; at the owner it is the statement's.
+        """
+        known = self.error_classes.get(sqlstate)
+        if known is None:
+            if len(self.error_classes) > 1000:
+                self.error_classes.clear()
+            verdict = classify_sqlstate(sqlstate.decode("ascii", "replace"))
+            known = {"infrastructure": 1, "application": 2}.get(verdict, 0)
+            self.error_classes[sqlstate] = known
+        if known == 1 and not copy and sqlstate[:2] in (b"42", b"3F", b"3D", b"25"):
+            return 2
+        return known
+
+    def drain_counters(self):
+        """What was counted since the last call, in the channel's terms; None when nothing changed."""
+        cdef Pool pool
+        cdef EndpointState state
+        shadow = self.shadows.drain_counters()
+        links = []
+        for state in self.endpoints:
+            for pool in state.pools:
+                links.append([state.endpoint.name, pool.identity.user, pool.links - pool.idle_count - pool.opening,
+                              pool.idle_count, len(pool.waiters)])
+        gauges = {"clients": self.clients, "waiting": self.waiting, "links": links, "shapes": self.shapes.size}
+        if not self.counters.changed and not shadow and not self.counters.pins and gauges == self.gauges:
+            return None
+        self.gauges = gauges
+        delta = self.counters.drain(self.service_names, self.endpoint_names, self.sides, self.reason_names)
+        delta["gauges"] = gauges
+        delta["parses"] = self.shapes.misses - self.parses
+        self.parses = self.shapes.misses
+        delta.update(shadow or {})
+        return delta
+
+    cdef object shadow_unit(self, Session session, Entry entry):
+        if entry.epoch != self.epoch:
+            self.plan(entry)
+        if entry.service < 0 or not entry.writes or session.link.pins:
+            return None
+        return self.shadows.unit(entry.service, session.identity, self.random() / 2.0 ** 53)
+
+    cdef int note(self, str kind, EndpointState state, str detail) except -1:
+        if self.on_event is not None:
+            self.on_event({"type": "event", "kind": kind, "endpoint": state.endpoint.name, "detail": detail})
+        return 0
+
+    cdef int fault(self, object error) except -1:
+        """A bug of ours: it costs the connection it happened on, and it is told."""
+        self.fault_count += 1
+        log.error("fault in the relay", exc_info=error)
+        if self.on_event is not None:
+            self.on_event({"type": "event", "kind": "fault", "detail": repr(error)})
+        return 0
+
+    cdef bytes error_frame(self, str severity, str sqlstate, str message, str hint):
+        return PgError(message, sqlstate=sqlstate, severity=severity, hint=hint).frame()

@@ -1,0 +1,119 @@
+# Prepared statements: the session knows them by the client's names, the servers by names all sessions share.
+
+cdef class Statements(Unit):
+    """What a session has prepared, on whatever link it finds itself."""
+
+    cdef bint drops_own(self, Entry entry):
+        """Whether it is a DEALLOCATE of what was prepared by messages: the servers know it by another name."""
+        cdef str name = entry.shape.deallocates
+        if name is None:
+            return False
+        if name == "*":
+            return self.link is None or not self.link.pins
+        return self.statements is not None and name.encode() in self.statements
+
+    cdef bytes drop(self, Entry entry):
+        """Forgets what a DEALLOCATE names; returns its CommandComplete. The links keep it for other sessions."""
+        cdef str name = entry.shape.deallocates
+        self.last_statement = None
+        if name == "*":
+            self.statements = None
+            return COMMAND_COMPLETE["DEALLOCATE ALL"]
+        del self.statements[name.encode()]
+        return COMMAND_COMPLETE["DEALLOCATE"]
+
+    cdef int clash(self, bytes name) except -1:
+        """Makes the server hold a statement under the client's name, so that it refuses a second one itself."""
+        cdef Statement statement = self.statements[name]
+        cdef bytes body = name + b"\0" + statement.body
+        replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
+        self.insert_bytes(b"P" + (len(body) + 4).to_bytes(4, "big") + body)
+        self.link.tainted = True
+        return 0
+
+    cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
+        """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
+        cdef uint8_t header[5]
+        if self.link.forgotten:
+            self.close_at_server(statement)    # it may or may not have dropped this one
+        header[0] = b"P"
+        write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(statement.body) + 4))
+        self.insert(header, 5)
+        self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.name), len(statement.name) + 1)
+        self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.body), len(statement.body))
+        self.note_change(replies_push(&self.link.replies, REPLY_PARSE, action), (self, name, statement, None))
+        self.link.prepared[statement.id] = statement
+        return 0
+
+    cdef int close_at_server(self, Statement statement) except -1:
+        """No error if the server does not hold it."""
+        self.insert_bytes(b"C" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0")
+        replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
+        return 0
+
+    cdef int note_change(self, Reply* reply, tuple change) except -1:
+        """What was noted when a message was sent is undone if the server skips it: see Link.undo."""
+        reply.flags |= FLAG_CHANGE
+        self.link.changes.append(change)
+        return 0
+
+    cdef tuple unnamed_now(self):
+        cdef bytes body = None
+        if self.unnamed_token:
+            body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
+        return self, None, None, (self.unnamed_token, self.unnamed_entry, body)
+
+    cdef int restore_unnamed(self, tuple before) except -1:
+        self.unnamed_token, self.unnamed_entry, body = before
+        self.unnamed.start = self.unnamed.end = 0
+        if body:
+            buffer_append(&self.unnamed, PyBytes_AS_STRING(body), len(body))
+        return 0
+
+    cdef int remember_unnamed(self, Entry entry, const uint8_t* body, size_t length, bint whole) except -1:
+        self.relay.unnamed_tokens += 1
+        self.unnamed_token = self.relay.unnamed_tokens
+        self.unnamed_entry = entry
+        self.unnamed.start = self.unnamed.end = 0
+        if whole:
+            buffer_append(&self.unnamed, body, length)
+        else:
+            self.link.pins.add("statement")    # too long to be kept here: the link keeps it
+            self.relay.count_pin("statement")
+        return 0
+
+    cdef Statement find_statement(self, const uint8_t* name, size_t length):
+        """The session's statement of that name, or None."""
+        if self.statements is None:
+            return None
+        if (self.last_statement is not None and <size_t> len(self.last_name) == length
+                and memcmp(PyBytes_AS_STRING(self.last_name), name, length) == 0):
+            return self.last_statement
+        cdef bytes key = (<const char*> name)[:length]
+        cdef Statement statement = self.statements.get(key)
+        if statement is not None:
+            self.last_statement = statement
+            self.last_name = key
+        return statement
+
+    cdef int place_unnamed(self, bint later) except -1:
+        """Makes the server's unnamed statement be this session's, or nobody's if it has none."""
+        cdef uint8_t header[6]
+        cdef Reply* reply
+        if self.link.unnamed_token == self.unnamed_token:
+            return 0
+        if self.unnamed_token == 0:
+            # Another session's is still there; the server must say that there is none.
+            self.insert_bytes(b"C\0\0\0\x06S\0")
+            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
+        else:
+            header[0] = b"P"
+            write_uint32(header + 1, <uint32_t> (buffer_waiting(&self.unnamed) + 5))
+            header[5] = 0
+            self.insert(header, 6)
+            self.insert(self.unnamed.data + self.unnamed.start, buffer_waiting(&self.unnamed))
+            reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
+        if later:
+            self.note_change(reply, self.unnamed_now())
+        self.link.unnamed_token = self.unnamed_token
+        return 0

@@ -1,0 +1,357 @@
+# Finds a link for each unit of work, and answers what needs no server.
+#
+# A unit is what the server treats as one: a simple query, or the extended messages up to Sync. A unit that begins
+# without a link is routed; everything behind it goes to the same link until that link is given back.
+
+cdef class Unit(Client):
+    """The unit a session is sending: where it goes, and how it is taken back."""
+
+    cdef int remember_unnamed(self, Entry entry, const uint8_t* body, size_t length, bint whole) except -1:
+        raise NotImplementedError("remember_unnamed belongs to Statements")
+
+    cdef Statement find_statement(self, const uint8_t* name, size_t length):
+        raise NotImplementedError("find_statement belongs to Statements")
+
+    cdef inline Entry entry_of(self, const char* text, size_t length):
+        if not self.identity.plain_text:
+            return self.relay.unknown
+        return self.relay.shapes.lookup(text, <Py_ssize_t> length, self.identity.search_path_id)
+
+    cdef inline bint begins_unit(self):
+        return self.link is None or (not self.in_batch and not self.routed)
+
+    cdef int acquire(self, Entry entry, bint whole) except -1:
+        """A link for the unit that begins with `entry`; `whole`: all of the unit is here and could be sent again.
+
+        TAKEN: `self.link` is the one (or the session is closing, or skips to Sync). STOP: it must wait.
+        """
+        cdef Link link = self.link
+        cdef EndpointState state
+        cdef Pool pool
+        if link is not None:
+            if self.routed:
+                return TAKEN
+            if link.replies.count and (link.changes or (
+                    self.status == b"I" and not link.pins and link.pool.state.index != 0)):
+                # Only when the replies are in is it known which statements the server holds, and whether the next
+                # unit still belongs to the copy that was asked last.
+                self.phase = PHASE_AWAITING
+                return STOP
+            if entry.epoch != self.relay.epoch:
+                self.relay.plan(entry)
+            self.routed = True
+            self.sound = link.replies.count == 0 and self.status != b"E"
+            self.aborted = link.replies.count == 0 and self.status == b"E"
+            self.unit_on_copy = False
+            self.unit_service = entry.service
+            self.relay.count_route(entry.service, REASON_PINNED if link.pins else REASON_TRANSACTION)
+            return TAKEN
+        self.blocked_ns = 0
+        self.answered = False
+        state = self.relay.route(entry, self, whole)
+        self.unit_on_copy = state.index != 0
+        pool = self.relay.pool(self.identity, state)
+        link = pool.take()
+        if link is None:
+            self.phase = PHASE_WAITING
+            pool.wait(self)
+            return STOP
+        self.attach(link)
+        self.send_begin()
+        return TAKEN
+
+    cdef int attach(self, Link link) except -1:
+        self.link = link
+        link.session = self
+        self.routed = self.sound = True
+        self.aborted = False
+        return 0
+
+    cdef int send_begin(self) except -1:
+        """The BEGIN that was answered long ago goes out before the first message on a new link."""
+        if buffer_waiting(&self.begin):
+            replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_BEGIN
+            buffer_append(&self.link.outbound, self.begin.data + self.begin.start, buffer_waiting(&self.begin))
+            self.link.unnamed_token = 0    # dropped by every simple query
+            self.link_dirty = True
+            buffer_free(&self.begin)
+        return 0
+
+    cdef int detach(self) except -1:
+        self.link.session = None
+        self.link = None
+        self.routed = False
+        buffer_free(&self.replay)
+        if buffer_waiting(&self.inbound) or self.phase == PHASE_AWAITING:
+            self.relay.resume(self)
+        elif self.relay.draining and not buffer_waiting(&self.begin):
+            self.relay.leaving(self)
+        return self.listen()
+
+    cdef int take_back(self) except -1:
+        """The link lent while this session waited is lost before anything was sent on it: another one will do."""
+        self.link = None
+        self.routed = False
+        self.phase = PHASE_AWAITING
+        return self.relay.resume(self)
+
+    cdef inline int mark(self, Reply* reply, Entry entry) except -1:
+        self.unit_entry(entry)
+        reply.started_ns = self.poller.now_ns
+        reply.service = <int16_t> self.unit_service
+        reply.op = <uint8_t> self.unit_op
+        reply.flags = <uint8_t> self.unit_flags
+        return 0
+
+    cdef inline int unit_entry(self, Entry entry) except -1:
+        """Counts the unit as what its weightiest statement is."""
+        if entry.epoch != self.relay.epoch:
+            self.relay.plan(entry)
+        if entry.service >= 0:
+            self.unit_service = entry.service
+        if entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK or entry.kind == KIND_BEGIN:
+            if entry.kind == KIND_COMMIT:
+                self.unit_flags |= FLAG_COMMIT
+        elif entry.writes:
+            self.unit_op = OP_WRITE
+            self.unit_flags |= FLAG_WRITES
+            if self.status != b"I" and entry.shape.reason == "transaction_block":
+                self.unit_flags |= FLAG_COMMIT     # one of several statements may be the COMMIT
+        elif self.unit_op == OP_OTHER and entry.kind == KIND_READ:
+            self.unit_op = OP_READ
+        return 0
+
+    cdef inline int end_unit(self) except -1:
+        self.unit_op = OP_OTHER
+        self.unit_flags = 0
+        self.unit_service = -1
+        self.force_owner = False
+        self.routed = False
+        return 0
+
+    cdef int note_statement(self, Entry entry) except -1:
+        """State that outlives the transaction keeps the link to this session."""
+        if entry.releases:
+            self.forget_state(entry.shape.releases)
+        return self.note_pin(entry)
+
+    cdef inline int note_pin(self, Entry entry) except -1:
+        if entry.pins and entry.shape.pins not in self.link.pins:
+            self.link.pins.add(entry.shape.pins)
+            self.relay.count_pin(entry.shape.pins)
+        return 0
+
+    cdef int forget_state(self, object releases) except -1:
+        """DEALLOCATE ALL and DISCARD ALL drop statements that other sessions believe this link's server to hold."""
+        if "prepare" in releases:
+            self.link.tainted = self.link.forgotten = True
+            self.link.prepared.clear()
+            self.statements = None
+            self.last_statement = None
+        return 0
+
+    cdef bint answer_locally(self, Entry entry, const uint8_t* frame, int64_t size) except -1:
+        """BEGIN waits for the first statement; COMMIT and ROLLBACK of a transaction nobody has seen need no server."""
+        if entry.epoch != self.relay.epoch:
+            self.relay.plan(entry)
+        if command_complete(entry) is None:
+            return False
+        if entry.kind == KIND_BEGIN:
+            if self.status != b"I" or buffer_waiting(&self.begin):
+                return False
+            buffer_append(&self.begin, frame, size)
+            self.status = b"T"
+            return True
+        if not buffer_waiting(&self.begin):
+            return False
+        buffer_free(&self.begin)
+        self.status = b"I"
+        return True
+
+    cdef size_t local_batch(self, Entry entry, const uint8_t* data, int64_t size, size_t available) except? 0:
+        """Answers [Parse] Bind [Describe] Execute of BEGIN, COMMIT or ROLLBACK without a server.
+
+        Returns the bytes dealt with, 0 if this is something else. What follows (Sync, or a statement in the same
+        batch, as pgjdbc sends it) is dealt with as usual.
+        """
+        cdef size_t at = 0, text, rest, stop
+        cdef int64_t here
+        cdef uint8_t kind
+        cdef bytes answers = b"", sql
+        cdef bint executed = False
+        if self.link is not None or (
+                entry.kind != KIND_BEGIN and entry.kind != KIND_COMMIT and entry.kind != KIND_ROLLBACK):
+            return 0
+        while not executed:
+            here = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
+            if here <= 0 or <size_t> here > available - at:
+                return 0
+            kind = data[at]
+            if kind == b"P" and at == 0 and data[5] == 0:
+                answers += b"1\0\0\0\x04"
+            elif (kind == b"B" and bind_header(data + at, here) > 0 and data[at + 5] == 0
+                    and (at == 0 or data[at + 6] == 0)):
+                answers += b"2\0\0\0\x04"
+            elif kind == b"D" and at > 0 and here == 7 and data[at + 5] == b"P":
+                answers += b"n\0\0\0\x04"
+            elif kind == b"E" and at > 0 and here == 10:
+                executed = True
+            else:
+                return 0
+            at += here
+        if data[0] == b"P":
+            text = 6
+            stop = zero_from(data, text, size)
+            sql = (<const char*> data)[text:stop]
+            self.remember_unnamed(entry, data + text, size - text, True)
+        else:
+            rest = bind_header(data, size)
+            stop = zero_from(data, 5, size) + 1
+            if rest - 1 > stop:
+                sql = (<bytes> self.find_statement(data + stop, rest - 1 - stop).body).partition(b"\0")[0]
+            else:
+                sql = (<const char*> self.unnamed.data + self.unnamed.start)[:]
+        sql = b"Q" + (len(sql) + 5).to_bytes(4, "big") + sql + b"\0"
+        if not self.answer_locally(entry, <const uint8_t*> PyBytes_AS_STRING(sql), len(sql)):
+            return 0
+        self.in_batch = False
+        self.write_bytes(answers + command_complete(entry))
+        return at
+
+    cdef size_t whole_batch(self, const uint8_t* data, size_t available) except? 0:
+        """Bytes of the batch up to its Sync if all of it is here and every statement in it is a plain read that
+        the same copy may answer; else 0."""
+        cdef size_t at = 0, text, stop, rest, name
+        cdef int64_t size
+        cdef uint8_t kind
+        cdef Entry entry, first = None
+        cdef Statement statement
+        if not self.relay.splitting or self.status != b"I" or self.force_owner:
+            return 0
+        while True:
+            size = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
+            if size <= 0 or <size_t> size > available - at or at + size > REPLAY_BYTES_MAX:
+                return 0
+            kind = data[at]
+            if kind == b"S":
+                if first is None:
+                    return 0
+                self.replay.start = self.replay.end = 0
+                buffer_append(&self.replay, data, at + size)
+                return at + size
+            if kind == b"P":
+                if size < 8 or data[at + 5] != 0:
+                    return 0
+                stop = zero_from(data, at + 6, at + size)
+                if stop == 0:
+                    return 0
+                entry = self.entry_of(<const char*> data + at + 6, stop - at - 6)
+            elif kind == b"B":
+                rest = bind_header(data + at, size)
+                if rest == 0:
+                    return 0
+                name = zero_from(data + at, 5, size) + 1
+                if rest - 1 > name:
+                    statement = self.find_statement(data + at + name, rest - 1 - name)
+                    if statement is None:
+                        return 0
+                    entry = statement.entry
+                elif first is not None:
+                    entry = first
+                elif self.unnamed_token:
+                    entry = self.unnamed_entry
+                else:
+                    return 0
+            elif kind == b"D" and size > 7 and data[at + 5] == b"S":
+                statement = self.find_statement(data + at + 6, size - 7)
+                if statement is None:
+                    return 0
+                entry = statement.entry
+            elif kind == b"D" or kind == b"E":
+                entry = None
+            else:
+                return 0
+            if entry is not None:
+                if not entry.splittable:
+                    return 0
+                if first is None:
+                    first = entry
+                elif entry is not first:
+                    return 0
+            at += size
+
+    cdef int keep_replay(self, const uint8_t* data, int64_t size) except -1:
+        self.replay.start = self.replay.end = 0
+        if size <= REPLAY_BYTES_MAX:
+            buffer_append(&self.replay, data, size)
+        return 0
+
+    cdef bint may_retry(self):
+        """Whether the unit went to a copy, whole, and the client has not seen any of its answer."""
+        return (self.unit_on_copy and not self.answered and not self.in_batch and self.status == b"I"
+                and buffer_waiting(&self.replay) > 0 and self.phase != PHASE_CLOSING)
+
+    cdef int retry(self) except -1:
+        """Asks the owner what a copy could not answer."""
+        cdef Link link = self.link
+        cdef Buffer again
+        link.session = None
+        self.link = None
+        self.routed = False
+        self.force_owner = True
+        again = self.replay
+        self.replay = Buffer(NULL, 0, 0, 0)
+        buffer_append(&again, self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
+        buffer_free(&self.inbound)
+        self.inbound = again
+        self.phase = PHASE_AWAITING
+        self.relay.resume(self)
+        return 0
+
+    cdef int record_query(self, Entry entry, const uint8_t* data, size_t here, bint whole) except -1:
+        if self.shadow is None:
+            self.shadow = self.relay.shadow_unit(self, entry)
+        if self.shadow is not None:
+            self.shadow.query(entry.shape, (<const char*> data)[5:here - 1] if whole else None)
+        return 0
+
+    cdef int record_bind(self, Entry entry, Statement statement, const uint8_t* rest, size_t length,
+                         bint whole) except -1:
+        cdef bytes body
+        if self.shadow is None:
+            self.shadow = self.relay.shadow_unit(self, entry)
+        if self.shadow is not None:
+            if statement is not None:
+                body = statement.body
+            else:
+                body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
+            self.shadow.bind(entry.shape, body, (<const char*> rest)[:length] if whole else None)
+        return 0
+
+    cdef int stop_waiting(self) except -1:
+        if self.waiting_in is not None:
+            self.waiting_in.forget(self)
+        return 0
+
+    cdef int refuse_unit(self, str sqlstate, str message, str hint) except -1:
+        """No link can be had for the unit that begins: an error, and the session goes on."""
+        if buffer_waiting(&self.begin) or self.in_batch:
+            return self.fatal(sqlstate, message, hint)
+        self.write_bytes(self.relay.error_frame("ERROR", sqlstate, message, hint))
+        self.drop_first_unit()
+        return 0
+
+    cdef int drop_first_unit(self) except -1:
+        """Takes the refused unit out of what was received: one message, or all up to Sync."""
+        cdef const uint8_t* data = self.inbound.data + self.inbound.start
+        cdef int64_t size = frame_size(data, buffer_waiting(&self.inbound), CLIENT_BODY_BYTES_MAX)
+        if size > 0 and (data[0] == b"Q" or data[0] == b"F"):
+            self.stream_drop = True
+            if <size_t> size > buffer_waiting(&self.inbound):
+                self.stream_left = <size_t> size - buffer_waiting(&self.inbound)
+            buffer_consume(&self.inbound, min(<size_t> size, buffer_waiting(&self.inbound)))
+            self.write_bytes(ready_for_query(self.status))
+        else:
+            self.skip_to_sync = True
+        self.end_unit()
+        return 0
