@@ -56,7 +56,6 @@ cdef class Client(Connection):
     # The unit being sent: where it goes and why.
     cdef bint routed                       # its route is decided
     cdef bint sound                        # it is known not to begin in a failed transaction
-    cdef bint aborted                      # it is known to begin in one
     cdef int unit_service
     cdef int unit_op
     cdef int unit_flags

@@ -96,6 +96,8 @@ cdef class Relay(Routes):
                     session.resuming = False
                     if session.closed or session.phase >= PHASE_LEAVING or session.phase < PHASE_READY:
                         continue
+                    if session.waiting_in is not None:
+                        continue               # it has gone on by itself, and waits for a link since
                     if session.phase == PHASE_WAITING and session.link is not None:
                         session.send_begin()
                     session.phase = PHASE_READY

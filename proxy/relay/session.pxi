@@ -121,11 +121,6 @@ cdef class Session(Statements):
             if ahead:
                 self.consumed_ahead = ahead
                 return TAKEN
-            if (self.link is not None and self.link.replies.count and text > 6
-                    and self.find_statement(data + 5, text - 6) is not None):
-                # Why it is refused depends on the transaction's state.
-                self.phase = PHASE_AWAITING
-                return STOP
             if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
@@ -148,8 +143,7 @@ cdef class Session(Statements):
             self.statements = {}
         if not whole or name in self.statements:
             # Sent under the client's own name: nobody else uses such names, so the server answers as it would.
-            if name in self.statements and (
-                    not self.aborted or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK):
+            if name in self.statements:
                 self.clash(name)
             replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
             self.pass_on(data, here)

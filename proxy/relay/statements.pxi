@@ -23,9 +23,11 @@ cdef class Statements(Unit):
         return COMMAND_COMPLETE["DEALLOCATE"]
 
     cdef int clash(self, bytes name) except -1:
-        """Makes the server hold a statement under the client's name, so that it refuses a second one itself."""
-        cdef Statement statement = self.statements[name]
-        cdef bytes body = name + b"\0" + statement.body
+        """Makes the server hold a statement under the client's name, so that it refuses a second one itself.
+
+        It is one that can be prepared in a failed transaction too.
+        """
+        cdef bytes body = name + b"\0ROLLBACK\0\0\0"
         replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
         self.insert_bytes(b"P" + (len(body) + 4).to_bytes(4, "big") + body)
         self.link.tainted = True

@@ -41,7 +41,6 @@ cdef class Unit(Client):
                 self.relay.plan(entry)
             self.routed = True
             self.sound = link.replies.count == 0 and self.status != b"E"
-            self.aborted = link.replies.count == 0 and self.status == b"E"
             self.unit_on_copy = False
             self.unit_service = entry.service
             self.relay.count_route(entry.service, REASON_PINNED if link.pins else REASON_TRANSACTION)
@@ -64,7 +63,6 @@ cdef class Unit(Client):
         self.link = link
         link.session = self
         self.routed = self.sound = True
-        self.aborted = False
         return 0
 
     cdef int send_begin(self) except -1:

@@ -42,10 +42,11 @@ class LoginForwarder:
         for thread in self._threads:
             thread.join(5)
 
-    def _spawn(self, target: object, *arguments: object) -> None:
+    def _spawn(self, target: object, *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
+        self._threads = [*(known for known in self._threads if known.is_alive()), thread]
         thread.start()
+        return thread
 
     def _accept(self) -> None:
         while True:
@@ -78,8 +79,12 @@ class LoginForwarder:
             + messages.backend_key_data(result.process_id, result.secret_key)
             + messages.ready_for_query(b"I")
         )
-        self._spawn(_pump, server, client)
+        answers = self._spawn(_pump, server, client)
         _pump(client, server)
+        answers.join()
+        for connection in (client, server):
+            self._connections.remove(connection)
+            connection.close()
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
