@@ -43,6 +43,7 @@ cdef class Answers(Connection):
     cdef Session session
     cdef Replies replies
     cdef object changes                # deque of what `undo` takes, one per FLAG_CHANGE
+    cdef int unnamed_pending           # replies with FLAG_UNNAMED
     cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
     cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: it has none, -1: not known
     cdef uint8_t status                # of the last ReadyForQuery
@@ -225,8 +226,10 @@ cdef class Answers(Connection):
         if kind == b"C" and self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
             self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
-            if head.flags & FLAG_CHANGE:
-                self.changes.popleft()
+            if head.flags & (FLAG_CHANGE | FLAG_UNNAMED):
+                self.unnamed_pending -= (head.flags & FLAG_UNNAMED) != 0
+                if head.flags & FLAG_CHANGE:
+                    self.changes.popleft()
             if kind == b"Z":
                 self.status = data[5]
                 if head.action == ACTION_FORWARD:
@@ -348,6 +351,7 @@ cdef class Answers(Connection):
             head = replies_head(&self.replies)[0]
             if head.flags & FLAG_CHANGE:
                 skipped.append((head.code, head.action, self.changes.popleft()))
+            self.unnamed_pending -= (head.flags & FLAG_UNNAMED) != 0
             replies_pop(&self.replies)
         for code, action, change in reversed(skipped):
             self.undo(code, action, change)

@@ -66,7 +66,7 @@ cdef class Session(Statements):
                 self.write_bytes(self.drop(entry) + ready_for_query(self.status))
                 return TAKEN
         if self.begins_unit():
-            if self.acquire(entry, whole) == STOP:
+            if self.acquire(entry, whole, True) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING:
                 return TAKEN
@@ -121,7 +121,7 @@ cdef class Session(Statements):
             if ahead:
                 self.consumed_ahead = ahead
                 return TAKEN
-            if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0) == STOP:
+            if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0, text == 6) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
@@ -132,6 +132,7 @@ cdef class Session(Statements):
         if text == 6:                      # the unnamed statement
             reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
             reply.flags = FLAG_UNNAMED
+            self.link.unnamed_pending += 1
             if later:
                 self.note_change(reply, self.unnamed_now())
             self.remember_unnamed(entry, data + text, here - text, whole)
@@ -155,7 +156,7 @@ cdef class Session(Statements):
         self.statements[name] = statement
         if statement.id in self.link.prepared and not self.sound:
             # Perhaps to be refused: the server must see it.
-            self.close_at_server(statement)
+            self.close_at_server(statement.name)
         elif statement.id in self.link.prepared:
             if self.link.replies.count == 0:
                 self.flush_run()
@@ -362,6 +363,8 @@ cdef class Session(Statements):
         if self.shadow is not None:
             self.shadow.sent(self.status == b"I")
         self.pass_on(data, size)
+        if self.clashes is not None:
+            self.end_clashes()
         self.end_unit()
         return TAKEN
 

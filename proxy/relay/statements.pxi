@@ -30,14 +30,23 @@ cdef class Statements(Unit):
         cdef bytes body = name + b"\0ROLLBACK\0\0\0"
         replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
         self.insert_bytes(b"P" + (len(body) + 4).to_bytes(4, "big") + body)
-        self.link.tainted = True
+        self.clashes = [name, *(self.clashes or ())]
+        return 0
+
+    cdef int end_clashes(self) except -1:
+        """Behind the Sync of their batch, what `clash` made is closed."""
+        for name in self.clashes:
+            self.close_at_server(name)
+        self.clashes = None
+        self.insert_bytes(b"S\0\0\0\x04")
+        replies_push(&self.link.replies, REPLY_SYNC, ACTION_SKIP)
         return 0
 
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
         cdef uint8_t header[5]
         if self.link.forgotten:
-            self.close_at_server(statement)    # it may or may not have dropped this one
+            self.close_at_server(statement.name)   # it may or may not have dropped this one
         header[0] = b"P"
         write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(statement.body) + 4))
         self.insert(header, 5)
@@ -47,9 +56,9 @@ cdef class Statements(Unit):
         self.link.prepared[statement.id] = statement
         return 0
 
-    cdef int close_at_server(self, Statement statement) except -1:
+    cdef int close_at_server(self, bytes name) except -1:
         """No error if the server does not hold it."""
-        self.insert_bytes(b"C" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0")
+        self.insert_bytes(b"C" + (len(name) + 6).to_bytes(4, "big") + b"S" + name + b"\0")
         replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
         return 0
 

@@ -20,7 +20,7 @@ cdef class Unit(Client):
     cdef inline bint begins_unit(self):
         return self.link is None or (not self.in_batch and not self.routed)
 
-    cdef int acquire(self, Entry entry, bint whole) except -1:
+    cdef int acquire(self, Entry entry, bint whole, bint renews=False) except -1:
         """A link for the unit that begins with `entry`; `whole`: all of the unit is here and could be sent again.
 
         TAKEN: `self.link` is the one (or the session is closing, or skips to Sync). STOP: it must wait.
@@ -31,7 +31,7 @@ cdef class Unit(Client):
         if link is not None:
             if self.routed:
                 return TAKEN
-            if link.replies.count and (link.changes or (
+            if link.replies.count and (link.changes or (link.unnamed_pending and not renews) or (
                     self.status == b"I" and not link.pins and link.pool.state.index != 0)):
                 # Only when the replies are in is it known which statements the server holds, and whether the next
                 # unit still belongs to the copy that was asked last.
