@@ -6,8 +6,10 @@ standbys apply in the log's order. A copy that shows beat k therefore holds ever
 k was sent. That time, a CLOCK_MONOTONIC reading in ns, is the endpoint's freshness; its distance to now
 bounds the replication lag.
 
-Beats of another process, seen after a restart, have no known time and count for nothing. Threads, not
-tasks: a server that hangs delays nobody else, and a beat costs no event-loop turn.
+Beats of another process, seen after a restart, have no known time and count for nothing. A beat's number is at
+least the Unix time in ms, so that it is greater than all before it also after the row was lost or set back
+(TRUNCATE, a restored or failed-over server): a copy that still shows an old number proves nothing new.
+Threads, not tasks: a server that hangs delays nobody else, and a beat costs no event-loop turn.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ _CREATE: Final = (
     "(service text PRIMARY KEY, beat bigint NOT NULL, sent_at timestamptz NOT NULL)",
 )
 _BEAT: Final = f"""
-INSERT INTO {TABLE} AS row VALUES (:service, 1, clock_timestamp())
-ON CONFLICT (service) DO UPDATE SET beat = row.beat + 1, sent_at = excluded.sent_at RETURNING beat
+INSERT INTO {TABLE} AS row VALUES (:service, :least, clock_timestamp())
+ON CONFLICT (service) DO UPDATE SET beat = greatest(row.beat + 1, excluded.beat), sent_at = excluded.sent_at
+RETURNING beat
 """
 _LOOK: Final = f"SELECT service, beat FROM {TABLE}"
 
@@ -73,12 +76,11 @@ class Beats:
     numbers: deque[int] = field(default_factory=lambda: deque(maxlen=BEATS_MAX))
     times_ns: deque[int] = field(default_factory=lambda: deque(maxlen=BEATS_MAX))
 
+    def least(self, unix_ns: int) -> int:
+        """What the next number must not be below, whatever the row holds by then."""
+        return max(self.latest + 1, unix_ns // 1_000_000)
+
     def committed(self, number: int, sent_ns: int) -> None:
-        if (
-            self.numbers and number <= self.numbers[-1]
-        ):  # the row was set back: older numbers mean nothing now
-            self.numbers.clear()
-            self.times_ns.clear()
         self.numbers.append(number)
         self.times_ns.append(sent_ns)
 
@@ -192,7 +194,7 @@ class Heartbeat:
                     link.limit(WRITE_TIMEOUT_S)
                 for service, beats in list(self._beats.items()):
                     sent_ns = time.monotonic_ns()
-                    ((number,),) = link.prepared(_BEAT, service=service)
+                    ((number,),) = link.prepared(_BEAT, service=service, least=beats.least(time.time_ns()))
                     with self._changed:
                         beats.committed(number, sent_ns)
                 self.write_error = ""

@@ -77,6 +77,22 @@ def test_a_copy_that_stops_applying_becomes_stale_and_catches_up(pair: tuple[Dat
     asyncio.run(scenario())
 
 
+def test_a_heartbeat_that_was_lost_makes_no_stale_copy_fresh(pair: tuple[Database, Database]) -> None:
+    """The copy still shows a number from before, which must not be taken for one of those that follow."""
+    shared, own = pair
+
+    async def scenario() -> None:
+        async with moving(shared, own, "auth_service", ("public.notes",)) as running:
+            assert await running.heartbeat.waiting(TARGET, time.monotonic_ns(), 5)
+            await running.lane.set_enabled(False)
+            shared.execute(f"TRUNCATE {TABLE}")
+            assert not await running.heartbeat.waiting(TARGET, time.monotonic_ns(), 1)
+            await running.lane.set_enabled(True)
+            assert await running.heartbeat.waiting(TARGET, time.monotonic_ns(), 10)
+
+    asyncio.run(scenario())
+
+
 def test_beats_of_another_process_count_for_nothing(pair: tuple[Database, Database]) -> None:
     """After a restart the value goes on, and what a copy showed before is of unknown age."""
     shared, own = pair
