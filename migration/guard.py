@@ -131,8 +131,16 @@ class Guard:
         self._watches.setdefault(service, _Watch())
 
     def expose(self, service: str, exposed: bool) -> None:
-        """Says whether the candidate serves clients: only then is there something to roll back."""
-        self._watches.setdefault(service, _Watch()).exposed = exposed
+        """Says whether the candidate serves clients: only then is there something to roll back.
+
+        What was counted before it began to is no evidence against it; what was compared stays.
+        """
+        watch = self._watches.setdefault(service, _Watch())
+        if exposed and not watch.exposed:
+            anew = self._watches[service] = _Watch()
+            anew.compared, anew.compared_total = watch.compared, watch.compared_total
+            watch = anew
+        watch.exposed = exposed
 
     def forget_worker(self, worker: int) -> None:
         """A worker ended: what it reported as going on is over."""

@@ -393,3 +393,24 @@ def test_faults_trip_in_bounded_time(
         f"100 % {medians[0]:.1f} s, 10 % {medians[1]:.1f} s, 5 % {medians[2]:.1f} s"
     )
     assert all(time < bound for time, bound in zip(medians, medians_s_max, strict=True))
+
+
+def test_what_was_counted_before_reads_began_again_trips_nothing() -> None:
+    """Reads were stopped by hand, calls in flight still failed, the database was repaired."""
+    guard = armed()
+    guard.expose(SERVICE, False)
+    guard.count(SERVICE, 0.0, Counts(calls=20, infrastructure=20), NOTHING)
+    guard.report_run(SERVICE, 0, Run(20, 20, 3))
+    for _ in range(2):
+        guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=0)
+    guard.expose(SERVICE, True)
+    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=0)
+    assert not guard.trips(1.0)
+
+
+def test_what_was_compared_counts_on_when_reads_begin() -> None:
+    guard = Guard()
+    guard.arm(SERVICE)
+    guard.compare(SERVICE, 0.0, equal=1000, different=10, undecided=0)
+    guard.expose(SERVICE, True)
+    assert [trip.judgement.trigger for trip in guard.trips(1.0)] == ["consistency"]
