@@ -20,6 +20,17 @@ UPDATE = Statement(Shape(Kind.WRITE, writes=frozenset({"public.t"})), b"", exact
         ([INSERT], [b"INSERT 0 2"], None, Outcome((b"INSERT 0 1",), None, 5), "mismatch"),
         ([INSERT], [b"INSERT 0 1"], None, Outcome((), "42P01", 5), "mismatch"),
         ([INSERT], [b"INSERT 0 1"], None, Outcome((), "23514", 5), "mismatch"),
+        ([INSERT, UPDATE], [b"INSERT 0 1", b"UPDATE 1"], None, Outcome((), "23514", 5), "mismatch"),
+        ([UPDATE], [b"UPDATE 1"], None, Outcome((), "23514", 5), "undecided"),
+        ([UPDATE], [b"UPDATE 1"], None, Outcome((), "22003", 5), "undecided"),
+        ([UPDATE], [b"UPDATE 1"], None, Outcome((), "42501", 5), "mismatch"),
+        (
+            [INSERT, UPDATE],
+            [b"INSERT 0 1", b"UPDATE 1"],
+            None,
+            Outcome((b"INSERT 0 1",), "23514", 5),
+            "undecided",
+        ),
         ([INSERT], [b"INSERT 0 1"], None, Outcome((), "23505", 5), "undecided"),
         ([INSERT], [b"INSERT 0 1"], None, Outcome((), "23503", 5), "undecided"),
         ([INSERT], [b"INSERT 0 1"], None, Outcome((), "55P03", 5), "undecided"),
@@ -50,7 +61,7 @@ def test_verdicts(
 
 @pytest.mark.parametrize("sqlstate", ["57014", "53300", "08006", "XX000", "40P01"])
 def test_what_says_nothing_about_the_data(sqlstate: str) -> None:
-    assert not definite(sqlstate)
+    assert not definite(sqlstate, INSERT)
 
 
 @pytest.mark.parametrize(("total", "workers"), [(20, 1), (20, 2), (20, 3), (5, 4)])
