@@ -6,6 +6,7 @@ A store may be shared by several supervisors (etcd, later): each write names the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -150,9 +151,11 @@ class FileStore:
                 f"{path} is held by another pgshunt (pid {holder}): "
                 "stop it, or give this one a `state.path` of its own"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk: the lock holds all the same, only its holder has no name
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         return file
 
 

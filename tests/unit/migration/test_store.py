@@ -110,3 +110,10 @@ def test_a_crash_before_the_rename_leaves_the_old_document(
                 store.write({"n": 2}, 1)
         assert store.read() == (1, {"n": 1})
         assert store.write({"n": 2}, 1) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_keeps_nobody_from_taking_the_lock(path: Path) -> None:
+    path.with_name(path.name + ".lock").symlink_to("/dev/full")
+    with FileStore(path) as store:
+        assert store.read() == (0, {})
