@@ -38,7 +38,7 @@ check: build
 	@$(BIN)/lint-imports --no-logo
 
 bench: build
-	@$(RUN) -P bench/run.py $(ARGS)
+	@$(RUN) bench/run.py $(ARGS)
 
 # What the benchmark compares with; the only word that installs something outside .venv.
 bench-tools:
