@@ -6,9 +6,9 @@ standbys apply in the log's order. A copy that shows beat k therefore holds ever
 k was sent. That time, a CLOCK_MONOTONIC reading in ns, is the endpoint's freshness; its distance to now
 bounds the replication lag.
 
-Beats of another process, seen after a restart, have no known time and count for nothing. A beat's number is at
-least the Unix time in ms, so that it is greater than all before it also after the row was lost or set back
-(TRUNCATE, a restored or failed-over server): a copy that still shows an old number proves nothing new.
+Beats of another process, seen after a restart, have no known time and count for nothing. A beat's number is
+at least the Unix time in ms, so that it is greater than all before it also after the row was lost or set
+back (TRUNCATE, a restored or failed-over server): a copy that still shows an old number proves nothing new.
 Threads, not tasks: a server that hangs delays nobody else, and a beat costs no event-loop turn.
 """
 

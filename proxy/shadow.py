@@ -97,8 +97,8 @@ def compare(statements: list[Statement], tags: list[bytes], error: str | None, t
 def definite(sqlstate: str, failed: Statement) -> bool:
     """Whether an error that only the target has can only mean that the two databases differ.
 
-    A value that breaks a rule (22, 23) does so only if it stood in the statement: `balance = balance - 10` breaks
-    one the second time, after the lane has applied it.
+    A value that breaks a rule (22, 23) proves it only if it stood in the statement: `balance = balance - 10`
+    breaks one the second time, after the lane has applied it.
     """
     if sqlstate[:2] in ("22", "23"):
         return failed.exact_count and sqlstate not in _BY_TIMING
