@@ -8,6 +8,7 @@ rollback waits for no other action.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -30,6 +31,8 @@ from pgshunt.routing.table import SHARED, RoutingTable, Service
 
 WAITS: Final = frozenset({"copy", "fresh"})
 """Steps that only wait: they may be broken off at any moment, the others are left to end."""
+
+log = logging.getLogger("pgshunt.migration")
 
 _FAILURES: Final = (
     ServerError,
@@ -75,6 +78,7 @@ class MigrationController:
         self._movers: dict[str, Mover] = {}
         self._arriving: set[str] = set()  # lanes whose first heartbeat is waited for
         self._working: dict[str, asyncio.Task[None]] = {}
+        self._turns = {service.name: asyncio.Lock() for service in base.services}  # to begin, or to abandon
         self._steps: dict[str, str] = {}
         self._stopping: set[str] = set()
         self._failures: dict[str, str] = {}
@@ -161,15 +165,16 @@ class MigrationController:
         Returns when that is journalled; `settled` waits for it.
         """
         self._configured(service)
-        move(self._state(service).stage, "begin")
-        if service in self._working:
-            if self._state(service).is_being_abandoned:
-                raise Held(f"{service} is being abandoned: begin when that is done")
-            return
-        self._failures.pop(service, None)
-        await self._keeper.change(service, lambda state: _moved(state, "begin").noted("begin", "done"))
-        self._events.add("syncing", service, database=self._configured(service).database)
-        self._work(service, self._sync(service))
+        async with self._turns[service]:
+            move(self._state(service).stage, "begin")
+            if service in self._working:
+                if self._state(service).is_being_abandoned:
+                    raise Held(f"{service} is being abandoned: begin when that is done")
+                return
+            self._failures.pop(service, None)
+            await self._keeper.change(service, lambda state: _moved(state, "begin").noted("begin", "done"))
+            self._events.add("syncing", service, database=self._configured(service).database)
+            self._work(service, self._sync(service))
 
     async def settled(self, service: str) -> None:
         """Waits until nothing is being done for the service; raises what made it fail."""
@@ -204,11 +209,13 @@ class MigrationController:
     async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
         """No reads from the service's own database from the next epoch on, latched; may be repeated.
 
-        Raises StoreError when it could not be kept: it holds all the same, until this process ends.
+        Raises StoreError when it could not be kept: it holds all the same, until this process ends. Asked
+        for again, it is tried to be kept again.
         """
         began_s = time.monotonic()
         before = self._state(service)
         if before.latch and not before.reads_percent:
+            await self._keeper.keep()
             return
         latch = before.latch or Latch(trigger, time.time(), dict(evidence))
 
@@ -249,9 +256,13 @@ class MigrationController:
             found = self._movers[service].tally
             state = f"{len(found.open)} rows differ" if found.open else "no clean pass since the rollback yet"
             raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
-        await self._keeper.note(
-            service, lambda state: replace(state, latch=None).noted("rearm", "done", reason)
-        )
+
+        def rearmed(state: ServiceState) -> ServiceState:
+            if state.latch != latch:  # lifted, and perhaps tripped anew, while we were looking
+                raise Held(f"{service} was armed by somebody else meanwhile: see where it stands")
+            return replace(state, latch=None).noted("rearm", "done", reason)
+
+        await self._keeper.note(service, rearmed)
         self._events.add("rearmed", service, reason=reason, trigger=latch.trigger)
 
     async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
@@ -261,15 +272,16 @@ class MigrationController:
         the shared database is freed: it would keep its log for the lane until its disk is full.
         """
         self._configured(service)
-        move(self._state(service).stage, "abandon")
-        if task := self._working.get(service):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        await self._keeper.change(
-            service,
-            lambda state: replace(_moved(state, "abandon"), reads_percent=0).noted("abandon", "begun"),
-        )
-        self._work(service, self._take_down(service, even_if_target_is_gone))
+        async with self._turns[service]:
+            move(self._state(service).stage, "abandon")
+            if task := self._working.get(service):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await self._keeper.change(
+                service,
+                lambda state: replace(_moved(state, "abandon"), reads_percent=0).noted("abandon", "begun"),
+            )
+            self._work(service, self._take_down(service, even_if_target_is_gone))
         await self.settled(service)
 
     # How
@@ -345,8 +357,10 @@ class MigrationController:
         async def run() -> None:
             try:
                 await work
-            except _FAILURES as error:
-                reason = str(error)
+            except Exception as error:  # whatever it is: nobody else would tell of it
+                if not isinstance(error, _FAILURES):
+                    log.exception("defect in step %s of %s", self._steps.get(service, ""), service)
+                reason = str(error) if isinstance(error, _FAILURES) else repr(error)
                 self._failures[service] = reason
                 self._events.add("failed", service, step=self._steps.get(service, ""), error=reason)
                 raise

@@ -30,6 +30,8 @@ class Keeper:
         self._store = store
         self._publish_table = publish_table
         self._generation = 0
+        self._announced = 0
+        self._is_unkept = False
         self._committing = asyncio.Lock()
 
     @property
@@ -61,20 +63,27 @@ class Keeper:
             lambda state: state.with_service(service, change(state.service(service))), kept=False
         )
 
+    async def keep(self) -> None:
+        """Keeps what `change_unkept` could not, if nothing has since. Raises StoreError."""
+        if self._is_unkept:
+            await self._commit(lambda state: state)
+
     async def announce(self) -> int:
         """A new epoch with `base` as it is now. Raises StoreError."""
         return await self._announce(lambda state: state, kept=True)
 
     async def _announce(self, change: Callable[[State], State], kept: bool) -> int:
         def next_epoch(state: State) -> State:
-            return replace(change(state), epoch=state.epoch + 1)
+            # Never one that the workers have seen, even if another writer's state, read after a conflict, is
+            # older than what was announced unkept.
+            return replace(change(state), epoch=max(state.epoch, self._announced) + 1)
 
         async with self._committing:
             if kept:
                 await self._write(next_epoch)
             else:
-                self.state = next_epoch(self.state)
-            epoch = self.state.epoch
+                self.state, self._is_unkept = next_epoch(self.state), True
+            epoch = self._announced = self.state.epoch
             # Begun under the lock, so that tables go out in the order of their epochs; awaited outside, so
             # that a worker that is slow to answer delays no rollback.
             publishing = asyncio.ensure_future(self._publish_table(self.table))
@@ -105,9 +114,9 @@ class Keeper:
             self._generation = await asyncio.shield(writing)
         except asyncio.CancelledError:
             self._generation = await writing
-            self.state = state
+            self.state, self._is_unkept = state, False
             raise
-        self.state = state
+        self.state, self._is_unkept = state, False
 
 
 def _placed(service: Service, state: ServiceState) -> Service:

@@ -7,6 +7,7 @@ store; the controller decides, this does. Every step may be repeated.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,8 @@ from pgshunt.migration.servers import Server, ServerError, Unreachable
 from pgshunt.migration.tally import Tally
 from pgshunt.migration.verify import Pace, Verifier, VerifyResult
 from pgshunt.routing.table import Endpoint, Service
+
+log = logging.getLogger("pgshunt.migration")
 
 STATUS_S: Final = 2.0
 RETRY_S: Final = 1.0
@@ -149,6 +152,8 @@ class Mover:
         """Verifies without end, and looks at the lane; until `close`."""
         if not self._watching:
             self._watching = [asyncio.create_task(self._verify()), asyncio.create_task(self._look_at_lane())]
+            for task in self._watching:
+                task.add_done_callback(self._watch_ended)
 
     async def unwatch(self) -> None:
         for task in self._watching:
@@ -189,6 +194,14 @@ class Mover:
             problem = found
             self.trouble = problem or self._verify_trouble
             await asyncio.sleep(STATUS_S)
+
+    def _watch_ended(self, task: asyncio.Task[None]) -> None:
+        """Neither watch ends by itself: a defect is told, and the copy no longer passes for verified."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("defect while watching %s", self._service.name, exc_info=error)
+            self.trouble = self._verify_trouble = f"it is no longer watched: {error!r}; restart pgshunt"
+            self.tally.clean_since = None
+            self._tell("defect", {"error": repr(error)})
 
     async def _fence(self, moment_ns: int, timeout_s: float) -> bool:
         return await self._heartbeat.waiting(self._own_index, moment_ns, timeout_s)

@@ -1,0 +1,183 @@
+"""What the controller decides when its actions overlap or fail; whole moves are tried on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgshunt.config.model import Control
+from pgshunt.migration.controller import MigrationController
+from pgshunt.migration.stages import Held
+from pgshunt.migration.state import Latch, ServiceState, State
+from pgshunt.migration.store import Document, StoreError
+from pgshunt.routing.table import Endpoint, RoutingTable, Service
+
+SERVICE = "auth_service"
+ENDPOINTS = tuple(Endpoint(name, name, "127.0.0.1", 1, "db", "primary") for name in ("shared", "auth_db"))
+BASE = RoutingTable(0, ENDPOINTS, (Service(SERVICE, "auth_db", ("public.users",)),))
+
+
+@dataclass
+class MemoryStore:
+    """A store that can be full."""
+
+    state: State
+    generation: int = 1
+    full: bool = False
+
+    def read(self) -> tuple[int, Document]:
+        return self.generation, self.state.to_document()
+
+    def write(self, document: Document, expected_generation: int) -> int:
+        if self.full:
+            raise StoreError("no space left on device")
+        self.state, self.generation = State.from_document(document), self.generation + 1
+        return self.generation
+
+
+@dataclass
+class World:
+    """A controller that has read its state and runs nothing, with all it announces and tells."""
+
+    standing: ServiceState
+    tables: list[RoutingTable] = field(default_factory=list)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def add(self, kind: str, service: str = "", /, **detail: Any) -> object:
+        self.events.append((kind, detail))
+        return None
+
+    async def publish(self, table: RoutingTable) -> None:
+        self.tables.append(table)
+
+    def run(self, scenario: Callable[[MigrationController, MemoryStore], Awaitable[None]]) -> None:
+        async def life() -> None:
+            store = MemoryStore(State(7, {SERVICE: self.standing}))
+            control = Control.model_validate({"user": "pgshunt", "password": "hidden"})
+            controller = MigrationController(
+                BASE, control, store, self.publish, lambda index, moment_ns: None, self
+            )
+            await controller._keeper.load()
+            await scenario(controller, store)
+
+        asyncio.run(life())
+
+
+READING = ServiceState("reading", 50)
+
+
+def test_a_rollback_that_could_not_be_kept_is_kept_when_asked_for_again() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        store.full = True
+        with pytest.raises(StoreError):
+            await controller.rollback(SERVICE, "manual", {})
+        assert [table.services[0].reads_percent for table in world.tables] == [0]
+        with pytest.raises(StoreError):
+            await controller.rollback(SERVICE, "manual", {})
+        store.full = False
+        await controller.rollback(SERVICE, "manual", {})
+        kept = store.state.service(SERVICE)
+        assert (kept.stage, kept.reads_percent, kept.latch is not None) == ("shadowing", 0, True)
+
+    world.run(scenario)
+
+
+def test_an_epoch_that_was_announced_is_never_announced_again() -> None:
+    """Another writer of the store was first, and knows nothing of what we could not keep."""
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        store.full = True
+        with pytest.raises(StoreError):
+            await controller.rollback(SERVICE, "manual", {})
+        store.full = False
+        await controller._keeper.load()
+        await controller.shift(SERVICE, 10)
+        assert [table.epoch for table in world.tables] == [8, 9]
+
+    world.run(scenario)
+
+
+def test_a_slow_rearm_does_not_lift_the_latch_of_a_later_rollback() -> None:
+    world = World(ServiceState("shadowing", 0, Latch("manual", 100.0)))
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def overtaken(service: str) -> None:
+            """While the lane is looked at, somebody else arms, reads begin, and the guard trips again."""
+            later = ServiceState("shadowing", 0, Latch("error_rate", 200.0))
+            await controller._keeper.note(service, lambda state: later)
+
+        controller._require_healthy = overtaken  # type: ignore[method-assign]
+        clean = SimpleNamespace(tally=SimpleNamespace(is_clean_since=lambda moment: True))
+        controller._movers[SERVICE] = clean  # type: ignore[assignment]
+        with pytest.raises(Held, match="by somebody else"):
+            await controller.rearm(SERVICE, "looked at it")
+        latch = controller.latch(SERVICE)
+        assert latch is not None
+        assert latch["trigger"] == "error_rate"
+
+    world.run(scenario)
+
+
+def test_begun_twice_at_once_it_is_done_once() -> None:
+    world, begun = World(ServiceState()), []
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def sync(service: str) -> None:
+            begun.append(service)
+            await asyncio.Event().wait()
+
+        controller._sync = sync  # type: ignore[method-assign]
+        await asyncio.gather(controller.begin(SERVICE), controller.begin(SERVICE))
+        await asyncio.sleep(0)
+        assert begun == [SERVICE]
+        await controller.stop()
+
+    world.run(scenario)
+
+
+def test_a_step_that_fails_in_a_way_nobody_foresaw_is_told() -> None:
+    world = World(ServiceState())
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def sync(service: str) -> None:
+            raise OSError("no space left on device")
+
+        controller._sync = sync  # type: ignore[method-assign]
+        await controller.begin(SERVICE)
+        with pytest.raises(OSError, match="no space"):
+            await controller.settled(SERVICE)
+        assert world.events[-1][0] == "failed"
+        assert "no space" in controller.trouble(SERVICE)
+
+    world.run(scenario)
+
+
+def test_a_copy_that_is_no_longer_watched_does_not_pass_for_verified() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def broken() -> None:
+            raise ValueError("a row nobody foresaw")
+
+        async def looking() -> None:
+            await asyncio.Event().wait()
+
+        mover = controller._mover(SERVICE)
+        mover._verify, mover._look_at_lane = broken, looking  # type: ignore[method-assign]
+        mover.tally.clean_since = 100.0
+        mover.watch()
+        await asyncio.wait(mover._watching, return_when=asyncio.FIRST_COMPLETED)
+        assert [kind for kind, _ in world.events] == ["defect"]
+        assert "nobody foresaw" in controller.trouble(SERVICE)
+        assert not mover.tally.is_clean_since(0)
+        await controller.stop()
+
+    world.run(scenario)
