@@ -230,14 +230,17 @@ class Server:
         `work` raises.
         """
         async with self._turn:
-            future = asyncio.get_running_loop().run_in_executor(self._thread, self._work, work, timeout_s)
+            given = self._thread.submit(self._work, work, timeout_s)
+            future = asyncio.wrap_future(given)
             try:
                 await asyncio.wait({future}, timeout=timeout_s + 2 * GRACE_S)
             finally:
-                if not future.done():  # too late, or we were cancelled: free the thread
-                    future.add_done_callback(_retrieve)
+                is_late = not future.done()
+                if is_late:  # or we were cancelled: what has not begun must not begin, what has is broken off
+                    given.cancel()
+                    future.cancel()
                     self._abort()
-            if not future.done():
+            if is_late:
                 raise Unreachable(self.endpoint.name, f"no answer within {timeout_s:g} s ({self.purpose})")
             return future.result()
 
@@ -261,9 +264,3 @@ class Server:
     def _abort(self) -> None:
         if self._link is not None:
             self._link.abort()
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Takes the exception of work nobody waits for any more, so that asyncio does not report it as lost."""
-    if not future.cancelled():
-        future.exception()

@@ -1,0 +1,39 @@
+"""Work given to a server's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pgshunt.config.model import Control
+from pgshunt.migration import servers
+from pgshunt.migration.servers import Server, Unreachable
+from pgshunt.routing.table import Endpoint
+
+
+def test_work_that_was_given_up_before_it_began_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DROP that its caller takes for failed must not come minutes later."""
+    monkeypatch.setattr(servers, "GRACE_S", 0.0)
+    control = Control.model_validate({"user": "pgshunt", "password": "hidden"})
+    server = Server(Endpoint("own_db", "own_db", "127.0.0.1", 1, "own_db", "primary"), control, "test")
+    answered, done = threading.Event(), []
+
+    def at_once(work: Callable[[Any], object], timeout_s: float) -> object:
+        return work(None)
+
+    monkeypatch.setattr(server, "_work", at_once)
+
+    async def scenario() -> None:
+        with pytest.raises(Unreachable):
+            await server.run(lambda link: answered.wait(), 0.01)
+        with pytest.raises(Unreachable):
+            await server.run(lambda link: done.append("DROP"), 0.01)
+        answered.set()
+        await server.run(lambda link: done.append("SELECT"), 10)
+
+    asyncio.run(scenario())
+    assert done == ["SELECT"]
