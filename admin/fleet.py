@@ -8,6 +8,7 @@ is killed, because a worker that routes by an old table would be worse than none
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -21,6 +22,8 @@ from pgshunt.proxy.board import Board
 from pgshunt.proxy.channel import Channel, ChannelError, Message
 from pgshunt.proxy.worker import Inherited
 from pgshunt.routing.table import Catalogue, RoutingTable
+
+log = logging.getLogger("pgshunt.fleet")
 
 ACK_S_MAX = 2.0
 SILENT_S_MAX = 10.0
@@ -135,7 +138,10 @@ class Fleet:
         return sum(member.stage == "live" for member in self.members)
 
     async def start(self) -> None:
-        """Starts all workers; returns when the first one serves clients. Raises FleetError when none can."""
+        """Starts all workers; returns when the first one serves clients, or the fleet is to stop.
+
+        Raises FleetError when none can.
+        """
         self._keepers = [asyncio.ensure_future(self._keep(member)) for member in self.members]
         waits = [asyncio.ensure_future(self._until_live(member)) for member in self.members]
         done, late = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -190,6 +196,7 @@ class Fleet:
         self._stopping = True
         for member in self.members:
             member.kill()
+            self._move(member, member.stage, member.epoch)  # whoever waits for it looks again
 
     def close(self) -> None:
         """Gives back the descriptors; after `stop` or `kill`."""
@@ -260,7 +267,9 @@ class Fleet:
 
     def _take(self, member: Member, channel: Channel, message: Message) -> None:
         kind = message["type"]
-        if kind == "hello":
+        if kind == "hello" and self._stopping:
+            member.kill()  # it was being started when the others were told to stop
+        elif kind == "hello":
             channel.send({**self._table_message("start"), "config": self.config.dump_revealed()})
             member.greeted = True
         elif kind == "ready":
@@ -268,7 +277,11 @@ class Fleet:
         elif kind == "ack":
             self._move(member, member.stage, message["epoch"])
         else:
-            self._on_message(member.index, message)
+            try:
+                self._on_message(member.index, message)
+            except Exception as error:  # a worker is worth more than what it counted
+                log.exception("defect in taking %r of worker %d", kind, member.index)
+                self._report("defect", {"worker": member.index, "reason": repr(error)})
 
     async def _bury(self, member: Member) -> None:
         """The channel has ended, so the process is ending; one that is not is no use to anyone."""
@@ -302,7 +315,7 @@ class Fleet:
 
     async def _until_live(self, member: Member) -> None:
         """Raises FleetError when the worker has ended STARTS_MAX times before it served."""
-        while member.stage != "live":
+        while member.stage != "live" and not self._stopping:
             if member.restarts >= STARTS_MAX:
                 raise FleetError(
                     f"worker {member.index} ended {member.restarts} times before it served a client"

@@ -122,6 +122,41 @@ def test_a_fleet_that_cannot_start_says_so() -> None:
     with_fleet(scenario, manner="dead", workers=1)
 
 
+def test_killed_while_it_starts_it_waits_for_nobody() -> None:
+    async def scenario(watched: Watched) -> None:
+        starting = asyncio.ensure_future(watched.fleet.start())
+        (member,) = watched.fleet.members
+        while member.stage != "starting":
+            await member.moved.wait()
+        watched.fleet.kill()
+        await asyncio.wait_for(starting, 20)
+
+    with_fleet(scenario, workers=1)
+
+
+def test_a_worker_that_was_being_started_at_the_stop_does_not_stay() -> None:
+    async def scenario(watched: Watched) -> None:
+        starting = asyncio.ensure_future(watched.fleet.start())
+        await asyncio.sleep(0)  # the first step of its keeper
+        await asyncio.sleep(0)  # the process is being made
+        await asyncio.wait_for(watched.fleet.stop(60_000), 20)
+        await starting
+
+    with_fleet(scenario, workers=1)
+
+
+def test_a_message_that_cannot_be_taken_costs_no_worker() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        (member,) = watched.fleet.members
+        assert member.channel is not None
+        watched.fleet._on_message = {}.__getitem__  # type: ignore[assignment]
+        watched.fleet._take(member, member.channel, {"type": "delta"})
+        assert [kind for kind, _ in watched.reports] == ["defect"]
+
+    with_fleet(scenario, workers=1)
+
+
 def test_a_stopped_worker_is_found_and_replaced() -> None:
     async def scenario(watched: Watched) -> None:
         await watched.fleet.start()
