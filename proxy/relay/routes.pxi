@@ -326,4 +326,4 @@ cdef class Routes:
         return 0
 
     cdef bytes error_frame(self, str severity, str sqlstate, str message, str hint):
-        return PgError(message, sqlstate=sqlstate, severity=severity, hint=hint).frame()
+        return PgError(message, sqlstate=sqlstate, severity=severity, hint=hint or None).frame()
