@@ -256,6 +256,8 @@ cdef class Answers(Connection):
                 self.say_goodbye()
             else:
                 self.show_fakes()
+                if self.session is not None and self.session.phase == PHASE_AWAITING:
+                    self.relay.resume(self.session)    # the replies it waits for may lie behind data it is to send
         elif kind == b"C" and self.copying and head.code == REPLY_QUERY:
             self.copying = False
             self.copy_end_used()

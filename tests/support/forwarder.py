@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 from pgshunt.protocol import messages
@@ -96,9 +97,8 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
     """Copies until the source ends, then ends the sink."""
-    try:
+    with suppress(OSError):  # one of them is gone, and the other hears of it
         while data := source.recv(65536):
             sink.sendall(data)
+    with suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
-    except OSError:
-        return
