@@ -268,6 +268,8 @@ class MigrationController:
     async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
         """Back to shared: first the reads, then the lane, then the copies. Returns when all of it is done.
 
+        The latch of a rollback goes with the copy it was about; journal and events keep it.
+
         With `even_if_target_is_gone` a service's own database that cannot be reached keeps what it has. Only
         the shared database is freed: it would keep its log for the lane until its disk is full.
         """
@@ -336,7 +338,8 @@ class MigrationController:
         await mover.close()
         self._movers.pop(service, None)
         await self._keeper.change(
-            service, lambda state: replace(_moved(state, "abandoned"), copied=()).noted("abandon", "done")
+            service,
+            lambda state: replace(_moved(state, "abandoned"), copied=(), latch=None).noted("abandon", "done"),
         )
         self._events.add("abandoned", service)
 

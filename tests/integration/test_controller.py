@@ -237,6 +237,11 @@ def test_a_latch_and_the_weight_zero_survive_a_restart(world: World) -> None:
         assert latch["trigger"] == "latency"
         assert controller.journal(SERVICE)[-1]["step"] == "rollback"
         await controller.abandon(SERVICE)
+        assert controller.latch(SERVICE) is None
+        assert "rollback" in [entry["step"] for entry in controller.journal(SERVICE)]
+        await _copied(controller)
+        await _raise(controller, 10)
+        await controller.abandon(SERVICE)
 
     world.run(first)
     world.run(second)
