@@ -162,7 +162,9 @@ def worker(index: int, channel_fd: int, board_fd: int, inbox_fd: int, listen_fds
 
 @cli.command()
 @_about_a_pgshunt
-@click.option("--exit-code", is_flag=True, help="Exit 3 if a service is rolled back, 4 if one is held.")
+@click.option(
+    "--exit-code", is_flag=True, help="Exit 3 if a service is rolled back, 4 if one is held or in trouble."
+)
 @click.argument("service", required=False)
 def status(service: str | None, exit_code: bool, output: Output, **target: Any) -> None:
     """Say where every service stands, or one in full."""
@@ -216,10 +218,13 @@ def rearm(service: str, reason: str, output: Output, **target: Any) -> None:
 
 @cli.command()
 @_about_a_pgshunt
+@click.option(
+    "--target-is-gone", is_flag=True, help="Free the shared database even if the own one is unreachable."
+)
 @click.argument("service")
-def abandon(service: str, output: Output, **target: Any) -> None:
+def abandon(service: str, target_is_gone: bool, output: Output, **target: Any) -> None:
     """Undo the move of a service: no reads, no lane, and no copies in its own database any more."""
-    _change(output, target, service, "abandon")
+    _change(output, target, service, "abandon", **({"target_is_gone": True} if target_is_gone else {}))
 
 
 @cli.command()
@@ -293,7 +298,7 @@ def _exit_of(services: list[dict[str, Any]]) -> Exit:
     if any(service["latch"] for service in services):
         return Exit.ROLLED_BACK
     held = any(trigger["verdict"] == "fail" for service in services for trigger in service["triggers"])
-    return Exit.HELD if held else Exit.OK
+    return Exit.HELD if held or any(service["attention"] for service in services) else Exit.OK
 
 
 def _tell_problems(report: Report) -> None:

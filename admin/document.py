@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pgshunt.admin.watch import Seen
+from pgshunt.admin.words import counted, duration
 from pgshunt.migration.detector import Judgement
+from pgshunt.migration.stages import Doing
 from pgshunt.routing.table import Service
 
 Document = dict[str, Any]
@@ -17,9 +19,11 @@ Document = dict[str, Any]
 class Standing:
     """All there is to say about one service at one moment.
 
+    `doing`: what stage syncing stands for now, else empty.
     `latch`: trigger, at, reason, evidence, or None. `lag_s`: by endpoint of its own database, None unknown.
     `progress`: of the copy, by table. `verify`: what verification found since the stage began. `trouble`:
-    what holds the move up, empty when nothing does.
+    what holds the move up, empty when nothing does. A copy later than `lag_ms_max`, or whose freshness is
+    unknown, takes no reads.
     """
 
     service: Service
@@ -30,6 +34,27 @@ class Standing:
     progress: Mapping[str, Any] = field(default_factory=dict)
     verify: Mapping[str, Any] = field(default_factory=dict)
     trouble: str = ""
+    doing: Doing = ""
+    lag_ms_max: int = 1000
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The copies, by endpoint, that should take reads and do not, because they are too far behind."""
+        if self.service.stage != "reading" or not self.service.reads_percent:
+            return ()
+        limit_s = self.lag_ms_max / 1000
+        return tuple(name for name, lag_s in self.lag_s.items() if lag_s is None or lag_s > limit_s)
+
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """What somebody should look at although nothing was rolled back."""
+        found = [self.trouble] if self.trouble else []
+        if self.late:
+            where = "; its reads stay at the owner" if len(self.late) == len(self.lag_s) else ""
+            behind = ", ".join(f"{name} {_behind(self.lag_s[name])}" for name in self.late)
+            limit = duration(self.lag_ms_max / 1000)
+            found.append(f"a copy is late: {behind}, limit {limit}{where}")
+        return tuple(found)
 
 
 def service_document(standing: Standing, now_s: float) -> Document:
@@ -43,7 +68,9 @@ def service_document(standing: Standing, now_s: float) -> Document:
         "reads": service.reads_percent,
         "shadow_writes": service.shadow_writes,
         "latch": dict(standing.latch) if standing.latch else None,
+        "doing": standing.doing,
         "trouble": standing.trouble,
+        "attention": list(standing.attention),
         "triggers": [judgement.to_dict() for judgement in standing.judgements],
         "baseline": asdict(seen.baseline.summary(now_s)),
         "candidate": asdict(seen.candidate.summary(now_s)),
@@ -61,12 +88,19 @@ def service_document(standing: Standing, now_s: float) -> Document:
 def sentence(standing: Standing) -> str:
     """Where one service stands, in plain English."""
     service = standing.service
+    syncing = {
+        "abandoning": f"its copy at {service.database} is being taken down",
+        "abandoning_stopped": f"abandoned, but not all of its copy at {service.database} is taken down",
+        "copying_stopped": f"the copy to {service.database} has stopped",
+    }.get(standing.doing, f"being copied to {service.database}")
     where = {
         "shared": "everything on the shared database",
-        "syncing": f"being copied to {service.database}, all statements on the shared database",
+        "syncing": f"{syncing}, all statements on the shared database",
         "shadowing": f"copied to {service.database}, all statements on the shared database",
         "reading": f"{service.reads_percent} % of reads on {service.database}, writes on the shared database",
     }[service.stage]
+    if standing.late and len(standing.late) == len(standing.lag_s):
+        where += ", but the copy is late and reads stay at the owner"
     parts = [f"{service.name}: {where}"]
     if service.stage in ("shadowing", "reading"):
         parts.append(f"shadow writes {'validated' if service.shadow_writes == 'validate' else 'off'}")
@@ -74,12 +108,21 @@ def sentence(standing: Standing) -> str:
         if None in lags:
             parts.append("freshness of a copy unknown")
         elif lags:
-            parts.append(f"copy at most {max(lag_s for lag_s in lags if lag_s is not None):.1f} s behind")
+            behind_s = max(lag_s for lag_s in lags if lag_s is not None)
+            parts.append(f"copy at most {duration(behind_s)} behind")
     if standing.latch:
         parts.append(f"rolled back ({standing.latch['trigger']}) and held until re-armed")
     if standing.trouble:
         parts.append(standing.trouble)
+    if standing.doing == "copying_stopped":
+        parts.append(f"when that is mended `pgshunt begin {service.name}` goes on from there")
+    elif standing.doing == "abandoning_stopped":
+        parts.append(f"`pgshunt abandon {service.name}` goes on from there")
     return ", ".join(parts)
+
+
+def _behind(lag_s: float | None) -> str:
+    return "is of unknown freshness" if lag_s is None else f"is {duration(lag_s)} behind"
 
 
 def summary(documents: Sequence[Mapping[str, Any]], workers_live: int, workers: int, epoch: int) -> str:
@@ -94,5 +137,6 @@ def summary(documents: Sequence[Mapping[str, Any]], workers_live: int, workers: 
     latched = [one["name"] for one in documents if one["latch"]]
     held = f"; rolled back: {', '.join(latched)}" if latched else ""
     return (
-        f"{len(documents)} services ({moving}), {workers_live} of {workers} workers live, epoch {epoch}{held}"
+        f"{counted(len(documents), 'service')} ({moving}), "
+        f"{workers_live} of {counted(workers, 'worker')} live, epoch {epoch}{held}"
     )

@@ -104,7 +104,7 @@ class SupervisorOperations:
         documents = self.services()
         return {
             "sentence": summary(documents, self.fleet.live, len(self.fleet.members), self.mover.table.epoch),
-            "warnings": self._warnings(),
+            "warnings": [*self._warnings(), *_attention(documents)],
             "version": __version__,
             "pid": os.getpid(),
             "started_at": self.health.started_at,
@@ -218,6 +218,7 @@ class SupervisorOperations:
                 progress=self.mover.progress(service.name),
                 verify=self.mover.verified(service.name),
                 trouble=self.mover.trouble(service.name),
+                lag_ms_max=self.mover.table.lag_ms_max,
             ),
             now_s,
         )
@@ -241,3 +242,7 @@ class SupervisorOperations:
         if self.health.restart_needed:
             warnings.append(f"changed, but needs a restart: {', '.join(self.health.restart_needed)}")
         return warnings
+
+
+def _attention(documents: Sequence[Document]) -> list[str]:
+    return [f"{document['name']}: {what}" for document in documents for what in document["attention"]]

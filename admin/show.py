@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pgshunt.admin.words import duration
+
 Document = Mapping[str, Any]
 
 
@@ -42,6 +44,7 @@ def service(document: Document) -> str:
     lines = [document["sentence"]]
     if document["latch"]:
         lines.append(f"  latched: {document['latch']['trigger']}, {document['latch']['reason']}")
+    lines += [f"  attention: {what}" for what in document["attention"]]
     for trigger in document["triggers"]:
         lines.append(f"  {trigger['trigger']:<12} {trigger['verdict']:<13} {trigger['reason']}")
     for name, copied in document["progress"].items():
@@ -77,7 +80,7 @@ def _service_row(document: Document) -> tuple[object, ...]:
         baseline["calls_per_s"] + candidate["calls_per_s"],
         _milliseconds(baseline["p95_ms"]),
         _milliseconds(candidate["p95_ms"]),
-        _milliseconds(1000 * max(lags)) if lags else "-",
+        duration(max(lags)) if lags else "-",
         "rolled back" if document["latch"] else _worst(document["triggers"]),
     )
 
@@ -88,7 +91,7 @@ def _worst(triggers: Sequence[Document]) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g} ms"
+    return "-" if value is None else duration(value / 1000)
 
 
 def _cell(value: object) -> str:

@@ -19,12 +19,15 @@ SERVICE: dict[str, Any] = {
     "stage": "reading",
     "reads": 50,
     "latch": None,
+    "attention": [],
+    "shadow": {"match": 3, "undecided": 113},
     "triggers": [{"trigger": "latency", "verdict": "pass", "reason": "0 % of 40 calls were slow"}],
     "baseline": {"calls_per_s": 10.0, "p95_ms": 1.234},
     "candidate": {"calls_per_s": 9.5, "p95_ms": None},
     "lag_s": {"auth_db": 0.1, "auth_db/1": None},
     "progress": {"public.users": {"state": "copying", "rows_copied": 5, "rows_total": 10}},
 }
+LATE = {**SERVICE, "attention": ["a copy is late: auth_db is 5.2 s behind, limit 1.0 s"]}
 LATCHED = {**SERVICE, "latch": {"trigger": "latency", "reason": "P95 over 1 s"}}
 EVENT = {
     "id": 7,
@@ -37,6 +40,7 @@ EVENT = {
 ANSWERS: dict[str, tuple[int, Any]] = {
     "GET /api/v1/status": (200, {"sentence": "1 service", "warnings": ["slow disk"], "services": [SERVICE]}),
     "GET /api/v1/services/auth_service": (200, SERVICE),
+    "GET /api/v1/services/late": (200, LATE),
     "GET /api/v1/services/latched": (200, LATCHED),
     "GET /api/v1/services/nobody": (
         404,
@@ -46,6 +50,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
     "POST /api/v1/services/auth_service/shift": (200, SERVICE),
     "POST /api/v1/services/auth_service/rollback": (200, SERVICE),
     "POST /api/v1/services/auth_service/rearm": (200, SERVICE),
+    "POST /api/v1/services/auth_service/abandon": (200, SERVICE),
     "POST /api/v1/services/latched/shift": (
         409,
         {"type": "urn:pgshunt:problem:latched", "detail": "rolled back", "remedy": "pgshunt rearm latched"},
@@ -156,6 +161,8 @@ def test_every_answer_can_be_json(
         (["shift", "auth_service", "--reads", "50"], "shift", {"reads": 50}),
         (["rollback", "auth_service", "--reason", "late"], "rollback", {"reason": "late"}),
         (["rearm", "auth_service", "--reason", "mended"], "rearm", {"reason": "mended"}),
+        (["abandon", "auth_service"], "abandon", {}),
+        (["abandon", "auth_service", "--target-is-gone"], "abandon", {"target_is_gone": True}),
     ],
 )
 def test_changes(
@@ -192,6 +199,11 @@ def test_a_rolled_back_service_can_be_an_exit_code(api: Asked, monkeypatch: Patc
     assert pgshunt(monkeypatch, "status", "latched", "--exit-code") == Exit.ROLLED_BACK
     assert pgshunt(monkeypatch, "status", "latched") == Exit.OK
     assert pgshunt(monkeypatch, "status", "--exit-code") == Exit.OK
+
+
+def test_trouble_is_shown_and_can_be_an_exit_code(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "status", "late", "--exit-code") == Exit.HELD
+    assert "attention: a copy is late" in capsys.readouterr().out
 
 
 def test_events_are_lines(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:

@@ -15,7 +15,8 @@ import pytest
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
-from pgshunt.migration.stages import WrongStage
+from pgshunt.migration.mover import TargetGone
+from pgshunt.migration.stages import Doing, WrongStage
 from pgshunt.migration.store import StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import LATENCY_EDGES_US
@@ -51,7 +52,9 @@ class TableMover:
         self.events = events
         self.calls: list[tuple[Any, ...]] = []
         self.latches: dict[str, Mapping[str, Any]] = {}
+        self.troubles: dict[str, str] = {}
         self.disk_full = False
+        self.target_is_gone = False
         if latched:
             self.latches["auth_service"] = {"trigger": "latency", "at": 1.0, "evidence": {"reason": "slow"}}
         (service,) = base.services
@@ -85,7 +88,9 @@ class TableMover:
     async def rearm(self, service: str, reason: str) -> None:
         del self.latches[service]
 
-    async def abandon(self, service: str) -> None:
+    async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
+        if self.target_is_gone and not even_if_target_is_gone:
+            raise TargetGone(service, "auth_db: cannot connect")
         await self.change(stage="shared", reads_percent=0)
 
     def latch(self, service: str) -> Mapping[str, Any] | None:
@@ -98,6 +103,9 @@ class TableMover:
         return {}
 
     def trouble(self, service: str) -> str:
+        return self.troubles.get(service, "")
+
+    def doing(self, service: str) -> Doing:
         return ""
 
     def lag_s(self, endpoint_index: int) -> float | None:
@@ -279,6 +287,18 @@ def test_a_move_can_be_abandoned(run: Run) -> None:
     run(scenario)
 
 
+def test_a_move_whose_target_is_gone_is_abandoned_when_that_is_said(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        running.mover.target_is_gone = True
+        status, problem = await running.ask("/api/v1/services/auth_service/abandon")
+        assert (status, problem["type"]) == (502, "urn:pgshunt:problem:target_gone")
+        assert "pgshunt abandon auth_service --target-is-gone" in problem["remedy"]
+        status, document = await running.ask("/api/v1/services/auth_service/abandon", target_is_gone=True)
+        assert (status, document["stage"]) == (200, "shared")
+
+    run(scenario)
+
+
 def test_an_operator_can_roll_back_too(run: Run) -> None:
     async def scenario(running: Running) -> None:
         await running.ask("/api/v1/services/auth_service/shift", reads=50)
@@ -322,6 +342,15 @@ def test_the_dashboard_is_one_document_with_everything(run: Run) -> None:
         assert service["sentence"].startswith("auth_service: 50 % of reads on auth_db")
         assert service["lag_s"] == {"auth_db": 0.1}
         assert [event["kind"] for event in document["events"]] == ["started"]
+
+    run(scenario)
+
+
+def test_the_overview_warns_of_a_service_in_trouble(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        running.mover.troubles["auth_service"] = "the apply worker is gone"
+        _, document = await running.ask("/api/v1/status")
+        assert "auth_service: the apply worker is gone" in document["warnings"]
 
     run(scenario)
 

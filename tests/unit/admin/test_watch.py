@@ -138,7 +138,7 @@ def test_sentences() -> None:
     scene = Scene()
     assert sentence(scene.standing(lag_s={"auth_db": 0.12, "auth_db/1": 0.31})) == (
         "auth_service: 50 % of reads on auth_db, writes on the shared database, shadow writes off, "
-        "copy at most 0.3 s behind"
+        "copy at most 310 ms behind"
     )
     shared = Service(SERVICE, "auth_db", ("public.users",))
     assert sentence(scene.standing(service=shared)) == "auth_service: everything on the shared database"
@@ -146,7 +146,38 @@ def test_sentences() -> None:
     assert sentence(latched).endswith(
         "rolled back (latency) and held until re-armed, auth_db does not answer"
     )
+    syncing = Service(SERVICE, "auth_db", ("public.users",), stage="syncing")
+    assert sentence(scene.standing(service=syncing, doing="copying")) == (
+        "auth_service: being copied to auth_db, all statements on the shared database"
+    )
+    stopped = scene.standing(service=syncing, doing="copying_stopped", trouble="the disk is full")
+    assert sentence(stopped) == (
+        "auth_service: the copy to auth_db has stopped, all statements on the shared database, "
+        "the disk is full, when that is mended `pgshunt begin auth_service` goes on from there"
+    )
+    left = scene.standing(service=syncing, doing="abandoning_stopped", trouble="auth_db does not answer")
+    assert sentence(left) == (
+        "auth_service: abandoned, but not all of its copy at auth_db is taken down, "
+        "all statements on the shared database, auth_db does not answer, "
+        "`pgshunt abandon auth_service` goes on from there"
+    )
     documents = [service_document(standing, scene.now_s) for standing in (scene.standing(), latched)]
     assert summary(documents, 1, 2, 7) == (
         "2 services (1 reading), 1 of 2 workers live, epoch 7; rolled back: auth_service"
     )
+
+
+def test_a_late_copy_is_told_and_not_said_to_take_the_reads() -> None:
+    scene = Scene()
+    assert scene.standing(lag_s={"auth_db": 1.0}).attention == ()
+    late = scene.standing(lag_s={"auth_db": 5.23}, trouble="the apply worker is gone")
+    assert "50 % of reads on auth_db, writes on the shared database, but the copy is late" in sentence(late)
+    assert service_document(late, scene.now_s)["attention"] == [
+        "the apply worker is gone",
+        "a copy is late: auth_db is 5.2 s behind, limit 1.0 s; its reads stay at the owner",
+    ]
+    one_of_two = scene.standing(lag_s={"auth_db": 0.1, "auth_db/1": None})
+    assert "late" not in sentence(one_of_two)
+    assert one_of_two.attention == ("a copy is late: auth_db/1 is of unknown freshness, limit 1.0 s",)
+    idle = Service(SERVICE, "auth_db", ("public.users",), stage="reading", reads_percent=0)
+    assert scene.standing(service=idle, lag_s={"auth_db": 5.0}).attention == ()

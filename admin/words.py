@@ -1,0 +1,17 @@
+"""Words amounts for people: durations in the unit that fits, counts with their noun."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """`0.00123` → `1.23 ms`, `0.31` → `310 ms`, `75.04` → `75.0 s`."""
+    milliseconds = 1000 * seconds
+    if milliseconds >= 999.5:
+        return f"{seconds:.1f} s"
+    digits = 0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2
+    return f"{round(milliseconds, digits):g} ms"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 service`, `2 services`; of a noun whose plural takes an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
