@@ -17,7 +17,7 @@ A simulation of healthy and failing services stands in tests/unit/migration/test
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pgshunt.migration.detector import (
@@ -229,12 +229,12 @@ class Guard:
         fast, sustained, quiet = samples = tuple(_error_sample(window) for window in windows)
         if watch.probe_failures >= _PROBE_RUN:
             why = f"{watch.probe_failures} probes in a row failed while the baseline answered"
-            return rule.judgement(fast, Verdict.FAIL, "D1", why)
+            return _hard_failure(rule, fast, why)
         failures = watch.total.infrastructure
         hard = next((run for run in watch.runs.values() if run.is_hard(failures)), None)
         if hard is not None:
             why = f"{hard.consecutive} infrastructure failures in a row, {hard.of_last_20} of the last 20"
-            return rule.judgement(fast, Verdict.FAIL, "D1", why)
+            return _hard_failure(rule, fast, why)
         found = rule.detect(fast, sustained, quiet)
         if found is not None:
             return rule.judgement(found[1], Verdict.FAIL, found[0])
@@ -290,6 +290,12 @@ class Guard:
             limit_percent=100 * self._difference_share_max,
             chance=chance if decided else None,
         )
+
+
+def _hard_failure(rule: Rule, sample: Sample, why: str) -> Judgement:
+    """D1 needs no rate: it is told only where it is over the limit too."""
+    judgement = rule.judgement(sample, Verdict.FAIL, "D1")
+    return replace(judgement, reason=f"{why}; {judgement.reason}" if sample.share > rule.limit else why)
 
 
 def _error_sample(window: Window) -> Sample:

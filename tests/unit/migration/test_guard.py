@@ -105,7 +105,20 @@ def test_three_failed_probes_in_a_row_trip_without_any_traffic() -> None:
     guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=1.0)
     (trip,) = guard.trips(0.0)
     assert trip.judgement.detector == "D1"
-    assert "3 probes" in trip.judgement.reason
+    assert trip.judgement.reason == "3 probes in a row failed while the baseline answered"
+
+
+def test_a_hard_failure_comes_first_and_the_rate_only_if_it_is_over_its_limit() -> None:
+    def reason(calls: int) -> str:
+        guard = armed()
+        guard.count(SERVICE, 0.0, Counts(calls=calls, infrastructure=5), NOTHING)
+        guard.report_run(SERVICE, 0, Run(5, 5, 2))
+        (trip,) = guard.trips(0.0)
+        return trip.judgement.reason
+
+    why = "5 infrastructure failures in a row, 5 of the last 20"
+    assert reason(1000) == why
+    assert reason(50) == f"{why}; 10 % of 50 calls failed in the last 10 s, limit 3 %"
 
 
 def test_a_probe_that_our_own_loop_delayed_says_nothing() -> None:
