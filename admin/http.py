@@ -60,7 +60,7 @@ class Operations(Protocol):
 
     async def rearm(self, name: str, reason: str) -> Document: ...
 
-    async def abandon(self, name: str) -> Document: ...
+    async def abandon(self, name: str, target_is_gone: bool) -> Document: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +214,9 @@ class AdminApi:
         return web.json_response(await self._operations.begin(request.match_info["name"]))
 
     async def _answer_abandon(self, request: web.Request) -> web.Response:
-        await _body(request, {})
-        return web.json_response(await self._operations.abandon(request.match_info["name"]))
+        body = await _body(request, {"target_is_gone": bool})
+        gone = bool(body.get("target_is_gone", False))
+        return web.json_response(await self._operations.abandon(request.match_info["name"], gone))
 
     async def _answer_shift(self, request: web.Request) -> web.Response:
         body = await _body(request, {"reads": int})
@@ -298,7 +299,7 @@ async def _body(request: web.Request, fields: Mapping[str, type]) -> Document:
     for name, value in body.items():
         if name not in fields:
             raise bad_value(f"{name!r} is not known here", f"fields: {', '.join(fields) or 'none'}")
-        if not isinstance(value, fields[name]) or isinstance(value, bool):
+        if type(value) is not fields[name]:  # a bool is an int to isinstance
             raise bad_value(f"{name} has the wrong type", f"send a {fields[name].__name__}")
     return body
 

@@ -15,8 +15,9 @@ from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, unknown_service
 from pgshunt.admin.watch import Watch
+from pgshunt.migration.mover import TargetGone
 from pgshunt.migration.servers import ServerError
-from pgshunt.migration.stages import COPY_STAGES, Held, WrongStage
+from pgshunt.migration.stages import COPY_STAGES, Doing, Held, WrongStage
 from pgshunt.migration.store import Conflict, StoreError
 from pgshunt.routing.explain import explain
 from pgshunt.routing.names import split_search_path
@@ -44,8 +45,8 @@ class Mover(Protocol):
     async def rearm(self, service: str, reason: str) -> None:
         """Lifts the latch; the reads stay at 0 %."""
 
-    async def abandon(self, service: str) -> None:
-        """Back to stage shared; returns when lane and copies are gone."""
+    async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
+        """Back to stage shared; returns when lane and copies are gone. Raises TargetGone."""
 
     def latch(self, service: str) -> Mapping[str, Any] | None:
         """trigger, at, evidence of the rollback that holds."""
@@ -58,6 +59,9 @@ class Mover(Protocol):
 
     def trouble(self, service: str) -> str:
         """What holds the service up; empty when nothing does."""
+
+    def doing(self, service: str) -> Doing:
+        """What stage syncing stands for now."""
 
     def lag_s(self, endpoint_index: int) -> float | None:
         """How far behind a copy may be; None unknown."""
@@ -172,8 +176,10 @@ class SupervisorOperations:
         self.rearmed(name)
         return self._document(self._find(service.name))
 
-    async def abandon(self, name: str) -> Document:
-        return await self._do(name, lambda service: self.mover.abandon(service.name), may_be_latched=True)
+    async def abandon(self, name: str, target_is_gone: bool) -> Document:
+        return await self._do(
+            name, lambda service: self.mover.abandon(service.name, target_is_gone), may_be_latched=True
+        )
 
     # -- how ------------------------------------------------------------------------------------------
 
@@ -195,6 +201,8 @@ class SupervisorOperations:
             raise conflict(str(error), "look at the status and ask again") from error
         except StoreError as error:
             raise Problem("state_not_kept", HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
+        except TargetGone as error:
+            raise Problem("target_gone", HTTPStatus.BAD_GATEWAY, str(error), error.remedy) from error
         except ServerError as error:
             raise Problem("server_failed", HTTPStatus.BAD_GATEWAY, str(error), error.hint) from error
         return self._document(self._find(name))
@@ -218,6 +226,7 @@ class SupervisorOperations:
                 progress=self.mover.progress(service.name),
                 verify=self.mover.verified(service.name),
                 trouble=self.mover.trouble(service.name),
+                doing=self.mover.doing(service.name),
                 lag_ms_max=self.mover.table.lag_ms_max,
             ),
             now_s,

@@ -20,10 +20,10 @@ from pgshunt.migration.dump import DumpFailed
 from pgshunt.migration.heartbeat import Heartbeat, Publish, Watched
 from pgshunt.migration.keeper import Keeper, PublishTable
 from pgshunt.migration.lane import LaneFailed
-from pgshunt.migration.mover import Mover, Options, PreflightFailed
+from pgshunt.migration.mover import Mover, Options, PreflightFailed, TargetGone
 from pgshunt.migration.schema import SchemaFailed
 from pgshunt.migration.servers import ServerError
-from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, STEPS, UNDO, Held, WrongStage, move
+from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, STEPS, UNDO, Doing, Held, WrongStage, move
 from pgshunt.migration.state import Latch, ServiceState, Status
 from pgshunt.migration.store import Store, StoreError
 from pgshunt.migration.verify import VerifyResult
@@ -40,6 +40,7 @@ _FAILURES: Final = (
     SchemaFailed,
     DumpFailed,
     PreflightFailed,
+    TargetGone,
     TimeoutError,
     StoreError,
 )
@@ -116,6 +117,15 @@ class MigrationController:
         """What holds the service up, and the way out; empty when nothing does."""
         mover = self._movers.get(service)
         return self._failures.get(service, "") or (mover.trouble if mover else "")
+
+    def doing(self, service: str) -> Doing:
+        """What is being done for the service in stage `syncing`, or was when it failed; else empty."""
+        state, has_stopped = self._state(service), service in self._failures
+        if state.stage != "syncing":
+            return ""
+        if state.is_being_abandoned:
+            return "abandoning_stopped" if has_stopped else "abandoning"
+        return "copying_stopped" if has_stopped else "copying"
 
     def lag_s(self, endpoint_index: int) -> float | None:
         """How far behind a copy may be; None unknown."""
@@ -364,7 +374,8 @@ class MigrationController:
                 if not isinstance(error, _FAILURES):
                     log.exception("defect in step %s of %s", self._steps.get(service, ""), service)
                 reason = str(error) if isinstance(error, _FAILURES) else repr(error)
-                self._failures[service] = reason
+                remedy = f"; {error.remedy}" if isinstance(error, TargetGone) else ""
+                self._failures[service] = reason + remedy
                 self._events.add("failed", service, step=self._steps.get(service, ""), error=reason)
                 raise
             finally:

@@ -42,6 +42,17 @@ class PreflightFailed(Exception):
     """The move cannot start; the message lists every problem with its remedy."""
 
 
+class TargetGone(Exception):
+    """The service's own database cannot be reached, so nothing was taken down; `remedy` is the way out."""
+
+    def __init__(self, service: str, reason: str) -> None:
+        self.remedy = (
+            f"when it answers again: pgshunt abandon {service}; if it never will, free the shared database "
+            f"alone: pgshunt abandon {service} --target-is-gone"
+        )
+        super().__init__(reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How moves are done. `passwords` of login roles that may have to be created; `pg_bin` holds pg_dump."""
@@ -136,14 +147,19 @@ class Mover:
             )
 
     async def drop_lane(self, even_if_target_is_gone: bool) -> None:
-        await self.lane.drop(even_if_target_is_gone)
+        """Raises TargetGone, ServerError."""
+        try:
+            await self.lane.drop(even_if_target_is_gone)
+        except Unreachable as error:
+            raise self._gone(error) from error
 
     async def drop_copies(self, copied: Sequence[str], even_if_target_is_gone: bool) -> None:
+        """Raises TargetGone, ServerError."""
         try:
             await self._target.run(partial(drop_copies, tables=copied))
         except Unreachable as error:
             if not even_if_target_is_gone:
-                raise
+                raise self._gone(error) from error
             self._tell("copies_left", {"tables": list(copied), "error": str(error)})
 
     # Watching
@@ -205,6 +221,11 @@ class Mover:
 
     async def _fence(self, moment_ns: int, timeout_s: float) -> bool:
         return await self._heartbeat.waiting(self._own_index, moment_ns, timeout_s)
+
+    def _gone(self, error: Unreachable) -> Exception:
+        """The same error unless it is about the service's own database."""
+        is_own = error.endpoint == self._target.endpoint.name
+        return TargetGone(self._service.name, str(error)) if is_own else error
 
     def _report(self, progress: list[TableProgress]) -> None:
         self.progress = {

@@ -5,7 +5,7 @@ shared → syncing → shadowing → reading. The later stages (switched, comple
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from pgshunt.routing.table import Stage
 
@@ -74,6 +74,10 @@ LANE_STAGES: Final[frozenset[Stage]] = frozenset({"syncing", "shadowing", "readi
 
 COPY_STAGES: Final[frozenset[Stage]] = frozenset({"shadowing", "reading"})
 """Stages in which every table of the service has a whole copy."""
+
+
+Doing = Literal["", "copying", "copying_stopped", "abandoning", "abandoning_stopped"]
+"""What stage `syncing` stands for now: a lane that is being made, or taken down, or left half done."""
 
 
 class WrongStage(Exception):

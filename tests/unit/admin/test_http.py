@@ -64,8 +64,8 @@ class Operations:
     async def rearm(self, name: str, reason: str) -> Document:
         return self.note("rearm", name, reason)
 
-    async def abandon(self, name: str) -> Document:
-        return self.note("abandon", name)
+    async def abandon(self, name: str, target_is_gone: bool) -> Document:
+        return self.note("abandon", name, target_is_gone)
 
     def note(self, *call: Any) -> Document:
         self.called.append(call)
@@ -181,11 +181,15 @@ def test_actions_reach_the_supervisor_with_their_arguments() -> None:
         await api.ask("POST", f"{base}/shift", json={"reads": 50})
         await api.ask("POST", f"{base}/rollback", json={"reason": "it is late"})
         await api.ask("POST", f"{base}/rearm", json={"reason": "index added"})
+        await api.ask("POST", f"{base}/abandon", json={})
+        await api.ask("POST", f"{base}/abandon", json={"target_is_gone": True})
         assert api.operations.called == [
             ("begin", "auth_service"),
             ("shift", "auth_service", 50),
             ("rollback", "auth_service", "it is late"),
             ("rearm", "auth_service", "index added"),
+            ("abandon", "auth_service", False),
+            ("abandon", "auth_service", True),
         ]
 
     with_api(scenario)
@@ -203,6 +207,7 @@ def test_actions_reach_the_supervisor_with_their_arguments() -> None:
         ("shift", {"reads": 50, "force": 1}, 422),
         ("shift", [], 400),
         ("shift", {"reads": 99}, 409),
+        ("abandon", {"target_is_gone": 1}, 422),
         ("rearm", {}, 422),
         ("rearm", {"reason": "  "}, 422),
         ("rearm", {"reason": "x" * 501}, 422),

@@ -12,6 +12,8 @@ import pytest
 
 from pgshunt.config.model import Control
 from pgshunt.migration.controller import MigrationController
+from pgshunt.migration.mover import TargetGone
+from pgshunt.migration.servers import Unreachable
 from pgshunt.migration.stages import Held
 from pgshunt.migration.state import Latch, ServiceState, State
 from pgshunt.migration.store import Document, StoreError
@@ -179,5 +181,27 @@ def test_a_copy_that_is_no_longer_watched_does_not_pass_for_verified() -> None:
         assert "nobody foresaw" in controller.trouble(SERVICE)
         assert not mover.tally.is_clean_since(0)
         await controller.stop()
+
+    world.run(scenario)
+
+
+def test_an_abandon_that_the_own_database_does_not_answer_names_the_way_out() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def unreachable(even_if_target_is_gone: bool) -> None:
+            if not even_if_target_is_gone:
+                raise Unreachable("auth_db", "cannot connect")
+
+        lane = controller._mover(SERVICE).lane
+        lane.drop = unreachable  # type: ignore[method-assign]
+        with pytest.raises(TargetGone, match="cannot connect") as refused:
+            await controller.abandon(SERVICE)
+        assert "pgshunt abandon auth_service --target-is-gone" in refused.value.remedy
+        assert "--target-is-gone" in controller.trouble(SERVICE)
+        assert controller.doing(SERVICE) == "abandoning_stopped"
+        await controller.abandon(SERVICE, even_if_target_is_gone=True)
+        assert store.state.service(SERVICE).stage == "shared"
+        assert controller.doing(SERVICE) == controller.trouble(SERVICE) == ""
 
     world.run(scenario)
