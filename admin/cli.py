@@ -1,8 +1,4 @@
-"""The command line. Every command answers with `-o json` too; what goes wrong says what to do.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 rolled back, 4 held until re-armed,
-5 conflict, 6 unreachable.
-"""
+"""The command line. Every command answers with `-o json` too; what goes wrong says what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +18,9 @@ from pgshunt import __version__
 from pgshunt.admin import show
 from pgshunt.admin.client import AdminClient, Unreachable
 from pgshunt.admin.problem import Problem
+from pgshunt.admin.words import counted
 from pgshunt.config import Config, ConfigError, Report, Secret, Severity, examine, load
+from pgshunt.config.problem import dotted
 from pgshunt.migration.servers import ServerError
 
 DEFAULT_URL = "http://127.0.0.1:6433"
@@ -30,6 +28,12 @@ FOLLOW_S = 20.0
 
 Output = Literal["table", "json"]
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed (a wrong token too), 2 wrong usage or configuration, 3 rolled back, "
+    "4 held until re-armed or in trouble, 5 conflict, 6 unreachable."
+)
 
 
 class Exit(IntEnum):
@@ -77,8 +81,21 @@ def _url_of(config: Config) -> str:
 
 _file = click.Path(dir_okay=False, path_type=Path)
 _config = click.option("-c", "--config", type=_file, help="The configuration file.")
+
+
+def _keep_output(context: click.Context, _: click.Parameter, output: Output) -> Output:
+    """What goes wrong is told outside the command, and in the form it was asked for."""
+    context.ensure_object(dict)["output"] = output
+    return output
+
+
 _output = click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to answer."
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    callback=_keep_output,
+    help="How to answer; with json a refusal is an object with the key error.",
 )
 
 
@@ -94,7 +111,7 @@ def _about_a_pgshunt(command: Command) -> Command:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__)
 def cli() -> None:
     """Moves services off one shared PostgreSQL, one at a time, with a way back at every point."""
@@ -130,6 +147,7 @@ def check(config: Path, output: Output) -> None:
             {
                 "severity": str(problem.severity),
                 "place": str(problem.place or ""),
+                "path": dotted(problem.path),
                 "message": problem.message,
                 "remedy": problem.remedy,
             }
@@ -139,7 +157,7 @@ def check(config: Path, output: Output) -> None:
     else:
         _tell_problems(report)
         if report.config is not None:
-            click.echo(f"{config} is good: {len(report.config.services)} services")
+            click.echo(f"{config} is good: {counted(len(report.config.services), 'service')}")
     sys.exit(Exit.OK if report.config is not None else Exit.USAGE)
 
 
@@ -263,6 +281,8 @@ def explain(
     **target: Any,
 ) -> None:
     """Say where a statement goes, and why."""
+    if not sql.strip():
+        raise click.BadParameter("it is empty: give the statement to explain", param_hint="SQL")
     if offline:
         if config is None:
             raise click.UsageError("--offline needs -c: it says where the shared database is")
@@ -316,16 +336,32 @@ def _exit_code(problem: Problem) -> Exit:
     return _EXIT_OF_KIND.get(problem.kind) or _EXIT_OF_STATUS.get(problem.status, Exit.FAILED)
 
 
+def _error(kind: str, detail: str) -> dict[str, Any]:
+    """A failure on this side of the admin API, in the form of its problems."""
+    return {
+        "type": f"urn:pgshunt:problem:{kind}",
+        "title": kind.replace("_", " "),
+        "detail": detail,
+        "remedy": "",
+    }
+
+
 def main() -> None:
     """Runs the command in sys.argv and exits."""
+    asked: dict[str, str] = {}
     try:
-        cli()
+        cli(obj=asked)
     except Problem as problem:
-        _fail(_exit_code(problem), str(problem))
-    except Unreachable as error:
-        _fail(Exit.UNREACHABLE, str(error))
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(Exit.USAGE)
-    except (OSError, ServerError) as error:
-        _fail(Exit.FAILED, str(error))
+        code, message = _exit_code(problem), f"pgshunt: {problem}"
+        error = problem.more.get("answer") or problem.to_dict()
+    except Unreachable as unreachable:
+        code, message = Exit.UNREACHABLE, f"pgshunt: {unreachable}"
+        error = _error("unreachable", str(unreachable))
+    except ConfigError as wrong:
+        code, message, error = Exit.USAGE, str(wrong), _error("bad_configuration", str(wrong))
+    except (OSError, ServerError) as failure:
+        code, message, error = Exit.FAILED, f"pgshunt: {failure}", _error("failed", str(failure))
+    if asked.get("output") == "json":
+        _print_json({"error": error})
+    click.echo(message, err=True)
+    sys.exit(code)

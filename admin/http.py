@@ -161,7 +161,8 @@ class AdminApi:
                 "unauthorized",
                 HTTPStatus.UNAUTHORIZED,
                 "the bearer token is missing or wrong",
-                "send the token of admin.token_file: pgshunt --token-file, or PGSHUNT_ADMIN_TOKEN",
+                "send the one of admin.token, token_file or token_env, whichever is configured: "
+                "pgshunt -c or --token-file, or PGSHUNT_ADMIN_TOKEN",
             )
 
     # -- reading --------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ def service(document: Document) -> str:
     lines += [f"  attention: {what}" for what in document["attention"]]
     for trigger in document["triggers"]:
         lines.append(f"  {trigger['trigger']:<12} {trigger['verdict']:<13} {trigger['reason']}")
+    if document["shadow"]:
+        lines.append(f"  shadow writes: {_shadow(document['shadow'])}")
     for name, copied in document["progress"].items():
         lines.append(
             f"  {name:<40} {copied['state']:<12} {copied['rows_copied']} of about {copied['rows_total']} rows"
@@ -83,6 +85,15 @@ def _service_row(document: Document) -> tuple[object, ...]:
         duration(max(lags)) if lags else "-",
         "rolled back" if document["latch"] else _worst(document["triggers"]),
     )
+
+
+def _shadow(results: Mapping[str, int]) -> str:
+    """`0 matched, 113 undecided, 0 differ`; what was not compared at all only where there is such."""
+    compared = f"{results.get('match', 0)} matched, {results.get('undecided', 0)} undecided"
+    parts = [compared, f"{results.get('mismatch', 0)} differ"]
+    uncompared = {"dropped": "dropped", "error": "failed"}
+    parts += [f"{results[result]} {word}" for result, word in uncompared.items() if results.get(result)]
+    return ", ".join(parts)
 
 
 def _worst(triggers: Sequence[Document]) -> str:

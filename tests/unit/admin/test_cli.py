@@ -142,6 +142,7 @@ def test_status_of_one_service_shows_triggers_and_progress(
     printed = capsys.readouterr().out
     assert "0 % of 40 calls were slow" in printed
     assert "5 of about 10 rows" in printed
+    assert "  shadow writes: 3 matched, 113 undecided, 0 differ\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,7 @@ def test_changes(
         (["status", "--url", "http://127.0.0.1:1"], Exit.UNREACHABLE, "is `pgshunt serve` running?"),
         (["status", "--url", "nonsense"], Exit.UNREACHABLE, "http://host:port"),
         (["explain", "--offline", "SELECT 1"], Exit.USAGE, "-c"),
+        (["explain", " "], Exit.USAGE, "give the statement"),
     ],
 )
 def test_failures_have_their_exit_code_and_say_what_to_do(
@@ -193,6 +195,31 @@ def test_failures_have_their_exit_code_and_say_what_to_do(
 ) -> None:
     assert pgshunt(monkeypatch, *arguments) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["status", "nobody"], Exit.USAGE, "unknown_service"),
+        (["shift", "latched", "--reads", "10"], Exit.HELD, "latched"),
+        (["status", "--url", "nonsense"], Exit.UNREACHABLE, "unreachable"),
+        (["status", "--token-file", "/missing"], Exit.FAILED, "failed"),
+    ],
+)
+def test_a_refusal_can_be_json_too(
+    arguments: list[str], code: Exit, kind: str, api: Asked, monkeypatch: Patch, capsys: Printed
+) -> None:
+    assert pgshunt(monkeypatch, *arguments, "-o", "json") == code
+    printed = capsys.readouterr()
+    error = json.loads(printed.out)["error"]
+    assert error["type"] == f"urn:pgshunt:problem:{kind}"
+    assert error["detail"] in printed.err
+
+
+def test_help_names_the_exit_codes(monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "--help") == Exit.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{code:d} " in said.partition("Exit codes:")[2] for code in Exit)
 
 
 def test_a_rolled_back_service_can_be_an_exit_code(api: Asked, monkeypatch: Patch) -> None:
@@ -246,6 +273,7 @@ def test_check_tells_every_problem_at_once(monkeypatch: Patch, capsys: Printed, 
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
     assert len(document["problems"]) >= 2
+    assert "control.usr" in {problem["path"] for problem in document["problems"]}
 
 
 def test_serve_refuses_a_wrong_configuration(monkeypatch: Patch, capsys: Printed, tmp_path: Path) -> None:
