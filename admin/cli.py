@@ -46,7 +46,12 @@ class Exit(IntEnum):
     UNREACHABLE = 6
 
 
-_EXIT_OF_KIND = {"latched": Exit.HELD, "held": Exit.HELD, "conflict": Exit.CONFLICT}
+_EXIT_OF_KIND = {
+    "latched": Exit.HELD,
+    "held": Exit.HELD,
+    "conflict": Exit.CONFLICT,
+    "not_ready": Exit.FAILED,
+}
 _EXIT_OF_STATUS = {
     HTTPStatus.NOT_FOUND: Exit.USAGE,
     HTTPStatus.UNPROCESSABLE_ENTITY: Exit.USAGE,

@@ -13,9 +13,9 @@ from pgshunt import __version__
 from pgshunt.admin.document import Document, Standing, service_document, summary
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
-from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, unknown_service
+from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, not_ready, unknown_service
 from pgshunt.admin.watch import Watch
-from pgshunt.migration.mover import TargetGone
+from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.servers import ServerError
 from pgshunt.migration.stages import COPY_STAGES, Doing, Held, WrongStage
 from pgshunt.migration.store import Conflict, StoreError
@@ -34,7 +34,10 @@ class Mover(Protocol):
         """The latest routing table."""
 
     async def begin(self, service: str) -> None:
-        """Starts, or goes on, copying; returns when that is journalled, not when it is done."""
+        """Starts, or goes on, copying; returns when that is journalled, not when it is done.
+
+        Raises PreflightFailed.
+        """
 
     async def shift(self, service: str, reads_percent: int) -> None:
         """Returns when every worker routes by it."""
@@ -201,6 +204,12 @@ class SupervisorOperations:
             raise conflict(str(error), "look at the status and ask again") from error
         except StoreError as error:
             raise Problem("state_not_kept", HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
+        except PreflightFailed as error:
+            problems = [
+                {"subject": each.subject, "message": each.message, "remedy": each.remedy}
+                for each in error.problems
+            ]
+            raise not_ready(name, problems) from error
         except TargetGone as error:
             raise Problem("target_gone", HTTPStatus.BAD_GATEWAY, str(error), error.remedy) from error
         except ServerError as error:

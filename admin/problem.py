@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
+
+from pgshunt.admin.words import counted
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -22,7 +24,12 @@ class Problem(Exception):
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.detail}; {self.remedy}" if self.remedy else self.detail
+        """One line, and one more for each of the `problems` of `not_ready`, which may have come by HTTP."""
+        line = f"{self.detail}; {self.remedy}" if self.remedy else self.detail
+        listed = self.more.get("answer", self.more).get("problems", ())
+        return "\n".join(
+            (line, *(f"  {each['subject']}: {each['message']}; {each['remedy']}" for each in listed))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The body of the answer."""
@@ -62,6 +69,17 @@ def latched(service: str, trigger: str) -> Problem:
 def held(detail: str, remedy: str) -> Problem:
     """409: something has to be mended first."""
     return Problem("held", HTTPStatus.CONFLICT, detail, remedy)
+
+
+def not_ready(service: str, problems: Sequence[Mapping[str, str]]) -> Problem:
+    """409: the databases lack something. `problems`: subject, message and remedy of each."""
+    return Problem(
+        "not_ready",
+        HTTPStatus.CONFLICT,
+        f"{service} cannot be moved yet, nothing was changed: {counted(len(problems), 'problem')}",
+        f"mend what is listed, then: pgshunt begin {service}",
+        {"problems": list(problems)},
+    )
 
 
 def conflict(detail: str, remedy: str) -> Problem:

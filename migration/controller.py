@@ -172,7 +172,8 @@ class MigrationController:
     async def begin(self, service: str) -> None:
         """shared → syncing, and on to shadowing by itself.
 
-        Returns when that is journalled; `settled` waits for it.
+        Returns when that is journalled; `settled` waits for it. Raises PreflightFailed or ServerError before
+        anything is changed.
         """
         self._configured(service)
         async with self._turns[service]:
@@ -181,6 +182,7 @@ class MigrationController:
                 if self._state(service).is_being_abandoned:
                     raise Held(f"{service} is being abandoned: begin when that is done")
                 return
+            await self._require_possible(service)
             self._failures.pop(service, None)
             await self._keeper.change(service, lambda state: _moved(state, "begin").noted("begin", "done"))
             self._events.add("syncing", service, database=self._configured(service).database)
@@ -384,6 +386,15 @@ class MigrationController:
         self._failures.pop(service, None)
         task = self._working[service] = asyncio.create_task(run())
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _require_possible(self, service: str) -> None:
+        state = self._state(service)
+        try:
+            await self._mover(service).preflight(state.copied)
+        except (PreflightFailed, ServerError):
+            if state.stage not in LANE_STAGES:
+                await self._movers.pop(service).close()
+            raise
 
     async def _require_sound(self, service: str, reads_percent: int) -> None:
         latch = self._state(service).latch

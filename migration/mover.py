@@ -39,7 +39,11 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 class PreflightFailed(Exception):
-    """The move cannot start; the message lists every problem with its remedy."""
+    """The move cannot start; `problems` and the message have all that is missing, with its remedy."""
+
+    def __init__(self, problems: Sequence[preflight.Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(". ".join(map(str, problems)))
 
 
 class TargetGone(Exception):
@@ -119,7 +123,7 @@ class Mover:
         ]
         fatal = [problem for problem in problems if problem.fatal]
         if fatal:
-            raise PreflightFailed(". ".join(map(str, fatal)))
+            raise PreflightFailed(fatal)
         return problems
 
     async def create_roles(self) -> None:

@@ -53,7 +53,7 @@ MOVES: Final[Mapping[Stage, Mapping[str, Move]]] = {
 }
 
 STEPS: Final = (
-    Step("preflight", "", "asks both servers for everything that would stop the move later"),
+    Step("preflight", "", "asks both servers, as `begin` did, for everything that would stop the move later"),
     Step(
         "roles", "", "creates the service's roles at its own database; they stay, for roles are the cluster's"
     ),

@@ -302,17 +302,18 @@ def test_a_sick_lane_or_a_copy_that_differs_holds_the_reads(world: World) -> Non
     assert any(kind == "lane_failed" for kind, _ in world.events)
 
 
-def test_what_preflight_finds_is_shown_and_begin_goes_on_after_the_remedy(world: World) -> None:
-    world.shared.execute("ALTER TABLE roles DROP CONSTRAINT roles_pkey")
+def test_what_preflight_finds_refuses_the_begin_before_anything_is_changed(world: World) -> None:
+    world.shared.execute("ALTER TABLE roles DROP CONSTRAINT roles_pkey; DROP TABLE logs")
 
     async def scenario(controller: MigrationController, store: Journalled) -> None:
-        await controller.begin(SERVICE)
         with pytest.raises(
             PreflightFailed, match=r"public\.roles: without replica identity .*; add a primary key"
-        ):
-            await controller.settled(SERVICE)
-        assert "add a primary key" in controller.trouble(SERVICE)
-        world.shared.execute("ALTER TABLE roles ADD PRIMARY KEY (id)")
+        ) as refused:
+            await controller.begin(SERVICE)
+        assert {each.subject for each in refused.value.problems} == {"shared database", "public.roles"}
+        assert controller.table.services[0].stage == "shared"
+        assert (store.writes, controller.journal(SERVICE), world.events) == (0, (), [])
+        world.shared.execute("ALTER TABLE roles ADD PRIMARY KEY (id); CREATE TABLE logs (id int PRIMARY KEY)")
         await _copied(controller)
         assert controller.trouble(SERVICE) == ""
         await controller.abandon(SERVICE)

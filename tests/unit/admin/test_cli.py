@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pgshunt.admin.cli import Exit, main
+from pgshunt.admin.problem import not_ready
 
 SERVICE: dict[str, Any] = {
     "name": "auth_service",
@@ -37,6 +38,10 @@ EVENT = {
     "detail": {"reads": 50},
 }
 
+PROBLEMS = [
+    {"subject": "public.a", "message": "no key", "remedy": "add one"},
+    {"subject": "public.b", "message": "unlogged", "remedy": "log it"},
+]
 ANSWERS: dict[str, tuple[int, Any]] = {
     "GET /api/v1/status": (200, {"sentence": "1 service", "warnings": ["slow disk"], "services": [SERVICE]}),
     "GET /api/v1/services/auth_service": (200, SERVICE),
@@ -51,6 +56,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
     "POST /api/v1/services/auth_service/rollback": (200, SERVICE),
     "POST /api/v1/services/auth_service/rearm": (200, SERVICE),
     "POST /api/v1/services/auth_service/abandon": (200, SERVICE),
+    "POST /api/v1/services/early/begin": (409, not_ready("early", PROBLEMS).to_dict()),
     "POST /api/v1/services/latched/shift": (
         409,
         {"type": "urn:pgshunt:problem:latched", "detail": "rolled back", "remedy": "pgshunt rearm latched"},
@@ -220,6 +226,13 @@ def test_help_names_the_exit_codes(monkeypatch: Patch, capsys: Printed) -> None:
     assert pgshunt(monkeypatch, "--help") == Exit.OK
     said = " ".join(capsys.readouterr().out.split())
     assert all(f"{code:d} " in said.partition("Exit codes:")[2] for code in Exit)
+
+
+def test_what_a_move_lacks_is_told_line_by_line(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "begin", "early") == Exit.FAILED
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith("pgshunt: early cannot be moved yet, nothing was changed: 2 problems; ")
+    assert lines == ["  public.a: no key; add one", "  public.b: unlogged; log it"]
 
 
 def test_a_rolled_back_service_can_be_an_exit_code(api: Asked, monkeypatch: Patch) -> None:

@@ -15,7 +15,8 @@ import pytest
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
-from pgshunt.migration.mover import TargetGone
+from pgshunt.migration import preflight
+from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.stages import Doing, WrongStage
 from pgshunt.migration.store import StoreError
 from pgshunt.migration.verify import VerifyResult
@@ -54,6 +55,7 @@ class TableMover:
         self.latches: dict[str, Mapping[str, Any]] = {}
         self.troubles: dict[str, str] = {}
         self.disk_full = False
+        self.missing: list[preflight.Problem] = []
         self.target_is_gone = False
         if latched:
             self.latches["auth_service"] = {"trigger": "latency", "at": 1.0, "evidence": {"reason": "slow"}}
@@ -73,6 +75,8 @@ class TableMover:
         self.calls.append(("stop",))
 
     async def begin(self, service: str) -> None:
+        if self.missing:
+            raise PreflightFailed(self.missing)
         raise WrongStage("begin is not possible in stage shadowing; it is in shared")
 
     async def shift(self, service: str, reads_percent: int) -> None:
@@ -275,6 +279,19 @@ def test_refusals_say_what_to_do(run: Run) -> None:
         assert "it is in shared" in problem["detail"]
         assert (await running.ask("/api/v1/services/auth_service/rearm", reason="x"))[0] == 409
         assert (await running.ask("/api/v1/services/nobody"))[0] == 404
+
+    run(scenario)
+
+
+def test_a_begin_that_is_refused_lists_all_that_is_missing(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        running.mover.missing = [
+            preflight.Problem(table, "no key", "add one") for table in ("public.a", "public.b")
+        ]
+        status, problem = await running.ask("/api/v1/services/auth_service/begin")
+        assert (status, problem["type"]) == (409, "urn:pgshunt:problem:not_ready")
+        assert [each["subject"] for each in problem["problems"]] == ["public.a", "public.b"]
+        assert problem["problems"][0]["remedy"] == "add one"
 
     run(scenario)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from pgshunt.config.model import Control
 from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.mover import TargetGone
+from pgshunt.migration.preflight import Problem
 from pgshunt.migration.servers import Unreachable
 from pgshunt.migration.stages import Held
 from pgshunt.migration.state import Latch, ServiceState, State
@@ -71,6 +72,10 @@ class World:
 
 
 READING = ServiceState("reading", 50)
+
+
+async def nothing_found(copied: Sequence[str]) -> list[Problem]:
+    return []
 
 
 def test_a_rollback_that_could_not_be_kept_is_kept_when_asked_for_again() -> None:
@@ -137,6 +142,7 @@ def test_begun_twice_at_once_it_is_done_once() -> None:
             await asyncio.Event().wait()
 
         controller._sync = sync  # type: ignore[method-assign]
+        controller._mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
         await asyncio.gather(controller.begin(SERVICE), controller.begin(SERVICE))
         await asyncio.sleep(0)
         assert begun == [SERVICE]
@@ -153,11 +159,13 @@ def test_a_step_that_fails_in_a_way_nobody_foresaw_is_told() -> None:
             raise OSError("no space left on device")
 
         controller._sync = sync  # type: ignore[method-assign]
+        controller._mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
         await controller.begin(SERVICE)
         with pytest.raises(OSError, match="no space"):
             await controller.settled(SERVICE)
         assert world.events[-1][0] == "failed"
         assert "no space" in controller.trouble(SERVICE)
+        assert controller.doing(SERVICE) == "copying_stopped"
 
     world.run(scenario)
 
