@@ -20,6 +20,8 @@ log = logging.getLogger("pgshunt.events")
 
 KEPT_MAX = 2000
 FILE_BYTES_MAX = 4 * 1024 * 1024
+WARNINGS = frozenset({"failed", "lane_failed", "rolled_back", "reload_failed", "worker_ended"})
+"""The kinds that somebody should look at; the others are logged at level INFO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class EventLog:
         event = Event(self.last_id, at, kind, service, detail)
         self._kept.append(event)
         self._write(event)
-        log.info("%s %s %s", kind, service, json.dumps(detail, default=str))
+        level = logging.WARNING if kind in WARNINGS else logging.INFO
+        log.log(level, "%s %s %s", kind, service, json.dumps(detail, default=str))
         news, self._news = self._news, asyncio.Event()
         news.set()
         return event

@@ -32,4 +32,5 @@ async def _serve(config: Config, path: Path) -> int:
         await supervisor.run()
     finally:
         await supervisor.close()
+    supervisor.events.add("stopped")
     return 0

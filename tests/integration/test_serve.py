@@ -367,6 +367,7 @@ def test_sigterm_drains(shared: Database, tmp_path: Path) -> None:
         with pytest.raises(psycopg.OperationalError):
             busy.execute("SELECT 1")
         assert serving.process.wait(30) == 0
+        assert "stopped" in serving.said().splitlines()[-1]
         assert shared.execute("SELECT name FROM item WHERE id = 2") == [["drained"]]
         idle.close()
         busy.close()

@@ -88,3 +88,12 @@ def test_news_wakes_everyone_who_waits() -> None:
         assert await log.news(1, 0.001) == []
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("kind", "level"), [("rolled_back", "WARNING"), ("shifted", "INFO")])
+def test_what_somebody_should_look_at_is_a_warning(
+    kind: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    EventLog(None).add(kind, "auth_service")
+    assert [record.levelname for record in caplog.records] == [level]
