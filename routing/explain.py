@@ -7,7 +7,7 @@ from typing import Any
 
 from pgshunt.routing.classify import classify
 from pgshunt.routing.decide import Plan, Reason, Split, decide
-from pgshunt.routing.names import split_search_path
+from pgshunt.routing.names import SYSTEM_SCHEMAS, split_search_path
 from pgshunt.routing.shape import Shape
 from pgshunt.routing.table import Catalogue, Placement, RoutingTable
 
@@ -31,7 +31,7 @@ SENTENCES = {
 @dataclass(frozen=True, slots=True)
 class TableAt:
     """Where one table is: its service ("" for nobody's), the database that owns it, the databases with
-    copies that take reads.
+    copies that take reads. `known` is False for one that the catalogue lacks.
     """
 
     name: str
@@ -39,6 +39,7 @@ class TableAt:
     service: str
     owner: str
     copies: tuple[str, ...]
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Explanation:
         for table in self.tables:
             owner = f"owned by {table.service}" if table.service else "nobody's"
             copies = f", copies in {', '.join(table.copies)}" if table.copies else ""
-            lines.append(f"{table.access:<10} {table.name}: {owner}, on {table.owner}{copies}")
+            unknown = "" if table.known else ", not in the catalogue: mistyped, or not on the search path"
+            lines.append(f"{table.access:<10} {table.name}: {owner}, on {table.owner}{copies}{unknown}")
         lines.append(f"route      {', '.join(f'{name} {percent} %' for name, percent in self.choice)}")
         lines.append(f"reason     {self.reason}: {self.sentence}")
         return lines
@@ -81,7 +83,7 @@ def explain(
     return Explanation(
         kind=shape.kind.name.lower(),
         traits=_traits(shape),
-        tables=tuple(_table_at(name, shape, table, placement) for name in sorted(shape.tables)),
+        tables=tuple(_table_at(name, shape, table, placement, catalogue) for name in sorted(shape.tables)),
         service=table.services[plan.service].name if plan.service >= 0 else "",
         choice=_choice(plan, table),
         reason=plan.reason.code,
@@ -100,19 +102,23 @@ def _traits(shape: Shape) -> tuple[str, ...]:
         "literals matter": shape.literal_sensitive,
         "read only": shape.read_only,
         f"{shape.statements} statements": shape.statements > 1,
-        shape.reason: shape.reason,
+        shape.reason: shape.reason not in ("", "locks", shape.pins, shape.local),
     }
     return tuple(trait for trait, holds in said.items() if holds)
 
 
-def _table_at(name: str, shape: Shape, table: RoutingTable, placement: Placement) -> TableAt:
+def _table_at(
+    name: str, shape: Shape, table: RoutingTable, placement: Placement, catalogue: Catalogue
+) -> TableAt:
     service = placement.services.get(name)
+    of_the_system = name.partition(".")[0] in SYSTEM_SCHEMAS
     return TableAt(
         name=name,
         access="writes" if name in shape.writes else "reads",
         service="" if service is None else table.services[service].name,
         owner=placement.owner(name),
         copies=tuple(table.services[c.service].database for c in placement.copies if name in c.tables),
+        known=name in catalogue.relations or of_the_system or not catalogue.relations,
     )
 
 

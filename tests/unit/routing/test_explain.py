@@ -44,6 +44,26 @@ def test_a_write(catalogue: Catalogue) -> None:
     ]
 
 
+def test_a_table_that_is_not_there_is_told(catalogue: Catalogue) -> None:
+    def says(sql: str, catalogue: Catalogue) -> bool:
+        return any("not in the catalogue" in line for line in explain(sql, TABLE, catalogue).lines())
+
+    assert says("SELECT * FROM usres", catalogue)
+    assert not says("SELECT * FROM users, pg_class, information_schema.tables", catalogue)
+    assert not says("SELECT * FROM users", Catalogue())
+
+
+@pytest.mark.parametrize(
+    ("sql", "shape"),
+    [
+        ("SET x = 1", "shape      session (pins the session: set, literals matter)"),
+        ("SELECT * FROM users FOR UPDATE", "shape      read (takes locks)"),
+    ],
+)
+def test_nothing_is_said_twice(sql: str, shape: str, catalogue: Catalogue) -> None:
+    assert explain(sql, TABLE, catalogue).lines()[0] == shape
+
+
 @pytest.mark.parametrize(
     ("sql", "reason"),
     [
