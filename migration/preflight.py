@@ -32,6 +32,8 @@ SELECT json_build_object(
                  FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
                  JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace),
   'superuser', rolsuper, 'replication', rolreplication,
+  'creates', has_database_privilege(current_database(), 'CREATE'),
+  'grant', format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user),
   'subscriber', rolsuper OR current_setting('server_version_num')::int >= 160000
                 AND pg_has_role(current_user,
                                 (SELECT oid FROM pg_roles WHERE rolname = 'pg_create_subscription'), 'USAGE'),
@@ -102,6 +104,14 @@ def _check_source(source: Facts, tables: Sequence[str]) -> list[Problem]:
     if not (facts["superuser"] or facts["replication"]):
         found.append(
             Problem("shared database", "the control role may not replicate", "ALTER ROLE … REPLICATION")
+        )
+    if not facts["creates"]:
+        found.append(
+            Problem(
+                "shared database",
+                "the control role may not create there: neither the publication nor the heartbeat's schema",
+                facts["grant"],
+            )
         )
     if facts["not_owned"] and not facts["superuser"]:
         found.append(

@@ -11,6 +11,7 @@ import pytest
 from support.fixtures import Database
 from support.moving import CONTROL, TARGET, databases, endpoint, moving
 
+from pgshunt.config.model import Control
 from pgshunt.config.secret import Secret
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.demo.waiting import wait_for
@@ -263,6 +264,33 @@ def test_preflight_names_every_problem_at_once(pair: tuple[Database, Database]) 
         ("public.seen", "only"),
         ("public.users", "trigger"),
     }
+
+
+def test_preflight_tells_that_the_control_role_may_not_create(pair: tuple[Database, Database]) -> None:
+    shared, _ = pair
+    name, tables = "pgshunt_auth_service", ("public.users",)
+    role = f"modest_{shared.dbname}"
+    shared.execute(f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'word'")
+    shared.execute(f"GRANT {role} TO CURRENT_USER; ALTER TABLE users OWNER TO {role}")
+    control = Control(user=role, password=Secret("word"))
+    grant = f"GRANT CREATE ON DATABASE {shared.dbname} TO {role}"
+
+    async def scenario() -> list[str]:
+        source, target = Server(endpoint(shared, "shared"), control, "test"), _servers(pair)[1]
+        facts = [
+            await server.run(lambda link: preflight.read_facts(link, name, tables))
+            for server in (source, target)
+        ]
+        for server in (source, target):
+            await server.close()
+        return [each.remedy for each in preflight.check(name, tables, facts[0], facts[1])]
+
+    try:
+        assert grant in asyncio.run(scenario())
+        shared.execute(grant)
+        assert grant not in asyncio.run(scenario())
+    finally:
+        shared.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
 def test_a_slot_that_must_wait_for_an_open_transaction_says_for_which(
