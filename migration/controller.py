@@ -221,14 +221,19 @@ class MigrationController:
     async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
         """No reads from the service's own database from the next epoch on, latched; may be repeated.
 
-        Raises StoreError when it could not be kept: it holds all the same, until this process ends. Asked
-        for again, it is tried to be kept again.
+        Raises WrongStage where no reads can be, and StoreError when it could not be kept: it holds all the
+        same, until this process ends. Asked for again, it is tried to be kept again.
         """
         began_s = time.monotonic()
         before = self._state(service)
         if before.latch and not before.reads_percent:
             await self._keeper.keep()
             return
+        if before.stage == "syncing":
+            raise WrongStage(
+                f"{service} takes no reads in stage syncing, so there is nothing to roll back; "
+                f"the way back from here is: pgshunt abandon {service}"
+            )
         latch = before.latch or Latch(trigger, time.time(), dict(evidence))
 
         def rolled_back(state: ServiceState) -> ServiceState:

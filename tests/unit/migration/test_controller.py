@@ -15,7 +15,7 @@ from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.mover import TargetGone
 from pgshunt.migration.preflight import Problem
 from pgshunt.migration.servers import Unreachable
-from pgshunt.migration.stages import Held
+from pgshunt.migration.stages import Held, WrongStage
 from pgshunt.migration.state import Latch, ServiceState, State
 from pgshunt.migration.store import Document, StoreError
 from pgshunt.routing.table import Endpoint, RoutingTable, Service
@@ -189,6 +189,17 @@ def test_a_copy_that_is_no_longer_watched_does_not_pass_for_verified() -> None:
         assert "nobody foresaw" in controller.trouble(SERVICE)
         assert not mover.tally.is_clean_since(0)
         await controller.stop()
+
+    world.run(scenario)
+
+
+def test_where_no_reads_are_to_be_rolled_back_the_way_back_is_named() -> None:
+    world = World(ServiceState("syncing"))
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        with pytest.raises(WrongStage, match="the way back from here is: pgshunt abandon auth_service"):
+            await controller.rollback(SERVICE, "manual", {})
+        assert controller.latch(SERVICE) is None
 
     world.run(scenario)
 
