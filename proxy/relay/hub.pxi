@@ -301,13 +301,16 @@ cdef class Relay(Routes):
             session.finish()
         if error.sqlstate == "53300" and pool.links > 0:
             return                     # the server is full; the links there are will serve those who wait
+        if state.index != 0 and pool.waiters:
+            # One connection that failed is one failure, however many waited for it.
+            session = <Session> pool.waiters[0]
+            self.count_call(session.unit_service, state.index, OP_READ, 0, 1, False,
+                            -self.link_numbers - pool.failures)
+            self.count_sqlstate(session.unit_service, state.index, error.sqlstate.encode())
         while pool.waiters:
             session = <Session> pool.waiters[0]
             pool.forget(session)
             if state.index != 0:
-                self.count_call(session.unit_service, state.index, OP_READ, 0, 1, False,
-                                -self.link_numbers - pool.failures)
-                self.count_sqlstate(session.unit_service, state.index, error.sqlstate.encode())
                 session.force_owner = True
                 self.resume(session)
             else:

@@ -122,9 +122,11 @@ cdef class Routes:
         return 0
 
     cdef int call_back(self, list before) except -1:
-        """Reads that hang at a copy which is not to be read any more are asked at the owner instead."""
+        """Reads that hang at a copy which is not to be read any more, or wait for a link there, go to the owner."""
         cdef Link link
         cdef Session session
+        cdef Pool pool
+        cdef int place
         gone = set()
         for index, endpoints in enumerate(before):
             if endpoints is not None and (index >= len(self.copies) or self.copies[index] is None):
@@ -134,6 +136,13 @@ cdef class Routes:
             if link.pool.state.index in gone and session is not None and session.may_retry():
                 session.retry()
                 link.end()
+        for place in gone:
+            for pool in (<EndpointState> self.endpoints[place]).pools:
+                while pool.waiters:
+                    session = <Session> pool.waiters[0]
+                    pool.forget(session)
+                    session.force_owner = True
+                    (<Relay> self).resume(session)
         return 0
 
     def resolve(self, text, search_path):

@@ -192,6 +192,25 @@ def test_reads_that_hang_at_the_copy_are_called_back_by_a_rollback(
         blocker.close()
 
 
+def test_reads_that_wait_for_a_link_to_the_copy_are_called_back_too(
+    databases: tuple[Database, Database],
+) -> None:
+    """After a rollback was acknowledged nothing new goes to the copy, not even what stood in line for it."""
+    config = {"pools": {"default_pool_size": 1}}
+    with RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay:
+        blocker = databases[1].connect()
+        blocker.run("BEGIN")
+        blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        with client_of(relay) as hanging, client_of(relay) as waiting:
+            for client in (hanging, waiting):
+                client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
+            relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 1, "the second read waits for a link")
+            relay.shift(0)
+            for client in (hanging, waiting):
+                assert client.until_ready()[1].body.endswith(b"shared")
+        blocker.close()
+
+
 def test_a_hanging_read_is_counted_as_slow_while_it_hangs(databases: tuple[Database, Database]) -> None:
     config = {"rollback": {"latency_ms_max": 50}}
     with (
