@@ -141,7 +141,7 @@ cdef class Answers(Connection):
                 self.out_of_step(kind)
                 return count
             here = <size_t> size
-            if kind == b"Z" and size != 6:
+            if kind == b"Z" and (size != 6 or count - at > 5 and not is_status(data[at + 5])):
                 self.out_of_step(kind)
                 return count
             if here > count - at:
@@ -295,7 +295,7 @@ cdef class Answers(Connection):
             if session is None or session.phase == PHASE_WAITING:
                 self.session = None
                 if session is not None:
-                    session.take_back()
+                    session.take_back(self.pool)
                 self.end()
                 return VERDICT_SKIP
             if session is not None:
@@ -471,6 +471,10 @@ cdef class Answers(Connection):
                               self.unit_error, reply.flags & FLAG_SLOW, self.number)
         self.unit_error = 0
         return 0
+
+
+cdef inline bint is_status(uint8_t status) noexcept:
+    return status == b"I" or status == b"T" or status == b"E"
 
 
 cdef tuple error_fields(const uint8_t* data, size_t size):

@@ -188,19 +188,15 @@ cdef class Client(Connection):
             return available
         if size <= HELD_FRAME_BYTES_MAX:
             return 0
-        if kind == b"B" or kind == b"F":
-            # Portal and statement names stand at the front; parameters are not looked at.
-            if available > 1024 and (kind == b"F" or bind_header(data, available) > 0):
-                return available
-            if available < HELD_FRAME_BYTES_MAX:
-                return 0
-        if (kind == b"Q" or kind == b"P") and size > self.relay.statement_bytes_max:
-            if kind == b"Q" or parse_header(data, available) > 0:
-                return available
-            if available < HELD_FRAME_BYTES_MAX:
-                return 0
-        elif kind == b"Q" or kind == b"P":
+        if (kind == b"Q" or kind == b"P") and size <= self.relay.statement_bytes_max:
             return 0
+        if kind == b"B" or kind == b"F" or kind == b"Q" or kind == b"P":
+            # No link is lent for a promise: so much must be here. The names a statement or portal goes by stand in front.
+            if available < HELD_FRAME_BYTES_MAX:
+                return 0
+            if (kind == b"Q" or kind == b"F" or (kind == b"B" and bind_header(data, available) > 0)
+                    or (kind == b"P" and parse_header(data, available) > 0)):
+                return available
         self.protocol_error(f"message of type {chr(kind)!r} is too long: {size} bytes")
         return available
 

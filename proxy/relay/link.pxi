@@ -120,6 +120,8 @@ cdef class Link(Answers):
                 unknown = True
         if session is not None and session.in_batch and session.unit_flags & FLAG_COMMIT:
             unknown = True
+        if self.copy_half_sent():
+            unknown = False            # nothing is committed before the end of the data
         if self.replies.count and session is not None and not self.goodbye:
             unit = self.unit_reply()
             self.relay.count_call(unit.service, self.pool.state.index, unit.op, self.poller.now_ns - unit.started_ns,
@@ -134,7 +136,7 @@ cdef class Link(Answers):
         self.session = None
         self.end()
         if session.phase == PHASE_WAITING:
-            return session.take_back()
+            return session.take_back(self.pool)
         if self.fatal_seen or self.goodbye:
             return session.finish()
         if unknown:

@@ -104,6 +104,13 @@ cdef class Pool:
         self.grow()
         return 0
 
+    cdef int wait_on(self, Session session) except -1:
+        """The session's turn had come, but nothing came of it: it keeps its place."""
+        session.waiting_in = self
+        self.waiters.appendleft(session)
+        self.relay.waiting += 1
+        return self.grow()
+
     cdef int forget(self, Session session) except -1:
         """The session waits no longer."""
         session.waiting_in = None

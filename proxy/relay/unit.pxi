@@ -86,12 +86,11 @@ cdef class Unit(Client):
             self.relay.leaving(self)
         return self.listen()
 
-    cdef int take_back(self) except -1:
+    cdef int take_back(self, Pool pool) except -1:
         """The link lent while this session waited is lost before anything was sent on it: another one will do."""
-        self.link = None
         self.routed = False
-        self.phase = PHASE_AWAITING
-        return self.relay.resume(self)
+        self.link = None
+        return pool.wait_on(self)
 
     cdef inline int mark(self, Reply* reply, Entry entry) except -1:
         self.unit_entry(entry)

@@ -1,0 +1,150 @@
+"""A server that speaks PostgreSQL's protocol as badly as a test wants."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgshunt.protocol import messages
+
+GO_ON, CLOSE, RESET, SILENCE = "go on", "close", "reset", "silence"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Bytes to send, and what to do behind them."""
+
+    data: bytes = b""
+    then: str = GO_ON
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+    user: str = "somebody"
+    password: str = "no matter"
+
+
+def frame(kind: str, body: bytes = b"") -> bytes:
+    return kind.encode("latin-1") + (len(body) + 4).to_bytes(4) + body
+
+
+def error(severity: str = "ERROR", sqlstate: str | None = "22012") -> bytes:
+    code = b"" if sqlstate is None else b"C" + sqlstate.encode() + b"\0"
+    return frame("E", b"S" + severity.encode() + b"\0V" + severity.encode() + b"\0" + code + b"Mbad\0\0")
+
+
+READY, IN_TRANSACTION = frame("Z", b"I"), frame("Z", b"T")
+COLUMN = frame("T", b"\0\1x\0" + bytes(6) + (25).to_bytes(4) + b"\xff\xff" + b"\xff\xff\xff\xff" + b"\0\0")
+ROW = frame("D", b"\0\1\0\0\0\1v")
+ROW_DONE = COLUMN + ROW + frame("C", b"SELECT 1\0")
+WELCOME = (
+    messages.authentication_ok()
+    + messages.parameter_status(b"server_version", b"15.0")
+    + messages.parameter_status(b"client_encoding", b"UTF8")
+    + messages.parameter_status(b"standard_conforming_strings", b"on")
+    + messages.backend_key_data(1, b"\0\0\0\1")
+    + READY
+)
+
+Script = Callable[[str, str], Answer]
+
+
+@dataclass(slots=True)
+class HostileServer:
+    """Answers each message with `script(type, statement)`; `login` is what greets a startup packet.
+
+    A ReadyForQuery at the end of an answer tells by itself whether a transaction is open.
+
+    Stands where the tests have a real Database: `server` is its address, and its catalogue is empty.
+    """
+
+    script: Script
+    login: Answer = field(default_factory=lambda: Answer(WELCOME))
+    dbname: str = "somewhere"
+    heard: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.server = Address("127.0.0.1", self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+
+    _listener: socket.socket = field(init=False)
+    server: Address = field(init=False)
+    _open: list[socket.socket] = field(init=False)
+
+    def execute(self, _sql: str) -> list[list[Any]]:
+        return []
+
+    def __enter__(self) -> HostileServer:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in (self._listener, *self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError, EOFError):
+            startup = _exactly(connection, int.from_bytes(_exactly(connection, 4)) - 4)
+            if startup[:4] == (80877102).to_bytes(4):
+                connection.close()  # a cancel request
+                return
+            if not self._give(connection, self.login):
+                return
+            statement, begun = "", False
+            while True:
+                kind = _exactly(connection, 1).decode("latin-1")
+                body = _exactly(connection, int.from_bytes(_exactly(connection, 4)) - 4)
+                if kind == "X":
+                    connection.close()
+                    return
+                if kind == "Q":
+                    statement = body[:-1].decode()
+                elif kind == "P":
+                    statement = body.split(b"\0")[1].decode()
+                if statement == "SHOW search_path":
+                    connection.sendall(
+                        COLUMN + frame("D", b"\0\1\0\0\0\6public") + frame("C", b"SHOW\0") + READY
+                    )
+                    continue
+                self.heard.append((kind, statement))
+                begun = statement.startswith("BEGIN") or (begun and statement not in ("COMMIT", "ROLLBACK"))
+                answer = self.script(kind, statement)
+                if begun and answer.data.endswith(READY):
+                    answer = Answer(answer.data[: -len(READY)] + IN_TRANSACTION, answer.then)
+                if not self._give(connection, answer):
+                    return
+
+    def _give(self, connection: socket.socket, answer: Answer) -> bool:
+        """Whether the connection is still there to be served."""
+        connection.sendall(answer.data)
+        if answer.then == RESET:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if answer.then in (CLOSE, RESET):
+            connection.close()
+        return answer.then == GO_ON
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        received = connection.recv(count - len(data))
+        if not received:
+            raise EOFError
+        data += received
+    return data
