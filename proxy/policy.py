@@ -19,7 +19,7 @@ from pgshunt.protocol.authentication import Authenticator, Passwords, Trust
 from pgshunt.protocol.errors import PgError
 from pgshunt.protocol.frames import scan
 from pgshunt.protocol.startup import Handshake, NeedWelcome
-from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.proxy.connect import CANNOT_CONNECT, LinkError, OpenedLink, open_link, send_cancel
 from pgshunt.routing.names import split_search_path
 from pgshunt.routing.table import Endpoint
 
@@ -31,6 +31,7 @@ log = logging.getLogger("pgshunt.policy")
 LOGIN_MS_MAX = 10_000
 CANCEL_MS_MAX = 5_000
 CANCELS_MAX = 64
+IDLE_MS_MAX = 600_000  # a link that nobody has needed for so long is closed
 # Longer statements are not parsed: they run at the owner, as writes.
 STATEMENT_BYTES_MAX = 16 * 1024 * 1024
 
@@ -49,6 +50,7 @@ class Limits:
     query_wait_timeout_ms: int
     login_timeout_ms: int
     statement_bytes_max: int = STATEMENT_BYTES_MAX
+    idle_ms_max: int = IDLE_MS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,11 @@ class Policy:
                 identity.password,
                 LOGIN_MS_MAX,
             )
+            if opened.leftover:
+                opened.socket.close()
+                raise LinkError(
+                    f"{endpoint.name} sent something behind its first ReadyForQuery", sqlstate="08P01"
+                )
             if identity.welcome is None:
                 welcome = await self._welcome(opened, identity)
         except PgError as error:
@@ -245,14 +252,17 @@ class Policy:
         return self._spawn(self._cancel(link, endpoint, process_id, secret_key))
 
     async def _cancel(self, link: Link, endpoint: Endpoint, process_id: int, secret_key: bytes) -> None:
+        told = True
         try:
             if self._relay.cancel_due(link):
                 await send_cancel(self._loop, endpoint, process_id, secret_key, CANCEL_MS_MAX)
         except LinkError as error:
+            # Perhaps only the answer is late: the link must serve nobody else.
+            told = error.sqlstate == CANNOT_CONNECT
             log.warning("a cancel request did not reach %s: %s", endpoint.name, error)
         finally:
             self._cancels -= 1
-            self._relay.cancelled(link)
+            self._relay.cancelled(link, told=told)
 
     # --- tasks ----------------------------------------------------------------------------------------------
 

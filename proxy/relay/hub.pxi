@@ -26,6 +26,7 @@ cdef class Relay(Routes):
         limits = self.policy.limits
         self.links_per_user_max = limits.links_per_user
         self.links_total_max = limits.links_total
+        self.idle_ns_max = limits.idle_ms_max * 1_000_000
         self.latency_ns_max = limits.latency_ms_max * 1_000_000
         self.wait_ns_max = limits.query_wait_timeout_ms * 1_000_000
         self.login_ns_max = limits.login_timeout_ms * 1_000_000
@@ -224,9 +225,10 @@ cdef class Relay(Routes):
         """Whether a cancel request may still be sent: the link must run what the client meant."""
         return link.session is not None and link.replies.count > 0 and not link.closed
 
-    def cancelled(self, Link link):
-        """The server has passed the cancel on: from now on it can hit nothing new."""
+    def cancelled(self, Link link, *, bint told=True):
+        """The server has passed the cancel on: from now on it can hit nothing new. Not `told`: it still may."""
         link.cancels -= 1
+        link.tainted = link.tainted or not told
         if not link.closed and link.session is None and link.replies.count == 0 and link.cancels == 0:
             link.rinse()
         self.run_ready()
@@ -362,7 +364,7 @@ cdef class Relay(Routes):
         unused = set()
         for state in self.endpoints:
             for pool in list(state.pools):
-                while pool.idle_count and now - (<Link> pool.idle[0]).idle_since_ns > IDLE_NS_MAX:
+                while pool.idle_count and now - (<Link> pool.idle[0]).idle_since_ns > self.idle_ns_max:
                     (<Link> pool.idle[0]).end()
                 if pool.identity.sessions == 0:
                     unused.add(pool.identity)

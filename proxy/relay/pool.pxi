@@ -4,7 +4,6 @@
 # session's defaults). The pools of one user on one endpoint share a limit, and all pools of an endpoint share another.
 
 
-cdef int64_t IDLE_NS_MAX = 600 * 1000000000     # an idle link is closed after this time
 cdef int64_t PATIENCE_NS = 250000000            # after this time, sessions of another pool take links from a busy one
 
 

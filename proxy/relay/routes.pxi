@@ -52,6 +52,7 @@ cdef class Routes:
     cdef readonly int64_t statement_bytes_max
     cdef readonly int links_per_user_max, links_total_max
     cdef readonly int links_open           # at all endpoints, those being opened included
+    cdef public int64_t idle_ns_max        # an idle link is closed after this time
     cdef int64_t swept_ns                  # when idle links were looked at last
     cdef uint64_t random_state
     cdef uint32_t next_process

@@ -277,3 +277,23 @@ def test_limits_are_kept_and_nobody_waits_for_ever(found: Database) -> None:
             assert relay.call(lambda r: r.links_open) <= 1
         for client in clients:
             client.socket.close()
+
+
+def test_links_that_nobody_needs_are_closed_and_identities_forgotten(found: Database) -> None:
+    def pools(relay) -> int:  # type: ignore[no-untyped-def]
+        return sum(len(state.pools) for state in relay.endpoints)
+
+    with RunningRelay(found) as relay:
+        kept = WireClient(relay.connect()).log_in(found.server.user, found.dbname)
+        for number in range(20):
+            with WireClient(relay.connect()) as client:
+                client.log_in(found.server.user, found.dbname, application_name=f"a{number}")
+                client.query("SELECT 1")
+        assert relay.call(pools) == 21
+        relay.call(lambda r: setattr(r, "idle_ns_max", 0))
+        relay.wait_for(lambda: relay.call(lambda r: len(r.links)) == 0, "all links are closed")
+        relay.wait_for(lambda: relay.call(pools) <= 1, "identities without sessions are forgotten")
+        relay.call(lambda r: setattr(r, "idle_ns_max", 10**12))
+        assert kinds(kept.query("SELECT 1")) == "TDCZ"
+        assert relay.call(lambda r: r.links_open) == 1
+        kept.socket.close()
