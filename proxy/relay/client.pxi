@@ -191,7 +191,7 @@ cdef class Client(Connection):
         if (kind == b"Q" or kind == b"P") and size <= self.relay.statement_bytes_max:
             return 0
         if kind == b"B" or kind == b"F" or kind == b"Q" or kind == b"P":
-            # No link is lent for a promise: so much must be here. The names a statement or portal goes by stand in front.
+            # No link is lent for a promise: so much must be here. The names of statement and portal stand in front.
             if available < HELD_FRAME_BYTES_MAX:
                 return 0
             if (kind == b"Q" or kind == b"F" or (kind == b"B" and bind_header(data, available) > 0)
