@@ -45,6 +45,7 @@ cdef class Answers(Connection):
     cdef object changes                # deque of what `undo` takes, one per FLAG_CHANGE
     cdef int unnamed_pending           # replies with FLAG_UNNAMED
     cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
+    cdef set doubtful                  # ids of statements that the server may or may not hold
     cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: it has none, -1: not known
     cdef uint8_t status                # of the last ReadyForQuery
     cdef bint failed                   # the server skips everything up to the next Sync
@@ -96,6 +97,7 @@ cdef class Answers(Connection):
         self.status = b"I"
         self.changes = deque()
         self.prepared = {}
+        self.doubtful = set()
         self.pins = set()
 
     def __dealloc__(self):
@@ -384,6 +386,8 @@ cdef class Answers(Connection):
         session, name, statement, unnamed = change
         if statement is not None and code == REPLY_PARSE and action != ACTION_FAKE:
             self.prepared.pop(statement.id, None)
+            self.doubtful.add(statement.id)    # it may hold one from before
+            self.tainted = self.tainted or len(self.doubtful) > STATEMENTS_PER_LINK_MAX
         if session is not self.session:
             return 0
         session.last_statement = None

@@ -45,8 +45,9 @@ cdef class Statements(Unit):
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
         cdef uint8_t header[5]
-        if self.link.forgotten:
-            self.close_at_server(statement.name)   # it may or may not have dropped this one
+        if self.link.forgotten or statement.id in self.link.doubtful:
+            self.close_at_server(statement.name)   # the server may or may not hold it
+            self.link.doubtful.discard(statement.id)
         header[0] = b"P"
         write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(statement.body) + 4))
         self.insert(header, 5)

@@ -82,6 +82,14 @@ SEQUENCES = {
         [query("ROLLBACK")],
         [bind("", "a"), SYNC],
     ],
+    "a known statement whose Parse in a failed transaction was skipped": [
+        [parse("a", "SELECT 1"), SYNC, close("S", "a"), SYNC],
+        [query("BEGIN"), query("SELECT nope")],
+        [bind("", "nope"), parse("a", "SELECT 1"), SYNC],
+        [parse("b", "SELECT 1"), bind("", "b"), SYNC],
+        [query("ROLLBACK")],
+        [parse("c", "SELECT 1"), bind("", "c"), execute(), SYNC],
+    ],
     "a name taken, then closed, then bound": [
         [parse("b", "SELECT 1"), SYNC],
         [parse("b", "SELECT 2"), SYNC],
