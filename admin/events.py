@@ -20,7 +20,9 @@ log = logging.getLogger("pgshunt.events")
 
 KEPT_MAX = 2000
 FILE_BYTES_MAX = 4 * 1024 * 1024
-WARNINGS = frozenset({"failed", "lane_failed", "rolled_back", "reload_failed", "worker_ended"})
+WARNINGS = frozenset(
+    {"failed", "lane_failed", "rolled_back", "reload_failed", "state_unkept", "worker_ended"}
+)
 """The kinds that somebody should look at; the others are logged at level INFO."""
 
 

@@ -45,6 +45,12 @@ def add_gauges(metrics: Metrics, fleet: Fleet, mover: Mover, watch: Watch, healt
     metrics.gauge("epoch", "Routing table in force", (), lambda: [((), mover.table.epoch)])
     metrics.gauge("route_weight_ratio", "Share of reads for the service's own database", by_service, weights)
     metrics.gauge("rollback_latched", "1 while a rollback holds", by_service, latches)
+    metrics.gauge(
+        "state_unkept",
+        "1 while the state store does not hold what is in force",
+        (),
+        lambda: [((), float(bool(mover.unkept)))],
+    )
     metrics.gauge("replication_lag_seconds", "How far behind a copy may be", ("backend",), lags)
     metrics.gauge(
         "rollout_state",

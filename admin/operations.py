@@ -69,6 +69,10 @@ class Mover(Protocol):
     def lag_s(self, endpoint_index: int) -> float | None:
         """How far behind a copy may be; None unknown."""
 
+    @property
+    def unkept(self) -> str:
+        """Why the store does not hold what is in force; empty when it does."""
+
 
 @dataclass(slots=True)
 class Health:
@@ -253,6 +257,8 @@ class SupervisorOperations:
 
     def _warnings(self) -> list[str]:
         warnings = [reason for reason in self.readiness() if reason != "draining"]
+        if self.mover.unkept:
+            warnings.append(f"what is in force holds only until a restart: {self.mover.unkept}")
         if self.events.write_error:
             warnings.append(f"events are not written to disk: {self.events.write_error}")
         if self.health.reload_error:

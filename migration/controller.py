@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -70,7 +70,7 @@ class MigrationController:
 
         `publish_freshness` is called from threads; `verified(service, result)` for every range compared.
         """
-        self._keeper = Keeper(base, store, publish_table)
+        self._keeper = Keeper(base, store, publish_table, lambda kind, detail: events.add(kind, "", **detail))
         self._control = control
         self._events = events
         self._verified = verified
@@ -83,6 +83,7 @@ class MigrationController:
         self._steps: dict[str, str] = {}
         self._stopping: set[str] = set()
         self._failures: dict[str, str] = {}
+        self._rollbacks: dict[str, asyncio.Task[None]] = {}
 
     # What is asked
 
@@ -97,9 +98,9 @@ class MigrationController:
         return {"trigger": latch.trigger, "at": latch.at, "evidence": latch.evidence} if latch else None
 
     def journal(self, service: str) -> tuple[Mapping[str, Any], ...]:
-        """The steps taken, oldest first."""
+        """The steps taken, oldest first; `kept`: whether the store holds the line."""
         return tuple(
-            {"step": entry.step, "status": entry.status, "at": entry.at, "detail": entry.detail}
+            {**asdict(entry), "kept": self._keeper.is_kept(service, entry)}
             for entry in self._state(service).journal
         )
 
@@ -130,6 +131,11 @@ class MigrationController:
     def lag_s(self, endpoint_index: int) -> float | None:
         """How far behind a copy may be; None unknown."""
         return self._heartbeat.lag_s(endpoint_index)
+
+    @property
+    def unkept(self) -> str:
+        """Why the store does not hold what is in force; empty when it does."""
+        return self._keeper.unkept
 
     # What is done
 
@@ -162,6 +168,7 @@ class MigrationController:
         for mover in self._movers.values():
             await mover.close()
         self._movers.clear()
+        await self._keeper.close()
         await asyncio.to_thread(self._heartbeat.stop)
 
     async def reconfigure(self, base: RoutingTable) -> None:
@@ -199,31 +206,50 @@ class MigrationController:
         """Reads by weight, 0 to 100 %. Returns when every worker routes by it.
 
         Raises Held when more is asked than can be answered for: after a rollback, with a sick lane or a
-        stale copy, for 100 % without a clean pass of verification. Less is always possible.
+        stale copy, for 100 % without a clean pass of verification. Less is always possible, though it raises
+        StoreError when it could not be kept.
         """
         before = self._state(service)
-        if reads_percent > before.reads_percent:
-            move(before.stage, "shift")
-            await self._require_sound(service, reads_percent)
-        elif reads_percent == before.reads_percent:
+        if reads_percent == before.reads_percent:
             return
-        action = "shift" if reads_percent else "stop_reading"
-
-        def shifted(state: ServiceState) -> ServiceState:
-            if reads_percent > state.reads_percent and state.latch:  # tripped while we were looking
-                raise Held(_latched(service, state.latch))
-            detail = f"{state.reads_percent} → {reads_percent} %"
-            return replace(_moved(state, action), reads_percent=reads_percent).noted("shift", "done", detail)
-
-        epoch = await self._keeper.change(service, shifted)
+        if reads_percent > before.reads_percent:
+            epoch = await self._raise_reads(service, reads_percent)
+        else:
+            epoch = await self._keeper.reduce(
+                service, partial(_lowered, reads_percent=reads_percent, at=time.time())
+            )
         self._events.add("shifted", service, before=before.reads_percent, reads=reads_percent, epoch=epoch)
+        if reads_percent < before.reads_percent and (unkept := self._keeper.unkept):
+            raise StoreError(f"{service} reads {reads_percent} %, but that is not kept yet: {unkept}")
+
+    async def _raise_reads(self, service: str, reads_percent: int) -> int:
+        move(self._state(service).stage, "shift")
+        await self._require_sound(service, reads_percent)
+
+        def raised(state: ServiceState) -> ServiceState:
+            if state.latch:  # tripped while we were looking
+                raise Held(_latched(service, state.latch))
+            return _shifted(state, reads_percent)
+
+        epoch = await self._keeper.change(service, raised)
+        if latch := self._state(service).latch:  # tripped while it was being kept
+            raise Held(_latched(service, latch))
+        return epoch
 
     async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
         """No reads from the service's own database from the next epoch on, latched; may be repeated.
 
-        Raises WrongStage where no reads can be, and StoreError when it could not be kept: it holds all the
-        same, until this process ends. Asked for again, it is tried to be kept again.
+        Returns when every worker routes so. Raises WrongStage where no reads can be, and StoreError when it
+        could not be kept: it holds all the same, until this process ends, and is kept as soon as that works.
         """
+        rolling = self._rollbacks.get(service)
+        if rolling is None:
+            rolling = asyncio.create_task(self._roll_back(service, trigger, evidence))
+            self._rollbacks[service] = rolling
+            rolling.add_done_callback(lambda _: self._rollbacks.pop(service))
+        await asyncio.shield(rolling)
+
+    async def _roll_back(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
         began_s = time.monotonic()
         before = self._state(service)
         if before.latch and not before.reads_percent:
@@ -234,18 +260,17 @@ class MigrationController:
                 f"{service} takes no reads in stage syncing, so there is nothing to roll back; "
                 f"the way back from here is: pgshunt abandon {service}"
             )
+        move(before.stage, "rollback")
         latch = before.latch or Latch(trigger, time.time(), dict(evidence))
 
         def rolled_back(state: ServiceState) -> ServiceState:
+            if state.stage not in COPY_STAGES or (state.latch and not state.reads_percent):
+                return state  # another writer took it back already
             back = replace(_moved(state, "rollback"), reads_percent=0, latch=state.latch or latch)
-            return back.noted("rollback", "done", trigger)
+            return back.noted("rollback", "done", trigger, latch.at)
 
-        unkept: StoreError | None = None
-        try:
-            epoch = await self._keeper.change(service, rolled_back)
-        except StoreError as error:
-            unkept = error
-            epoch = await self._keeper.change_unkept(service, rolled_back)
+        epoch = await self._keeper.reduce(service, rolled_back)
+        unkept = self._keeper.unkept
         self._events.add(
             "rolled_back",
             service,
@@ -254,10 +279,10 @@ class MigrationController:
             reads_before=before.reads_percent,
             evidence=dict(latch.evidence),
             took_ms=round((time.monotonic() - began_s) * 1000, 1),
-            **({"not_kept": str(unkept)} if unkept else {}),
+            **({"not_kept": unkept} if unkept else {}),
         )
         if unkept:
-            raise unkept
+            raise StoreError(f"{service} is rolled back, but that is not kept yet: {unkept}")
 
     async def rearm(self, service: str, reason: str) -> None:
         """Lifts the latch; reads stay at 0 %.
@@ -500,6 +525,16 @@ def _noted(
     state: ServiceState, step: str, status: Status, copied: tuple[str, ...] | None = None
 ) -> ServiceState:
     return replace(state, copied=state.copied if copied is None else copied).noted(step, status)
+
+
+def _shifted(state: ServiceState, reads_percent: int, at: float | None = None) -> ServiceState:
+    moved = _moved(state, "shift" if reads_percent else "stop_reading")
+    detail = f"{state.reads_percent} → {reads_percent} %"
+    return replace(moved, reads_percent=reads_percent).noted("shift", "done", detail, at)
+
+
+def _lowered(state: ServiceState, reads_percent: int, at: float) -> ServiceState:
+    return _shifted(state, reads_percent, at) if reads_percent < state.reads_percent else state
 
 
 def _latched(service: str, latch: Latch) -> str:

@@ -57,9 +57,9 @@ class ServiceState:
         """Whether an `abandon` was begun and has to be brought to its end."""
         return bool(self.journal) and (self.journal[-1].step, self.journal[-1].status) == ("abandon", "begun")
 
-    def noted(self, step: str, status: Status, detail: str = "") -> ServiceState:
-        """The same with one more line in its journal."""
-        entry = Entry(step, status, time.time(), detail)
+    def noted(self, step: str, status: Status, detail: str = "", at: float | None = None) -> ServiceState:
+        """The same with one more line in its journal, of now unless told."""
+        entry = Entry(step, status, time.time() if at is None else at, detail)
         return replace(self, journal=(*self.journal, entry)[-JOURNAL_MAX:])
 
 

@@ -55,6 +55,7 @@ class TableMover:
         self.latches: dict[str, Mapping[str, Any]] = {}
         self.troubles: dict[str, str] = {}
         self.disk_full = False
+        self.unkept = ""
         self.missing: list[preflight.Problem] = []
         self.target_is_gone = False
         if latched:
@@ -87,7 +88,8 @@ class TableMover:
         await self.change(stage="shadowing", reads_percent=0)
         self.events.add("rolled_back", service, trigger=trigger, evidence=dict(evidence))
         if self.disk_full:
-            raise StoreError("no space left")
+            self.unkept = "no space left"
+            raise StoreError(self.unkept)
 
     async def rearm(self, service: str, reason: str) -> None:
         del self.latches[service]
@@ -259,6 +261,9 @@ def test_a_rollback_that_cannot_be_kept_is_one_all_the_same(run: Run) -> None:
         assert (status, problem["type"]) == (500, "urn:pgshunt:problem:state_not_kept")
         assert running.supervisor.fleet.table.services[0].reads_percent == 0
         assert running.supervisor.guard.is_latched("auth_service")
+        _, document = await running.ask("/api/v1/status")
+        assert "what is in force holds only until a restart: no space left" in document["warnings"]
+        assert b"pgshunt_state_unkept 1.0" in running.supervisor.metrics.exposition()
 
     run(scenario)
 

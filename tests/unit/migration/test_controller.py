@@ -66,7 +66,10 @@ class World:
                 BASE, control, store, self.publish, lambda index, moment_ns: None, self
             )
             await controller._keeper.load()
-            await scenario(controller, store)
+            try:
+                await scenario(controller, store)
+            finally:
+                await controller._keeper.close()
 
         asyncio.run(life())
 
@@ -96,18 +99,53 @@ def test_a_rollback_that_could_not_be_kept_is_kept_when_asked_for_again() -> Non
     world.run(scenario)
 
 
-def test_an_epoch_that_was_announced_is_never_announced_again() -> None:
-    """Another writer of the store was first, and knows nothing of what we could not keep."""
+def test_a_rollback_that_is_not_kept_yet_is_marked_in_the_journal_and_told() -> None:
     world = World(READING)
 
     async def scenario(controller: MigrationController, store: MemoryStore) -> None:
         store.full = True
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match="is rolled back, but that is not kept yet: no space left"):
             await controller.rollback(SERVICE, "manual", {})
+        assert [entry["kept"] for entry in controller.journal(SERVICE)] == [False]
+        assert [kind for kind, _ in world.events] == ["state_unkept", "rolled_back"]
         store.full = False
-        await controller._keeper.load()
-        await controller.shift(SERVICE, 10)
-        assert [table.epoch for table in world.tables] == [8, 9]
+        await controller.rollback(SERVICE, "manual", {})
+        assert [entry["kept"] for entry in controller.journal(SERVICE)] == [True]
+        assert [kind for kind, _ in world.events] == ["state_unkept", "rolled_back", "state_kept"]
+
+    world.run(scenario)
+
+
+def test_less_reads_do_not_wait_for_the_store_either() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        store.full = True
+        with pytest.raises(StoreError, match="reads 10 %, but that is not kept yet"):
+            await controller.shift(SERVICE, 10)
+        assert [table.services[0].reads_percent for table in world.tables] == [10]
+
+    world.run(scenario)
+
+
+def test_a_second_rollback_waits_for_the_first_to_reach_the_workers() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        sent, acknowledged = asyncio.Event(), asyncio.Event()
+
+        async def publish(table: RoutingTable) -> None:
+            world.tables.append(table)
+            sent.set()
+            await acknowledged.wait()
+
+        controller._keeper._publish_table = publish
+        both = [asyncio.ensure_future(controller.rollback(SERVICE, "manual", {})) for _ in range(2)]
+        await asyncio.wait_for(sent.wait(), 20)
+        assert [one.done() for one in both] == [False, False]
+        acknowledged.set()
+        await asyncio.gather(*both)
+        assert len(world.tables) == 1
 
     world.run(scenario)
 
