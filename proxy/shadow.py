@@ -132,8 +132,9 @@ class Unit:
         """Parse and Bind of the statement that the next Execute runs, without their names."""
         self._bound = (shape, parse_body, bind_rest)
 
-    def executed(self) -> None:
-        if self._bound is None:
+    def executed(self, *, last_bound: bool) -> None:
+        """The statement bound last is run, or (not `last_bound`) that of a portal with a name."""
+        if self._bound is None or not last_bound:
             self._decidable = False
             return
         shape, parse_body, bind_rest = self._bound

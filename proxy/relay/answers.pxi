@@ -15,7 +15,8 @@ cdef enum:
     FLAG_CHANGE = 4          # something was noted when it was sent that must be undone if the server skips it
     FLAG_BEGIN = 8           # the proxy's own BEGIN, sent late
     FLAG_SLOW = 16           # already counted as slow
-    FLAG_UNNAMED = 32        # the client's Parse of the unnamed statement
+    FLAG_UNNAMED = 32        # it changes what the server's unnamed statement is
+    FLAG_FAILS = 64          # the proxy's own, sent for the error it ends with
 
 
 cdef class Statement:
@@ -53,7 +54,7 @@ cdef class Answers(Connection):
     cdef bint tainted                  # not to be lent again
     cdef bint fatal_seen               # the server said why it closes
     cdef bint goodbye                  # Terminate was sent behind what the session had asked
-    cdef bint forgotten                # a statement that drops all prepared statements was sent
+    cdef bint dropping                 # a statement was sent that drops all prepared statements
     cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
     cdef readonly set pins             # causes why the session keeps this link
     cdef int cancels                   # cancel requests on their way to this server process
@@ -225,13 +226,14 @@ cdef class Answers(Connection):
             return verdict if verdict >= 0 else self.out_of_step(kind)
         if verdict == VERDICT_DESYNC:
             return self.out_of_step(kind)
-        if kind == b"C" and self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
-            self.session.shadow.observed(data[5:size - 1])
+        if kind == b"C":
+            if self.dropping and drops_all(data, size):
+                self.drop_all()
+            if self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
+                self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
             if head.flags & (FLAG_CHANGE | FLAG_UNNAMED):
-                self.unnamed_pending -= (head.flags & FLAG_UNNAMED) != 0
-                if head.flags & FLAG_CHANGE:
-                    self.changes.popleft()
+                self.settle(&head)
             if kind == b"Z":
                 self.status = data[5]
                 if head.action == ACTION_FORWARD:
@@ -241,6 +243,8 @@ cdef class Answers(Connection):
             elif self.copying and head.code == REPLY_EXECUTE:
                 self.copying = False
                 replies_end_copy(&self.replies)
+            elif self.replies.count == 0:
+                self.wake_session()
             verdict &= ~VERDICT_POPPED
             if self.replies.count and replies_head(&self.replies).action == ACTION_FAKE or (
                     self.replies.count and replies_head(&self.replies).code == REPLY_COPY_END):
@@ -265,6 +269,14 @@ cdef class Answers(Connection):
             self.copy_end_used()
         return verdict
 
+    cdef int settle(self, Reply* reply) except -1:
+        """What was noted when the message was sent is so."""
+        if reply.flags & FLAG_UNNAMED:
+            self.unnamed_pending -= 1
+        if reply.flags & FLAG_CHANGE:
+            self.changes.popleft()
+        return 0
+
     cdef int answer_fakes(self) except -1:
         """The proxy's own answers that are due now go out behind what the server has answered so far."""
         cdef uint8_t code
@@ -274,8 +286,7 @@ cdef class Answers(Connection):
             if code != REPLY_COPY_END:
                 if replies_head(&self.replies).action != ACTION_FAKE:
                     break
-                if replies_head(&self.replies).flags & FLAG_CHANGE:
-                    self.changes.popleft()
+                self.settle(replies_head(&self.replies))
                 if self.session is not None:
                     self.session.write_complete(code)
             replies_pop(&self.replies)
@@ -291,6 +302,8 @@ cdef class Answers(Connection):
         fatal = severity == b"FATAL" or severity == b"PANIC"
         if fatal:
             self.tainted = self.fatal_seen = True
+        elif self.replies.count and replies_head(&self.replies).flags & FLAG_FAILS:
+            return VERDICT_SKIP
         if self.replies.count == 0:
             # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
             self.tainted = True
@@ -328,13 +341,31 @@ cdef class Answers(Connection):
         self.skip_failed()
         if session is None:
             self.tainted = self.tainted or head.action == ACTION_SKIP
+        elif self.replies.count == 0:
+            self.wake_session()
         return VERDICT_FORWARD
+
+    cdef inline int wake_session(self) except -1:
+        """Everything is answered, if not yet to the next ReadyForQuery: the session may wait for just that."""
+        if self.session is not None and self.session.phase == PHASE_AWAITING:
+            self.relay.resume(self.session)
+        return 0
+
+    cdef int drop_all(self) except -1:
+        """The server holds no named statement any more, the session's own included."""
+        self.prepared.clear()
+        self.doubtful.clear()
+        self.pins.discard("prepare")
+        if self.session is not None:
+            self.session.statements = None
+            self.session.last_statement = None
+        return 0
 
     cdef int skip_failed(self) except -1:
         """Drops the replies that will not come: after an error the server skips everything up to Sync."""
         cdef Reply head
         cdef uint32_t index
-        cdef bint unnamed
+        cdef bint dropped, asked
         if self.copying:
             self.copying = False
             if replies_head(&self.replies).code == REPLY_EXECUTE:
@@ -348,8 +379,9 @@ cdef class Answers(Connection):
                 return 0
         if not replies_fails_to_sync(&self.replies):
             return 0
-        unnamed = replies_head(&self.replies).flags & FLAG_UNNAMED
-        self.unnamed_token = -1
+        head = replies_head(&self.replies)[0]
+        dropped = head.code == REPLY_PARSE and head.flags & FLAG_UNNAMED
+        asked = head.action == ACTION_FORWARD
         skipped = []
         while self.replies.count and replies_head(&self.replies).code != REPLY_SYNC:
             head = replies_head(&self.replies)[0]
@@ -359,8 +391,10 @@ cdef class Answers(Connection):
             replies_pop(&self.replies)
         for code, action, change in reversed(skipped):
             self.undo(code, action, change)
-        if unnamed and self.session is not None and not self.unnamed_follows():
-            self.session.unnamed_token = 0     # a Parse that fails has dropped the one before
+        if dropped and not self.unnamed_follows():
+            self.unnamed_token = 0             # a Parse that fails has dropped the one before
+            if asked and self.session is not None:
+                self.session.unnamed_token = 0
         self.failed = self.replies.count == 0
         return 0
 
@@ -378,8 +412,8 @@ cdef class Answers(Connection):
         """The server refused or skipped a message: what was noted when it was sent is not so.
 
         `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
-        where the proxy itself parsed it; (session, None, None, (token, entry, body)) with what the session's unnamed
-        statement was before.
+        where the proxy itself parsed it; (session, None, None, (link's token, token, entry, body)) with what the
+        unnamed statement of the link and of the session was before.
         """
         cdef Session session
         cdef Statement statement
@@ -388,11 +422,13 @@ cdef class Answers(Connection):
             self.prepared.pop(statement.id, None)
             self.doubtful.add(statement.id)    # it may hold one from before
             self.tainted = self.tainted or len(self.doubtful) > STATEMENTS_PER_LINK_MAX
+        if unnamed is not None:
+            self.unnamed_token = unnamed[0]
         if session is not self.session:
             return 0
         session.last_statement = None
         if unnamed is not None:
-            session.restore_unnamed(unnamed)
+            session.restore_unnamed(unnamed[1:])
         elif code != REPLY_PARSE:              # Close, or the Execute of a DEALLOCATE
             if session.statements is None:
                 session.statements = {}
@@ -475,6 +511,12 @@ cdef class Answers(Connection):
                               self.unit_error, reply.flags & FLAG_SLOW, self.number)
         self.unit_error = 0
         return 0
+
+
+cdef bint drops_all(const uint8_t* data, size_t size) noexcept:
+    """Whether this CommandComplete says that all prepared statements are gone."""
+    return (size == 17 and memcmp(data + 5, b"DISCARD ALL", 12) == 0
+            or size == 20 and memcmp(data + 5, b"DEALLOCATE ALL", 15) == 0)
 
 
 cdef inline bint is_status(uint8_t status) noexcept:

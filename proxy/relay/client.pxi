@@ -41,8 +41,11 @@ cdef class Client(Connection):
     cdef Buffer unnamed                    # body of the last unnamed Parse, without its name
     cdef int64_t unnamed_token             # 0: the session has no unnamed statement
     cdef Entry unnamed_entry
-    cdef Entry bound_entry                 # what the next Execute runs
-    cdef Buffer begin                      # a BEGIN that was answered but not sent yet
+    cdef Entry bound_entry                 # what the unnamed portal runs
+    cdef dict portals                      # name -> Entry of what it runs; None if nothing has been bound by name
+    cdef Buffer begin                      # the messages of a BEGIN that was answered but not sent yet
+    cdef Statement begin_statement         # what they bind, if that was prepared by name
+    cdef int64_t begin_token               # what they make of the server's unnamed statement
     cdef bint in_batch                     # extended messages since the last Sync
     cdef bint skip_to_sync                 # the proxy refused something in this batch
     cdef size_t stream_left
@@ -166,8 +169,11 @@ cdef class Client(Connection):
             self.stream_drop = False
             if self.dispatch(kind, data + at, here, size, count - at) == STOP:
                 break
-            if self.closed or self.phase >= PHASE_LEAVING:
-                return count
+            if self.phase != PHASE_READY:
+                if self.phase >= PHASE_LEAVING:
+                    return count
+                at += here
+                break
             if self.consumed_ahead:
                 at += self.consumed_ahead
                 self.consumed_ahead = 0

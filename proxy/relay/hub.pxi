@@ -202,14 +202,14 @@ cdef class Relay(Routes):
 
     def cancel(self, uint32_t process_id, secret_key):
         """Cancels what the session with this key is running here, or is waiting to run; silently nothing when there
-        is none. A transaction of which the BEGIN has not been sent goes on: its error needs a server.
+        is none.
         """
         cdef Session session = self.keys.get(process_id)
         cdef Link link
         if session is None or not compare_digest(session.secret_key, secret_key):
             return None
         link = session.link
-        if session.waiting_in is not None and not buffer_waiting(&session.begin):
+        if session.waiting_in is not None:
             session.waiting_in.forget(session)
             session.phase = PHASE_READY
             session.refuse_unit("57014", "canceling statement due to user request", "")

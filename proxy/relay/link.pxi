@@ -10,9 +10,12 @@ cdef class Link(Answers):
                 self.rinse()
             return 0
         if self.replies.count == 0:
-            if session.shadow is not None and self.status == b"I":
-                session.shadow.settled()
-                session.shadow = None
+            self.dropping = False
+            if self.status == b"I":
+                session.portals = None
+                if session.shadow is not None:
+                    session.shadow.settled()
+                    session.shadow = None
             if session.phase == PHASE_LEAVING:
                 return session.finish()
             if not self.release_if_done() and session.phase == PHASE_AWAITING:

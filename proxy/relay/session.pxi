@@ -54,7 +54,7 @@ cdef class Session(Statements):
             if entry.kind == KIND_BEGIN or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK:
                 if self.answer_locally(entry, data, size):
                     self.unnamed_token = 0
-                    self.write_bytes(command_complete(entry) + ready_for_query(self.status))
+                    self.write_bytes(self.local_answer(entry) + ready_for_query(self.status))
                     return TAKEN
         if entry.kind == KIND_SESSION and not self.in_batch and self.drops_own(entry):
             if self.link is not None and self.link.replies.count:
@@ -72,13 +72,13 @@ cdef class Session(Statements):
                 return TAKEN
         if self.unit_on_copy and not self.in_batch and self.link.replies.count == 0:
             self.keep_replay(data, size)
-        self.note_statement(entry)
+        self.note_pin(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, entry)
         if self.in_batch:
-            self.note_change(reply, self.unnamed_now())
+            self.renew_unnamed(reply, True)
         self.link.unnamed_token = 0        # a simple query drops the server's unnamed statement
         self.unnamed_token = 0
         if self.shadow is not None or self.relay.shadowing:
@@ -86,6 +86,8 @@ cdef class Session(Statements):
             if self.shadow is not None:
                 self.shadow.sent(self.status == b"I")
         self.pass_on(data, here)
+        if entry.releases and "prepare" in entry.shape.releases:
+            self.await_drop(False)
         self.end_unit()
         return TAKEN
 
@@ -131,10 +133,7 @@ cdef class Session(Statements):
             return self.pass_failed(data, here)
         if text == 6:                      # the unnamed statement
             reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
-            reply.flags = FLAG_UNNAMED
-            self.link.unnamed_pending += 1
-            if later:
-                self.note_change(reply, self.unnamed_now())
+            self.renew_unnamed(reply, later)
             self.remember_unnamed(entry, data + text, here - text, whole)
             self.link.unnamed_token = self.unnamed_token
             self.pass_on(data, here)
@@ -198,10 +197,15 @@ cdef class Session(Statements):
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
         self.in_batch = True
-        self.bound_entry = entry
-        self.note_statement(entry)
+        self.note_pin(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
+        if data[5] == 0:
+            self.bound_entry = entry
+        else:
+            if self.portals is None:
+                self.portals = {}
+            self.portals[(<const char*> data)[5:portal_end - 1]] = entry
         if entry.writes or entry.kind == KIND_COMMIT:
             self.unit_entry(entry)         # the Execute of its portal may come behind another Bind
         if self.shadow is not None or self.relay.shadowing:
@@ -269,9 +273,11 @@ cdef class Session(Statements):
         return TAKEN
 
     cdef int on_execute(self, const uint8_t* data, int64_t size) except -1:
+        cdef Entry entry = self.bound_entry
+        cdef size_t portal_end = zero_from(data, 5, size)
         if self.skip_to_sync:
             return TAKEN
-        if size < 10:
+        if size < 10 or portal_end == 0:
             self.protocol_error("invalid Execute message")
             return TAKEN
         if self.begins_unit():
@@ -282,11 +288,13 @@ cdef class Session(Statements):
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, size)
-        if (self.bound_entry is not None and self.bound_entry.kind == KIND_SESSION
-                and self.bound_entry.shape.deallocates != "*" and self.drops_own(self.bound_entry)):
-            name = self.bound_entry.shape.deallocates.encode()
+        if portal_end > 5:
+            entry = None if self.portals is None else self.portals.get((<const char*> data)[5:portal_end])
+        if (entry is not None and entry.kind == KIND_SESSION and entry.shape.deallocates != "*"
+                and self.drops_own(entry)):
+            name = entry.shape.deallocates.encode()
             statement = self.statements[name]
-            completed = self.drop(self.bound_entry)
+            completed = self.drop(entry)
             if self.link.replies.count:
                 self.note_change(replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FAKE),
                                  (self, name, statement, None))
@@ -294,16 +302,17 @@ cdef class Session(Statements):
                 self.write_bytes(completed)
             return TAKEN
         replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FORWARD)
-        if self.bound_entry is not None:
-            self.unit_entry(self.bound_entry)
+        if entry is not None:
+            self.unit_entry(entry)
         if self.shadow is not None:
-            self.shadow.executed()
+            self.shadow.executed(last_bound=portal_end == 5)
         self.pass_on(data, size)
+        if entry is not None and entry.releases and "prepare" in entry.shape.releases:
+            self.await_drop(True)
         return TAKEN
 
     cdef int on_close(self, const uint8_t* data, int64_t size, size_t available) except -1:
         """Close of a statement is the session's own business: the link keeps it for the next session."""
-        cdef tuple change = None
         cdef Statement statement
         cdef Reply* reply
         cdef bint later = self.in_batch
@@ -317,30 +326,34 @@ cdef class Session(Statements):
         self.in_batch = True
         if self.link is not None and self.link.failed:
             return self.pass_failed(data, size)
-        if data[5] == b"S" and size > 7:
+        if data[5] == b"P":
+            reply = self.push_close(data, size, self.link is not None)
+        elif size > 7:
             statement = self.find_statement(data + 6, <size_t> size - 7)
+            reply = self.push_close(data, size, False)
             if statement is not None:
-                change = (self, self.last_name, statement, None)
+                if reply != NULL:
+                    self.note_change(reply, (self, self.last_name, statement, None))
                 del self.statements[self.last_name]
                 self.last_statement = None
-        elif data[5] == b"S" and later and self.link is not None:
-            change = self.unnamed_now()
-        if self.link is not None and (
-                data[5] == b"P" or (size == 7 and self.link.unnamed_token == self.unnamed_token)):
-            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
-            if data[5] == b"S":
-                self.unnamed_token = self.link.unnamed_token = 0
-            self.pass_on(data, size)
-        elif self.link is not None and self.link.replies.count:
-            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
         else:
-            reply = NULL
-            self.write_complete(REPLY_CLOSE)
-        if data[5] == b"S" and size == 7:
+            reply = self.push_close(data, size, self.link is not None and self.link.unnamed_token == self.unnamed_token)
+            if reply != NULL:
+                self.renew_unnamed(reply, later)
+                if reply.action == ACTION_FORWARD:
+                    self.link.unnamed_token = 0
             self.unnamed_token = 0
-        if reply != NULL and change is not None:
-            self.note_change(reply, change)
         return TAKEN
+
+    cdef Reply* push_close(self, const uint8_t* data, int64_t size, bint pass_on) except? NULL:
+        """The server's answer to a Close, or the proxy's own: when its turn comes, or (NULL) at once."""
+        if pass_on:
+            self.pass_on(data, size)
+            return replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
+        if self.link is not None and self.link.replies.count:
+            return replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
+        self.write_complete(REPLY_CLOSE)
+        return NULL
 
     cdef int on_sync(self, const uint8_t* data, int64_t size) except -1:
         cdef Reply* reply

@@ -45,7 +45,7 @@ cdef class Statements(Unit):
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
         cdef uint8_t header[5]
-        if self.link.forgotten or statement.id in self.link.doubtful:
+        if statement.id in self.link.doubtful:
             self.close_at_server(statement.name)   # the server may or may not hold it
             self.link.doubtful.discard(statement.id)
         header[0] = b"P"
@@ -73,7 +73,13 @@ cdef class Statements(Unit):
         cdef bytes body = None
         if self.unnamed_token:
             body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
-        return self, None, None, (self.unnamed_token, self.unnamed_entry, body)
+        return self, None, None, (self.link.unnamed_token, self.unnamed_token, self.unnamed_entry, body)
+
+    cdef int renew_unnamed(self, Reply* reply, bint later) except -1:
+        """Notes that a message sent changes the server's unnamed statement; `later`: it may be skipped."""
+        reply.flags |= FLAG_UNNAMED
+        self.link.unnamed_pending += 1
+        return self.note_change(reply, self.unnamed_now()) if later else 0
 
     cdef int restore_unnamed(self, tuple before) except -1:
         self.unnamed_token, self.unnamed_entry, body = before
@@ -125,7 +131,15 @@ cdef class Statements(Unit):
             self.insert(header, 6)
             self.insert(self.unnamed.data + self.unnamed.start, buffer_waiting(&self.unnamed))
             reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
-        if later:
-            self.note_change(reply, self.unnamed_now())
+        self.renew_unnamed(reply, later)
         self.link.unnamed_token = self.unnamed_token
         return 0
+
+    cdef int await_drop(self, bint flush) except -1:
+        """Behind DISCARD ALL or DEALLOCATE ALL nothing is dealt with before the server has said what became of it.
+
+        `flush`: it would not say so by itself.
+        """
+        self.link.dropping = True
+        self.phase = PHASE_AWAITING
+        return self.insert_bytes(b"H\0\0\0\x04") if flush else 0

@@ -3,6 +3,10 @@
 # A unit is what the server treats as one: a simple query, or the extended messages up to Sync. A unit that begins
 # without a link is routed; everything behind it goes to the same link until that link is given back.
 
+# Leaves a transaction failed, whatever stands in it.
+cdef bytes FAILING = b"Q\0\0\0\x22ROLLBACK TO no_such_savepoint\0"
+
+
 cdef class Unit(Client):
     """The unit a session is sending: where it goes, and how it is taken back."""
 
@@ -11,6 +15,9 @@ cdef class Unit(Client):
 
     cdef Statement find_statement(self, const uint8_t* name, size_t length):
         raise NotImplementedError("find_statement belongs to Statements")
+
+    cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
+        raise NotImplementedError("send_parse belongs to Statements")
 
     cdef inline Entry entry_of(self, const char* text, size_t length):
         if not self.identity.plain_text:
@@ -62,17 +69,34 @@ cdef class Unit(Client):
     cdef int attach(self, Link link) except -1:
         self.link = link
         link.session = self
-        self.routed = self.sound = True
+        self.routed = True
+        self.sound = self.status != b"E"
         return 0
 
     cdef int send_begin(self) except -1:
-        """The BEGIN that was answered long ago goes out before the first message on a new link."""
-        if buffer_waiting(&self.begin):
-            replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_BEGIN
-            buffer_append(&self.link.outbound, self.begin.data + self.begin.start, buffer_waiting(&self.begin))
-            self.link.unnamed_token = 0    # dropped by every simple query
-            self.link_dirty = True
-            buffer_free(&self.begin)
+        """The BEGIN that was answered long ago goes out before the first message on a new link, as it was sent."""
+        cdef const uint8_t* frame = self.begin.data + self.begin.start
+        cdef const uint8_t* end = self.begin.data + self.begin.end
+        cdef uint32_t index = self.link.replies.count
+        if frame == end:
+            return 0
+        self.link.unnamed_token = self.begin_token     # every simple query drops the unnamed statement
+        if self.begin_statement is not None and self.begin_statement.id not in self.link.prepared:
+            self.send_parse(self.begin_statement, ACTION_SKIP, None)
+        self.begin_statement = None
+        buffer_append(&self.link.outbound, frame, end - frame)
+        self.link_dirty = True
+        while frame < end:
+            replies_push(&self.link.replies, reply_code(frame[0]), ACTION_SKIP)
+            frame += read_uint32(frame + 1) + 1
+        while index < self.link.replies.count:
+            replies_at(&self.link.replies, index).flags |= FLAG_BEGIN
+            index += 1
+        if self.status == b"E":
+            # The client was told of an error since: the server's transaction must have failed as well.
+            replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_FAILS
+            buffer_append(&self.link.outbound, PyBytes_AS_STRING(FAILING), len(FAILING))
+        buffer_free(&self.begin)
         return 0
 
     cdef int detach(self) except -1:
@@ -126,25 +150,11 @@ cdef class Unit(Client):
         self.routed = False
         return 0
 
-    cdef int note_statement(self, Entry entry) except -1:
-        """State that outlives the transaction keeps the link to this session."""
-        if entry.releases:
-            self.forget_state(entry.shape.releases)
-        return self.note_pin(entry)
-
     cdef inline int note_pin(self, Entry entry) except -1:
+        """State that outlives the transaction keeps the link to this session."""
         if entry.pins and entry.shape.pins not in self.link.pins:
             self.link.pins.add(entry.shape.pins)
             self.relay.count_pin(entry.shape.pins)
-        return 0
-
-    cdef int forget_state(self, object releases) except -1:
-        """DEALLOCATE ALL and DISCARD ALL drop statements that other sessions believe this link's server to hold."""
-        if "prepare" in releases:
-            self.link.tainted = self.link.forgotten = True
-            self.link.prepared.clear()
-            self.statements = None
-            self.last_statement = None
         return 0
 
     cdef bint answer_locally(self, Entry entry, const uint8_t* frame, int64_t size) except -1:
@@ -157,13 +167,21 @@ cdef class Unit(Client):
             if self.status != b"I" or buffer_waiting(&self.begin):
                 return False
             buffer_append(&self.begin, frame, size)
+            self.begin_token = 0
             self.status = b"T"
             return True
         if not buffer_waiting(&self.begin):
             return False
         buffer_free(&self.begin)
-        self.status = b"I"
+        self.begin_statement = None
         return True
+
+    cdef bytes local_answer(self, Entry entry):
+        """CommandComplete of what `answer_locally` has dealt with."""
+        cdef bint failed = self.status == b"E"
+        if entry.kind != KIND_BEGIN:
+            self.status = b"I"
+        return COMMAND_COMPLETE["ROLLBACK"] if failed else command_complete(entry)
 
     cdef size_t local_batch(self, Entry entry, const uint8_t* data, int64_t size, size_t available) except? 0:
         """Answers [Parse] Bind [Describe] Execute of BEGIN, COMMIT or ROLLBACK without a server.
@@ -171,11 +189,12 @@ cdef class Unit(Client):
         Returns the bytes dealt with, 0 if this is something else. What follows (Sync, or a statement in the same
         batch, as pgjdbc sends it) is dealt with as usual.
         """
-        cdef size_t at = 0, text, rest, stop
+        cdef size_t at = 0, rest, stop
         cdef int64_t here
         cdef uint8_t kind
-        cdef bytes answers = b"", sql
+        cdef bytes answers = b"", frames
         cdef bint executed = False
+        cdef Statement statement = None
         if self.link is not None or (
                 entry.kind != KIND_BEGIN and entry.kind != KIND_COMMIT and entry.kind != KIND_ROLLBACK):
             return 0
@@ -197,22 +216,25 @@ cdef class Unit(Client):
                 return 0
             at += here
         if data[0] == b"P":
-            text = 6
-            stop = zero_from(data, text, size)
-            sql = (<const char*> data)[text:stop]
-            self.remember_unnamed(entry, data + text, size - text, True)
+            self.remember_unnamed(entry, data + 6, size - 6, True)
         else:
             rest = bind_header(data, size)
             stop = zero_from(data, 5, size) + 1
             if rest - 1 > stop:
-                sql = (<bytes> self.find_statement(data + stop, rest - 1 - stop).body).partition(b"\0")[0]
-            else:
-                sql = (<const char*> self.unnamed.data + self.unnamed.start)[:]
-        sql = b"Q" + (len(sql) + 5).to_bytes(4, "big") + sql + b"\0"
-        if not self.answer_locally(entry, <const uint8_t*> PyBytes_AS_STRING(sql), len(sql)):
+                statement = self.find_statement(data + stop, rest - 1 - stop)
+        frames = b"" if statement is not None else (
+            b"P" + (buffer_waiting(&self.unnamed) + 5).to_bytes(4, "big") + b"\0"
+            + (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end])
+        name = b"" if statement is None else statement.name
+        frames += (b"B" + (len(name) + 12).to_bytes(4, "big") + b"\0" + name + b"\0\0\0\0\0\0\0"
+                   b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04")
+        if not self.answer_locally(entry, <const uint8_t*> PyBytes_AS_STRING(frames), len(frames)):
             return 0
         self.in_batch = False
-        self.write_bytes(answers + command_complete(entry))
+        if entry.kind == KIND_BEGIN:
+            self.begin_statement = statement
+            self.begin_token = self.unnamed_token if statement is None else -1
+        self.write_bytes(answers + self.local_answer(entry))
         return at
 
     cdef size_t whole_batch(self, const uint8_t* data, size_t available) except? 0:
@@ -332,8 +354,8 @@ cdef class Unit(Client):
 
     cdef int refuse_unit(self, str sqlstate, str message, str hint) except -1:
         """No link can be had for the unit that begins: an error, and the session goes on."""
-        if buffer_waiting(&self.begin) or self.in_batch:
-            return self.fatal(sqlstate, message, hint)
+        if buffer_waiting(&self.begin):
+            self.status = b"E"
         self.write_bytes(self.relay.error_frame("ERROR", sqlstate, message, hint))
         self.drop_first_unit()
         return 0
@@ -352,3 +374,14 @@ cdef class Unit(Client):
             self.skip_to_sync = True
         self.end_unit()
         return 0
+
+
+cdef uint8_t reply_code(uint8_t kind) except 0:
+    """What a message of a deferred BEGIN is answered with."""
+    if kind == b"P":
+        return REPLY_PARSE
+    if kind == b"B":
+        return REPLY_BIND
+    if kind == b"E":
+        return REPLY_EXECUTE
+    return REPLY_SYNC if kind == b"S" else REPLY_QUERY

@@ -535,6 +535,40 @@ def test_cancel_reaches_the_running_statement(relay: RunningRelay, connect: Conn
     assert client.value("SELECT 1") == "1"
 
 
+@pytest.mark.parametrize("begin", [[query("BEGIN")], [parse("", "BEGIN"), bind("", ""), execute(), SYNC]])
+@pytest.mark.parametrize(
+    "asked", [[query("SELECT 1")], [parse("", "SELECT 1"), bind("", ""), execute(), SYNC]]
+)
+def test_cancel_while_the_first_statement_of_a_transaction_waits_for_a_link(
+    begin: list[bytes], asked: list[bytes], relay: RunningRelay, connect: Connect
+) -> None:
+    """The statement ends and the transaction has failed, without a server at first, then at the server."""
+    holders = [connect(), connect()]
+    for holder in holders:
+        holder.query("BEGIN")
+        holder.query("SELECT 1")
+    waiting = connect()
+    for ending in ("ROLLBACK", "COMMIT", "SELECT 2"):
+        waiting.send(*begin)
+        assert waiting.until_ready()[-1] == Frame("Z", b"T")
+        waiting.send(*asked)
+        relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 1, "it waits for a link")
+        with relay.connect() as other:
+            other.sendall(messages.cancel_request(waiting.process_id, waiting.secret_key))
+            assert other.recv(1) == b""
+        ended = waiting.until_ready()
+        assert (kinds(ended), sqlstate(ended), ended[-1].body) == ("EZ", "57014", b"E")
+        if ending != "SELECT 2":
+            assert waiting.query(ending) == [Frame("C", b"ROLLBACK\0"), Frame("Z", b"I")]
+    holders[0].query("COMMIT")
+    for _ in range(2):
+        waiting.send(*asked)
+        refused = waiting.until_ready()
+        assert (kinds(refused), sqlstate(refused), refused[-1].body) == ("EZ", "25P02", b"E")
+    assert waiting.query("COMMIT") == [Frame("C", b"ROLLBACK\0"), Frame("Z", b"I")]
+    assert waiting.value("SELECT 1") == "1"
+
+
 def test_cancel_with_a_wrong_key_or_of_an_idle_session_does_nothing(
     relay: RunningRelay, connect: Connect
 ) -> None:
