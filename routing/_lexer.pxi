@@ -1,56 +1,5 @@
 # Strips the literals from a query text: lexer.strip by hand, byte for byte the same. It tells the rules.
 
-ctypedef const unsigned char *Cursor
-
-cdef enum:
-    OTHER = 0          # no token starts with it: no key
-    SPACE = 1
-    NAME = 2
-    DIGIT = 3
-    QUOTE = 4
-    NAME_QUOTE = 5
-    DOLLAR = 6
-    DOT = 7
-    OPERATOR = 8
-    SELF = 9
-    COMMA = 10
-    CLOSE = 11
-
-cdef unsigned char CLASS[256]
-cdef unsigned char LOWER[256]
-cdef unsigned char FOLDED[256]    # as it stands in a folded name; 0 for what ends a name
-
-
-cdef void _fill_classes() noexcept:
-    cdef int byte
-    for byte in range(256):
-        CLASS[byte] = NAME if byte >= 0x80 else OTHER
-        LOWER[byte] = byte
-    for byte in b" \t\n\r\f\v":
-        CLASS[byte] = SPACE
-    for byte in range(26):
-        CLASS[c'A' + byte] = CLASS[c'a' + byte] = NAME
-        LOWER[c'A' + byte] = c'a' + byte
-    CLASS[c'_'] = NAME
-    for byte in b"0123456789":
-        CLASS[byte] = DIGIT
-    for byte in b"~!@#^&|`?+-*/%<>=":
-        CLASS[byte] = OPERATOR
-    for byte in b"([];:":
-        CLASS[byte] = SELF
-    CLASS[c'\''] = QUOTE
-    CLASS[c'"'] = NAME_QUOTE
-    CLASS[c'$'] = DOLLAR
-    CLASS[c'.'] = DOT
-    CLASS[c','] = COMMA
-    CLASS[c')'] = CLOSE
-    for byte in range(256):
-        FOLDED[byte] = LOWER[byte] if CLASS[byte] == NAME or CLASS[byte] == DIGIT or byte == c'$' else 0
-
-
-_fill_classes()
-
-
 cdef inline bint _is_break(unsigned char byte) noexcept nogil:
     return byte == c'\n' or byte == c'\r'
 
@@ -224,8 +173,12 @@ cdef Cursor _number_end(Cursor at, Cursor end) noexcept nogil:
     return at
 
 
-cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept nogil:
-    """Write the key of the text into `key`, which has room for twice `length`; its length, or -1."""
+cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals *literals) noexcept nogil:
+    """Write the key of the text into `key`, which has room for twice `length`; its length, or -1.
+
+    `literals`, where it is not NULL, learns where the plain ones stand.
+    """
+    cdef Cursor text = at
     cdef Cursor end = at + length
     cdef Cursor stop
     cdef Py_ssize_t out = 0, literal_end = 0, group_end = 0
@@ -273,6 +226,8 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key) noexcept
         if literal:
             if stop == NULL:
                 return -1
+            if literals != NULL:
+                _note_literal(literals, text, at, stop)
             at = stop
             if literal_end and out == literal_end + 1 and key[literal_end] == c',':
                 out = literal_end

@@ -63,6 +63,29 @@ ctypedef struct Node:
     void *entry                   # NULL: literals matter, look the whole text up
 
 
+cdef enum:
+    LITERALS_MAX = 24
+
+# Where the literals of a text stand that another text may have others for.
+ctypedef struct Literals:
+    int count
+    int[LITERALS_MAX] starts
+    int[LITERALS_MAX] stops
+
+ctypedef struct Template:
+    char *text
+    int length
+    int room
+    int search_path_id
+    Literals literals
+    void *entry
+
+# Texts that are alike up to their first literal share a set. A hit makes its template the one that stays.
+ctypedef struct TemplateSet:
+    Template[2] templates
+    int kept
+
+
 @cython.final
 cdef class ShapeCache:
     cdef object resolve
@@ -72,6 +95,7 @@ cdef class ShapeCache:
     cdef uint64_t seed
     cdef uint64_t secret
     cdef Slot *slots
+    cdef TemplateSet *templates
     cdef Node *nodes
     cdef int *buckets
     cdef uint64_t bucket_mask
@@ -83,10 +107,16 @@ cdef class ShapeCache:
     cdef char *scratch
     cdef Py_ssize_t scratch_room
     cdef readonly long long hits_text
+    cdef readonly long long hits_template
     cdef readonly long long hits_stripped
     cdef readonly long long misses
 
     cdef Entry lookup(self, const char *text, Py_ssize_t length, int search_path_id)
+    cdef TemplateSet *_templates(self, const char *text, Py_ssize_t length, int search_path_id) noexcept
+    cdef Template *_fitting(self, TemplateSet *templates, const char *text, Py_ssize_t length,
+                            int search_path_id) noexcept
+    cdef void _make_template(self, TemplateSet *templates, const char *text, Py_ssize_t length,
+                             int search_path_id, Literals *literals, void *entry) noexcept
     cdef uint64_t _hash(self, const char *text, Py_ssize_t length, int search_path_id, bint whole) noexcept
     cdef Node *_node(self, const char *key, Py_ssize_t length, uint64_t hash, int search_path_id,
                      bint whole) noexcept

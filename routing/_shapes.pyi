@@ -22,6 +22,7 @@ class Entry:
 
 class ShapeCache:
     hits_text: int
+    hits_template: int
     hits_stripped: int
     misses: int
     def __init__(

@@ -3,8 +3,9 @@
 The first level is an array of texts, one per hash; a text is kept when it comes a second time, so that texts
 with fresh literals do not push out the ones that repeat. The second level is a hash table of keys
 (lexer.strip), evicted by a clock hand. Where literals matter the key leads to a marker, and the whole text is
-looked up in the same table. Hashes are keyed per process against made collisions, and every hit is compared
-in full.
+looked up in the same table. Between the two stand templates (_templates.pxi): they spare a text with fresh
+literals the making of its key. Hashes are keyed per process against made collisions, and every hit is
+compared in full.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,6 +20,8 @@ import time
 from pgshunt.routing.shape import unknown
 
 include "_hash.pxi"
+include "_classes.pxi"
+include "_templates.pxi"
 include "_lexer.pxi"
 
 cdef enum:
@@ -64,11 +67,15 @@ cdef class ShapeCache:
         self.capacity = capacity
         self.bucket_mask = buckets - 1
         self.slots = <Slot *>calloc(SLOTS, sizeof(Slot))
+        self.templates = <TemplateSet *>calloc(TEMPLATE_SETS, sizeof(TemplateSet))
         self.nodes = <Node *>calloc(capacity, sizeof(Node))
         self.buckets = <int *>malloc(buckets * sizeof(int))
         self.scratch = <char *>malloc(SCRATCH_BYTES_KEPT)
         self.scratch_room = SCRATCH_BYTES_KEPT
-        if self.slots == NULL or self.nodes == NULL or self.buckets == NULL or self.scratch == NULL:
+        if (
+            self.slots == NULL or self.templates == NULL or self.nodes == NULL or self.buckets == NULL
+            or self.scratch == NULL
+        ):
             raise MemoryError
         self._forget()
 
@@ -83,11 +90,15 @@ cdef class ShapeCache:
 
     def __dealloc__(self):
         cdef int i
-        if self.slots != NULL and self.nodes != NULL and self.buckets != NULL:
+        if self.slots != NULL and self.templates != NULL and self.nodes != NULL and self.buckets != NULL:
             self._drop_entries()
             for i in range(SLOTS):
                 free(self.slots[i].text)
+            for i in range(TEMPLATE_SETS):
+                free(self.templates[i].templates[0].text)
+                free(self.templates[i].templates[1].text)
         free(self.slots)
+        free(self.templates)
         free(self.nodes)
         free(self.buckets)
         free(self.scratch)
@@ -131,6 +142,9 @@ cdef class ShapeCache:
         cdef Py_ssize_t key_length
         cdef Slot *slot = NULL
         cdef Node *node = NULL
+        cdef TemplateSet *templates = NULL
+        cdef Template *template
+        cdef Literals literals
         if search_path_id < 0 or search_path_id >= len(self.paths):
             return self.unknown_path
         if length <= TEXT_BYTES_MAX:
@@ -142,16 +156,25 @@ cdef class ShapeCache:
             ):
                 self.hits_text += 1
                 return <Entry>slot.entry
+        if length <= TEMPLATE_BYTES_MAX:
+            templates = self._templates(text, length, search_path_id)
+            template = self._fitting(templates, text, length, search_path_id)
+            if template != NULL:
+                self.hits_template += 1
+                return <Entry>template.entry
         if length > STRIP_BYTES_MAX:
             self.misses += 1
             return Entry(self.resolve(PyBytes_FromStringAndSize(text, length), self.paths[search_path_id]))
 
         if length > self.scratch_room // 2:
             self._make_room(2 * length)
-        key_length = strip(<Cursor>text, length, <unsigned char *>self.scratch)
+        literals.count = 0
+        key_length = strip(<Cursor>text, length, <unsigned char *>self.scratch, &literals)
         if key_length >= 0:
             key_hash = self._hash(self.scratch, key_length, search_path_id, False)
             node = self._node(self.scratch, key_length, key_hash, search_path_id, False)
+        if node != NULL and node.entry != NULL and templates != NULL and literals.count:
+            self._make_template(templates, text, length, search_path_id, &literals, node.entry)
         if node == NULL or node.entry == NULL:
             key_hash = self._hash(text, length, search_path_id, True)
             node = self._node(text, length, key_hash, search_path_id, True)
@@ -203,6 +226,48 @@ cdef class ShapeCache:
         slot.hash = hash
         slot.search_path_id = search_path_id
         slot.entry = entry
+        Py_INCREF(<object>entry)
+        if before != NULL:
+            Py_DECREF(<object>before)
+
+    cdef TemplateSet *_templates(self, const char *text, Py_ssize_t length, int search_path_id) noexcept:
+        """Where templates stand that begin like this text."""
+        cdef Py_ssize_t alike = _first_literal(<Cursor>text, length)
+        return &self.templates[self._hash(text, alike, search_path_id, False) & (TEMPLATE_SETS - 1)]
+
+    cdef Template *_fitting(self, TemplateSet *templates, const char *text, Py_ssize_t length,
+                            int search_path_id) noexcept:
+        cdef Template *template
+        cdef int i
+        for i in range(2):
+            template = &templates.templates[i]
+            if (
+                template.entry != NULL and template.search_path_id == search_path_id
+                and _fits(template, <Cursor>text, length)
+            ):
+                templates.kept = i
+                return template
+        return NULL
+
+    cdef void _make_template(self, TemplateSet *templates, const char *text, Py_ssize_t length,
+                             int search_path_id, Literals *literals, void *entry) noexcept:
+        cdef Template *template
+        cdef char *room
+        cdef void *before
+        templates.kept = 1 - templates.kept
+        template = &templates.templates[templates.kept]
+        if template.room < length:
+            room = <char *>realloc(template.text, length)
+            if room == NULL:
+                return
+            template.text = room
+            template.room = <int>length
+        before = template.entry
+        memcpy(template.text, text, length)
+        template.length = <int>length
+        template.search_path_id = search_path_id
+        template.literals = literals[0]
+        template.entry = entry
         Py_INCREF(<object>entry)
         if before != NULL:
             Py_DECREF(<object>before)
@@ -293,6 +358,11 @@ cdef class ShapeCache:
             self.slots[i].seen = 0
             if entry != NULL:
                 Py_DECREF(<object>entry)
+        for i in range(2 * TEMPLATE_SETS):
+            entry = self.templates[i // 2].templates[i % 2].entry
+            self.templates[i // 2].templates[i % 2].entry = NULL
+            if entry != NULL:
+                Py_DECREF(<object>entry)
         for i in range(self.capacity):
             entry = self.nodes[i].entry
             free(self.nodes[i].key)
@@ -349,7 +419,7 @@ def strip_bytes(text):
     cdef bytes kept = text
     cdef bytes key = PyBytes_FromStringAndSize(NULL, 2 * PyBytes_GET_SIZE(kept))
     cdef Py_ssize_t length = strip(
-        <Cursor>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), <unsigned char *>PyBytes_AS_STRING(key)
+        <Cursor>PyBytes_AS_STRING(kept), PyBytes_GET_SIZE(kept), <unsigned char *>PyBytes_AS_STRING(key), NULL
     )
     return None if length < 0 else key[:length]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pgshunt.routing._shapes import Entry, ShapeCache, bench_lookup, kinds, plan_kinds
 from pgshunt.routing.classify import resolver
 from pgshunt.routing.decide import PlanKind
+from pgshunt.routing.lexer import strip
 from pgshunt.routing.shape import Kind, Shape, unknown
 from pgshunt.routing.table import Catalogue
 
@@ -46,8 +47,15 @@ def test_ten_thousand_literals_are_one_shape(resolve: Resolver) -> None:
 def test_a_text_that_comes_again_is_found_as_sent(resolve: Resolver) -> None:
     cache = ShapeCache(resolve)
     for _ in range(5):
-        cache.find(b"SELECT * FROM users WHERE id = 1")
+        cache.find(b"SELECT * FROM users WHERE id = $1")
     assert (cache.misses, cache.hits_stripped, cache.hits_text) == (1, 1, 3)
+
+
+def test_a_text_with_other_literals_is_found_by_a_template(resolve: Resolver) -> None:
+    cache = ShapeCache(resolve)
+    for number in range(5):
+        cache.find(b"SELECT * FROM users WHERE id = %d AND name = 'n%d'" % (number, number))
+    assert (cache.misses, cache.hits_stripped, cache.hits_template, cache.hits_text) == (1, 1, 3, 0)
 
 
 def test_texts_whose_literals_matter_are_kept_apart(resolve: Resolver) -> None:
@@ -190,7 +198,7 @@ def test_the_constants_of_the_hot_path_are_the_enums() -> None:
 def test_bench_lookup_counts_fresh_literals(resolve: Resolver) -> None:
     cache = ShapeCache(resolve)
     assert bench_lookup(cache, b"SELECT * FROM users WHERE id = 1000", 500, fresh=True) > 0
-    assert (cache.misses, cache.hits_stripped, cache.hits_text) == (1, 500, 0)
+    assert (cache.misses, cache.hits_stripped, cache.hits_template, cache.hits_text) == (1, 1, 499, 0)
     with pytest.raises(ValueError, match="no digit"):
         bench_lookup(cache, b"SELECT", 1, fresh=True)
 
@@ -221,3 +229,88 @@ def test_a_cached_shape_is_the_shape(asked: list[tuple[bytes, int, int]], capaci
         text = template % number
         assert cache.find(text, numbers[path]).shape == resolve(text, paths[path])
         assert cache.size <= capacity
+
+
+LITERALS = st.sampled_from(
+    [
+        *(
+            b"0",
+            b"1",
+            b"12",
+            b"007",
+            b"1_000",
+            b"0x1f",
+            b"0b1",
+            b"1.5",
+            b"5.",
+            b".5",
+            b"1e5",
+            b"1a",
+            b"$1",
+            b"1..2",
+        ),
+        *(
+            b"''",
+            b"'a'",
+            b"'a b'",
+            b"'a''b'",
+            b"'a\\'",
+            b"'a'\n'b'",
+            b"'a' 'b'",
+            b"'open",
+            b"E'a\\'b'",
+            b"x'1f'",
+        ),
+        *(
+            b"$$a$$",
+            b"$q$a'1$q$",
+            b"U&'a'",
+            b"name",
+            b"t1",
+            b'"q1"',
+            b"-- 1 '\n",
+            b"/* 'a' 1 */",
+            b"N'a'",
+            b"?",
+            b"",
+        ),
+    ]
+)
+BETWEEN = st.sampled_from(
+    [
+        b"",
+        b" ",
+        b", ",
+        b" = ",
+        b"(",
+        b")",
+        b" WHERE a1 IN (",
+        b"), (",
+        b"\n",
+        b"::int ",
+        b".",
+        b"..",
+        b"-",
+        b"e",
+        b"_1",
+        b"$",
+    ]
+)
+
+
+def key_of(text: bytes) -> str:
+    key = strip(text)
+    return repr(("whole", text) if key is None else key)
+
+
+@given(
+    st.lists(BETWEEN, min_size=2, max_size=6),
+    st.lists(st.lists(LITERALS, min_size=5, max_size=5), min_size=2, max_size=12),
+)
+@settings(max_examples=500, deadline=None)
+def test_a_template_takes_no_text_of_another_key(between: list[bytes], filled: list[list[bytes]]) -> None:
+    """Texts that differ in what stands at a few places are told apart as their keys are."""
+    cache = ShapeCache(lambda sql, _: Shape(Kind.READ, reads=READ.reads, reason=key_of(sql)))
+    for literals in filled * 2:
+        text = b"".join(part for pair in zip(between, literals, strict=False) for part in pair)
+        assert cache.find(text).shape.reason == key_of(text)
