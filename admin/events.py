@@ -2,6 +2,7 @@
 
 Each event is one line `{"id": 7, "at": "2026-11-22T12:00:00.123Z", "kind": "rolled_back", "service": …, …}`.
 The ids go on where the file ends, so a reader that asks for what came after 7 is right across restarts.
+The file is written aside: a disk that hangs costs lines of it, and never the event loop's time.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pgshunt.migration.aside import Aside, Crowded
 
 log = logging.getLogger("pgshunt.events")
 
 KEPT_MAX = 2000
 FILE_BYTES_MAX = 4 * 1024 * 1024
+FLUSH_S_MAX = 2.0
 WARNINGS = frozenset(
     {"failed", "lane_failed", "rolled_back", "reload_failed", "state_unkept", "worker_ended"}
 )
@@ -65,6 +70,9 @@ class EventLog:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._aside = Aside("event log", KEPT_MAX)
+        self._unwritten = 0
+        self._is_ending = False
         self._kept: deque[Event] = deque(maxlen=KEPT_MAX)
         self._news = asyncio.Event()
         self.write_error = ""
@@ -74,16 +82,15 @@ class EventLog:
         self.last_id = self._kept[-1].id if self._kept else 0
 
     def add(self, kind: str, service: str = "", /, **detail: Any) -> Event:
-        """Appends an event; on disk when this returns, as far as a crash of this process is concerned."""
+        """Appends an event; it is seen at once, and on its way to the disk when this returns."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self.last_id += 1
         event = Event(self.last_id, at, kind, service, detail)
         self._kept.append(event)
-        self._write(event)
+        self._begin_writing(event)
         level = logging.WARNING if kind in WARNINGS else logging.INFO
         log.log(level, "%s %s %s", kind, service, json.dumps(detail, default=str))
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._wake()
         return event
 
     def after(self, last_id: int, count_max: int = KEPT_MAX) -> list[Event]:
@@ -95,28 +102,51 @@ class EventLog:
         return list(self._kept)[-count_max:]
 
     async def news(self, last_id: int, timeout_s: float) -> list[Event]:
-        """As `after`, but waits for an event when there is none yet; [] when the time is over."""
-        if self.last_id <= last_id:
+        """As `after`, but waits for an event when there is none yet; [] when the time or the log is over."""
+        if self.last_id <= last_id and not self._is_ending:
             try:
                 await asyncio.wait_for(self._news.wait(), timeout_s)
             except TimeoutError:
                 return []
         return self.after(last_id)
 
-    def _write(self, event: Event) -> None:
+    def end_waiting(self) -> None:
+        """Nobody waits for news any longer: they would hold up the end of the process."""
+        self._is_ending = True
+        self._wake()
+
+    def flush(self, timeout_s: float = FLUSH_S_MAX) -> None:
+        """Blocks until what was added is written, for no longer than `timeout_s`."""
+        if not self._aside.drain(timeout_s):
+            self.write_error = f"{self._path}: the disk does not answer"
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _begin_writing(self, event: Event) -> None:
         if self._path is None:
             return
         line = json.dumps(event.to_dict(), separators=(",", ":"), default=str) + "\n"
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            self._aside.submit(partial(self._write, self._path, line))
+        except Crowded:
+            self._unwritten += 1
+            self.write_error = (
+                f"{self._path}: the disk does not answer, {self._unwritten} events are not there"
+            )
+
+    def _write(self, path: Path, line: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
                 # A crash can leave half a line: what follows must not become part of it.
-                file.write(line if file.tell() == 0 or _ends_line(self._path) else "\n" + line)
+                file.write(line if file.tell() == 0 or _ends_line(path) else "\n" + line)
                 size = file.tell()
             if size > FILE_BYTES_MAX:
-                self._path.replace(_old(self._path))
+                path.replace(_old(path))
             self.write_error = ""
         except OSError as error:
-            self.write_error = f"{self._path}: {error.strerror}"
+            self.write_error = f"{path}: {error.strerror}"
 
 
 def _old(path: Path) -> Path:

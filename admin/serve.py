@@ -10,14 +10,21 @@ import logging
 import signal
 from pathlib import Path
 
+from pgshunt.admin.logs import LogAside
 from pgshunt.admin.supervisor import Supervisor
 from pgshunt.config import Config
 
 
 def run(config: Config, path: Path) -> int:
     """Serves until told to stop; the exit code. Raises StartFailed."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return asyncio.run(_serve(config, path))
+    written = LogAside(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[written]
+    )
+    try:
+        return asyncio.run(_serve(config, path))
+    finally:
+        written.flush()
 
 
 async def _serve(config: Config, path: Path) -> int:
@@ -33,4 +40,5 @@ async def _serve(config: Config, path: Path) -> int:
     finally:
         await supervisor.close()
     supervisor.events.add("stopped")
+    supervisor.events.flush()
     return 0

@@ -25,6 +25,7 @@ from pgshunt.admin.metrics import Metrics
 from pgshunt.admin.operations import Health, Mover, SupervisorOperations
 from pgshunt.admin.probe import Probed, Prober
 from pgshunt.admin.reload import changes, merged
+from pgshunt.admin.repeats import Repeats
 from pgshunt.admin.table import routing_table
 from pgshunt.admin.watch import Watch
 from pgshunt.config import Config, ConfigError, load
@@ -41,6 +42,7 @@ from pgshunt.routing.table import Catalogue, RoutingTable, Service
 GRACE_MS = 30_000
 CATALOGUE_S_MAX = 3.0
 CHECK_S = 1.0
+ADMIN_GRACE_S = 2.0
 
 log = logging.getLogger("pgshunt")
 
@@ -115,6 +117,7 @@ class Supervisor:
         self._runner: web.AppRunner | None = None
         self.health = Health()
         self.events = EventLog(config.state.path.with_suffix(".events.jsonl"))
+        self._repeats = Repeats()
         self.guard = Guard(
             error_rate_percent_max=config.rollback.error_rate_percent_max,
             consistency_percent_min=config.rollback.consistency_percent_min,
@@ -206,6 +209,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.controller.stop()
         await self.catalogue.close()
+        self.events.end_waiting()
         if self._runner is not None:
             await self._runner.cleanup()
         self.fleet.kill()
@@ -321,7 +325,9 @@ class Supervisor:
         elif message["type"] == "event":
             detail = {name: value for name, value in message.items() if name not in ("type", "kind")}
             service = str(detail.pop("service", ""))
-            self.events.add(message["kind"], service, **{"worker": worker, **detail})
+            detail = {"worker": worker, **detail}
+            if self._repeats.is_first(time.monotonic(), message["kind"], service, detail):
+                self.events.add(message["kind"], service, **detail)
 
     def _worker_ended(self, worker: int) -> None:
         self.metrics.worker_ended(worker)
@@ -339,7 +345,7 @@ class Supervisor:
             self.api = AdminApi(self.operations, self.metrics, self.events, admin.host, admin.token)
         except ValueError as error:
             raise StartFailed(str(error)) from error
-        self._runner = web.AppRunner(self.api.application(), access_log=None)
+        self._runner = web.AppRunner(self.api.application(), access_log=None, shutdown_timeout=ADMIN_GRACE_S)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, admin.host, admin.port).start()
@@ -353,6 +359,8 @@ class Supervisor:
         while True:
             await asyncio.sleep(CHECK_S)
             self.fleet.check()
+            for kind, service, detail in self._repeats.due(time.monotonic()):
+                self.events.add(kind, service, **detail)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         """Runs something beside everything else; a defect in it is told, and ends only itself."""

@@ -7,8 +7,8 @@ A disk that hangs must hold up neither the event loop nor the end of the process
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -16,34 +16,62 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class Aside:
-    """One thread, started with its first work; any number of works wait their turn."""
+class Crowded(Exception):
+    """So many works wait already that one more is not taken."""
 
-    def __init__(self, name: str) -> None:
+
+class Aside:
+    """One thread, started with its first work; up to `waiting_max` works wait their turn."""
+
+    def __init__(self, name: str, waiting_max: int = 1000) -> None:
         self._name = name
-        self._works: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._waiting_max = waiting_max
+        self._works: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._is_working = False
+        self._closed = False
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
-        """Has the work done in its turn. A work that has not begun can be cancelled."""
+        """Has the work done in its turn; a work that has not begun can be cancelled. Raises Crowded."""
+        future: Future[Result] = Future()
+        with self._changed:
+            while self._works and self._works[-1][0].cancelled():
+                self._works.pop()
+            if len(self._works) >= self._waiting_max:
+                raise Crowded(f"{len(self._works)} works wait for {self._name}")
+            self._works.append((future, work))
+            self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
-        future: Future[Result] = Future()
-        self._works.put((future, work))
         return future
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """What the work returns or raises. Cancelled, it no longer waits; a work that has begun goes on."""
         return await asyncio.wrap_future(self.submit(work))
 
+    def drain(self, timeout_s: float) -> bool:
+        """Blocks until all that was submitted is done; False if that takes longer than `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._works and not self._is_working, timeout_s)
+
     def close(self) -> None:
         """Ends the thread after the works that wait; does not wait for it."""
-        self._works.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _run(self) -> None:
-        while (given := self._works.get()) is not None:
-            future, work = given
+        while True:
+            with self._changed:
+                self._is_working = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._works or self._closed)
+                if not self._works:
+                    return
+                future, work = self._works.popleft()
+                self._is_working = True
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())

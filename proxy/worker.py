@@ -159,7 +159,7 @@ class Worker:
         )
         self._relay.on_urgent = self._send_soon
         self._relay.on_foreign_cancel = self._acceptor.pass_cancel
-        self._relay.on_event = self._channel.send
+        self._relay.on_event = self._send_event
         for fd in (*self._inherited.listen_fds, self._inherited.inbox_fd, self._inherited.channel_fd):
             self._relay.wake_on(fd)
         self._tick(self._loop.time())
@@ -226,8 +226,13 @@ class Worker:
                 {"type": "delta", "index": self._inherited.index, **delta, "loop_lag_s": lag_s}
             )
 
+    def _send_event(self, event: Message) -> None:
+        """What a supervisor that reads no more will never see is not hoarded for it."""
+        if self._channel.backlog_bytes <= BACKLOG_BYTES_MAX:
+            self._channel.send(event)
+
     def _report_exhausted(self, error: OSError) -> None:
-        self._channel.send({"type": "event", "kind": "accept_paused", "reason": error.strerror})
+        self._send_event({"type": "event", "kind": "accept_paused", "reason": error.strerror})
 
 
 async def serve(inherited: Inherited, make_relay: MakeRelay = _compiled_relay) -> None:

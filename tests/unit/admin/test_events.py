@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,24 @@ def test_ids_go_on_after_a_restart(tmp_path: Path) -> None:
     first = EventLog(path)
     first.add("started")
     first.add("shifted", "auth_service", reads=50)
+    first.flush()
     second = EventLog(path)
     assert [event.kind for event in second.after(0)] == ["started", "shifted"]
     assert second.add("rolled_back", "auth_service").id == 3
+    second.flush()
     assert [event.id for event in EventLog(path).after(1)] == [2, 3]
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    EventLog(path).add("started")
+    first = EventLog(path)
+    first.add("started")
+    first.flush()
     with path.open("a") as file:
         file.write('{"id": 2, "at": "2026')
     log = EventLog(path)
     log.add("shifted")
+    log.flush()
     assert [(event.id, event.kind) for event in EventLog(path).after(0)] == [(1, "started"), (2, "shifted")]
 
 
@@ -41,6 +47,7 @@ def test_the_file_is_bounded_and_what_it_replaced_is_still_read(
     log = EventLog(path)
     for number in range(50):
         log.add("counted", number=number)
+    log.flush()
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * 1200
     kept = EventLog(path).after(0)
     assert kept[-1].id == 50
@@ -60,13 +67,16 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unwritable_file_stops_nothing(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "missing" / "events.jsonl")
     log.add("started")
+    log.flush()
     assert "No such file" in log.write_error
     assert [event.kind for event in log.after(0)] == ["started"]
 
 
 def test_a_line_is_a_json_object_with_everything(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    EventLog(path).add("rolled_back", "auth_service", trigger="latency", evidence={"numerator": 5})
+    log = EventLog(path)
+    log.add("rolled_back", "auth_service", trigger="latency", evidence={"numerator": 5})
+    log.flush()
     record = json.loads(path.read_text())
     assert record.pop("at").endswith("Z")
     assert record == {
@@ -86,6 +96,43 @@ def test_news_wakes_everyone_who_waits() -> None:
         assert [[event.id for event in found] for found in await asyncio.gather(*waiting)] == [[1]] * 3
         assert [event.id for event in await log.news(0, 0)] == [1]
         assert await log.news(1, 0.001) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_disk_that_hangs_holds_up_nobody_and_costs_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "KEPT_MAX", 10)
+    answer, begun, write = threading.Event(), threading.Event(), EventLog._write
+
+    def hanging(log: EventLog, path: Path, line: str) -> None:
+        begun.set()
+        answer.wait()
+        write(log, path, line)
+
+    monkeypatch.setattr(EventLog, "_write", hanging)
+    log = EventLog(tmp_path / "events.jsonl")
+    log.add("first")
+    begun.wait(20)
+    for _ in range(15):
+        log.add("counted")
+    assert log.last_id == 16
+    assert "the disk does not answer, 5 events are not there" in log.write_error
+    log.flush(0.001)
+    answer.set()
+    log.flush(20)
+    assert [event.id for event in EventLog(tmp_path / "events.jsonl").after(0)] == list(range(2, 12))
+    assert log.write_error == ""
+
+
+def test_the_end_waits_for_nobody_who_waits_for_news() -> None:
+    async def scenario() -> None:
+        log = EventLog(None)
+        waiting = asyncio.ensure_future(log.news(0, 1000))
+        await asyncio.sleep(0)
+        log.end_waiting()
+        assert await waiting == await log.news(0, 1000) == []
 
     asyncio.run(scenario())
 

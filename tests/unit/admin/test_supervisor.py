@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from pgshunt.admin import repeats
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
@@ -396,6 +397,39 @@ def test_stopping_drains_the_workers(run: Run) -> None:
         assert running.kinds()[-1] == "draining"
 
     run(scenario)
+
+
+def test_failing_links_are_told_once_and_then_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "SPAN_S", 0.0)
+
+    async def scenario(running: Running) -> None:
+        failed = {"type": "event", "kind": "link_failed", "endpoint": "auth_db", "detail": "refused"}
+        for worker in range(100):
+            running.supervisor._take(worker, dict(failed))
+        while running.kinds().count("link_failed") < 2:
+            await running.supervisor.events.news(running.supervisor.events.last_id, 10)
+        first, others = (
+            event.detail for event in running.supervisor.events.after(0) if event.kind == "link_failed"
+        )
+        assert first == {"worker": 0, "endpoint": "auth_db", "detail": "refused"}
+        assert (others["count"], others["worker"]) == (99, 99)
+
+    run(scenario)
+
+
+def test_who_waits_for_events_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        running = Running(tmp_path, "well", False)
+        await running.supervisor.start()
+        waited_for = running.supervisor.events._news
+        asking = asyncio.create_task(running.ask("/api/v1/events?after=100&wait_s=30"))
+        while not waited_for._waiters:
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(running.supervisor.close(), 20)
+        status, answer = await asking
+        assert (status, answer["events"]) == (200, [])
+
+    asyncio.run(main())
 
 
 def test_a_port_that_is_taken_keeps_it_from_starting(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Writes the log aside: whoever reads standard error may be slow, and must not hold up the supervisor."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Final
+
+from pgshunt.migration.aside import Aside, Crowded
+
+WAITING_MAX: Final = 10_000
+FLUSH_S_MAX: Final = 2.0
+
+
+class LogAside(logging.Handler):
+    """Hands records to another handler in a thread; what it cannot take is lost and counted."""
+
+    def __init__(self, handler: logging.Handler, waiting_max: int = WAITING_MAX) -> None:
+        super().__init__()
+        self._handler = handler
+        self._aside = Aside("log", waiting_max)
+        self._lost = 0
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        self._handler.setFormatter(fmt)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._aside.submit(partial(self._write, record))
+        except Crowded:
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Waits until what was logged is written, for no longer than `FLUSH_S_MAX`."""
+        self._aside.drain(FLUSH_S_MAX)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        lost, self._lost = self._lost, 0
+        if lost:
+            fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+            self._handler.handle(logging.makeLogRecord({**fields, "msg": f"{lost} lines were lost here"}))
+        self._handler.handle(record)

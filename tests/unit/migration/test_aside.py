@@ -1,0 +1,54 @@
+"""Work that hangs holds up nobody who does not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from pgshunt.migration.aside import Aside, Crowded
+
+
+def test_works_are_done_in_order_and_answer_with_what_they_return_or_raise() -> None:
+    async def scenario() -> None:
+        aside, done = Aside("test"), list[int]()
+        await asyncio.gather(*(aside.run(lambda number=number: done.append(number)) for number in range(20)))  # type: ignore[misc]
+        assert done == list(range(20))
+        with pytest.raises(ZeroDivisionError):
+            await aside.run(lambda: 1 // 0)
+        assert await aside.run(lambda: 7) == 7
+        aside.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_behind_a_hung_work_can_be_given_up_and_does_not_pile_up() -> None:
+    async def scenario() -> None:
+        aside, begun, answer, done = Aside("test", 2), threading.Event(), threading.Event(), list[int]()
+        hung = aside.submit(lambda: (begun.set(), answer.wait()))
+        await asyncio.to_thread(begun.wait)
+        for number in range(10):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(aside.run(lambda number=number: done.append(number)), 0.001)  # type: ignore[misc]
+        aside.submit(lambda: done.append(100))
+        aside.submit(lambda: done.append(101))
+        with pytest.raises(Crowded):
+            aside.submit(lambda: done.append(102))
+        answer.set()
+        await asyncio.wrap_future(hung)
+        await aside.run(lambda: None)
+        assert done == [100, 101]
+        aside.close()
+
+    asyncio.run(scenario())
+
+
+def test_closed_it_ends_after_what_waits() -> None:
+    aside = Aside("test")
+    last = [aside.submit(lambda: 1), aside.submit(lambda: 2)][-1]
+    aside.close()
+    assert last.result(20) == 2
+    assert aside._thread is not None
+    aside._thread.join(20)
+    assert not aside._thread.is_alive()
