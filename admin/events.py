@@ -132,9 +132,7 @@ class EventLog:
             self._aside.submit(partial(self._write, self._path, line))
         except Crowded:
             self._unwritten += 1
-            self.write_error = (
-                f"{self._path}: the disk does not answer, {self._unwritten} events are not there"
-            )
+            self.write_error = f"{self._path}: the disk hangs, {self._unwritten} events are not there"
 
     def _write(self, path: Path, line: str) -> None:
         try:

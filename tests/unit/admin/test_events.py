@@ -118,7 +118,7 @@ def test_a_disk_that_hangs_holds_up_nobody_and_costs_what_does_not_fit(
     for _ in range(15):
         log.add("counted")
     assert log.last_id == 16
-    assert "the disk does not answer, 5 events are not there" in log.write_error
+    assert "the disk hangs, 5 events are not there" in log.write_error
     log.flush(0.001)
     answer.set()
     log.flush(20)

@@ -423,7 +423,7 @@ def test_who_waits_for_events_does_not_hold_up_the_end(tmp_path: Path) -> None:
         await running.supervisor.start()
         waited_for = running.supervisor.events._news
         asking = asyncio.create_task(running.ask("/api/v1/events?after=100&wait_s=30"))
-        while not waited_for._waiters:
+        while not waited_for._waiters:  # noqa: ASYNC110 - nothing tells that a request has arrived
             await asyncio.sleep(0.01)
         await asyncio.wait_for(running.supervisor.close(), 20)
         status, answer = await asking
