@@ -10,12 +10,11 @@ DOWN = {"worker": 0, "endpoint": "auth_db", "detail": "refused"}
 
 def test_the_first_is_told_the_others_are_counted() -> None:
     seen = Repeats()
-    told = [
-        seen.is_first(number / 100, "link_failed", "", {**DOWN, "worker": number}) for number in range(500)
-    ]
+    reports = ({**DOWN, "worker": worker} for worker in range(500))
+    told = [seen.is_first(0.5, "link_failed", "", report) for report in reports]
     assert told == [True] + [False] * 499
     assert list(seen.due(SPAN_S)) == []
-    ((kind, service, detail),) = seen.due(SPAN_S + 0.01)
+    ((kind, service, detail),) = seen.due(SPAN_S + 0.5)
     assert (kind, service) == ("link_failed", "")
     assert detail == {**DOWN, "worker": 499, "count": 499, "within_s": SPAN_S}
 
