@@ -3,70 +3,13 @@
 cdef enum:
     SERVER_BODY_BYTES_MAX = 0x3fffffff
     WHOLE_FRAME_BYTES_MAX = 65536      # frames whose content matters are waited for up to this size
-    STATEMENTS_PER_LINK_MAX = 500
 
 # "cached plan must not change result type", told apart from other unsupported features by the routine (plancache.c).
 cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
 
-# Marks on an expected reply.
-cdef enum:
-    FLAG_WRITES = 1          # what it asked for may have changed something
-    FLAG_COMMIT = 2          # it ends a transaction: lost, its outcome is unknown
-    FLAG_CHANGE = 4          # something was noted when it was sent that must be undone if the server skips it
-    FLAG_BEGIN = 8           # the proxy's own BEGIN, sent late
-    FLAG_SLOW = 16           # already counted as slow
-    FLAG_UNNAMED = 32        # it changes what the server's unnamed statement is
-    FLAG_FAILS = 64          # the proxy's own, sent for the error it ends with
 
-
-cdef class Statement:
-    """A prepared statement as all sessions and links of a worker share it: one text, one name on the servers."""
-
-    cdef readonly long id
-    cdef readonly bytes name
-    cdef readonly bytes body           # what follows the name in Parse: text, NUL, parameter types
-    cdef readonly Entry entry
-    cdef object __weakref__
-
-    def __cinit__(self, long id, bytes body, Entry entry):
-        self.id = id
-        self.name = b"pgshunt_%d" % id
-        self.body = body
-        self.entry = entry
-
-
-cdef class Answers(Connection):
-    """A server's socket, what it owes and what it has answered."""
-
-    cdef Relay relay
-    cdef readonly Pool pool
-    cdef readonly long number
-    cdef Session session
-    cdef Replies replies
-    cdef object changes                # deque of what `undo` takes, one per FLAG_CHANGE
-    cdef int unnamed_pending           # replies with FLAG_UNNAMED
-    cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
-    cdef set doubtful                  # ids of statements that the server may or may not hold
-    cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: it has none, -1: not known
-    cdef uint8_t status                # of the last ReadyForQuery
-    cdef bint failed                   # the server skips everything up to the next Sync
-    cdef bint copying                  # COPY FROM STDIN is going on
-    cdef bint tainted                  # not to be lent again
-    cdef bint fatal_seen               # the server said why it closes
-    cdef bint goodbye                  # Terminate was sent behind what the session had asked
-    cdef bint dropping                 # a statement was sent that drops all prepared statements
-    cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
-    cdef readonly set pins             # causes why the session keeps this link
-    cdef int cancels                   # cancel requests on their way to this server process
-    cdef int unit_error                # 0 none, 1 infrastructure, 2 application, 3 cancelled
-    cdef readonly uint32_t process_id
-    cdef readonly bytes secret_key
-    cdef size_t stream_left            # bytes of a frame that is passed on without being held
-    cdef bint stream_drop
-    cdef const uint8_t* run            # consecutive bytes of this read that are bound for the session
-    cdef size_t run_length
-    cdef bint lies_idle                # in its pool, lent to nobody
-    cdef int64_t idle_since_ns
+cdef class Answers(Owed):
+    """Reads what the server sends and gives each message to whom it belongs."""
 
     cdef int on_ready(self) except -1:
         raise NotImplementedError("on_ready belongs to Link")
@@ -85,24 +28,6 @@ cdef class Answers(Connection):
 
     cdef int end(self) except -1:
         raise NotImplementedError("end belongs to Link")
-
-    def __cinit__(self, Relay relay, Pool pool, int fd, uint32_t process_id, bytes secret_key, long number):
-        self.relay = relay
-        self.poller = relay.poller
-        self.pool = pool
-        self.fd = fd
-        self.interest = EPOLLIN
-        self.process_id = process_id
-        self.secret_key = secret_key
-        self.number = number
-        self.status = b"I"
-        self.changes = deque()
-        self.prepared = {}
-        self.doubtful = set()
-        self.pins = set()
-
-    def __dealloc__(self):
-        replies_free(&self.replies)
 
     cdef int on_readable(self) except -1:
         cdef ssize_t count = self.receive()
@@ -269,14 +194,6 @@ cdef class Answers(Connection):
             self.copy_end_used()
         return verdict
 
-    cdef int settle(self, Reply* reply) except -1:
-        """What was noted when the message was sent is so."""
-        if reply.flags & FLAG_UNNAMED:
-            self.unnamed_pending -= 1
-        if reply.flags & FLAG_CHANGE:
-            self.changes.popleft()
-        return 0
-
     cdef int answer_fakes(self) except -1:
         """The proxy's own answers that are due now go out behind what the server has answered so far."""
         cdef uint8_t code
@@ -351,103 +268,6 @@ cdef class Answers(Connection):
             self.relay.resume(self.session)
         return 0
 
-    cdef int drop_all(self) except -1:
-        """The server holds no named statement any more, the session's own included."""
-        self.prepared.clear()
-        self.doubtful.clear()
-        self.pins.discard("prepare")
-        if self.session is not None:
-            self.session.statements = None
-            self.session.last_statement = None
-        return 0
-
-    cdef int skip_failed(self) except -1:
-        """Drops the replies that will not come: after an error the server skips everything up to Sync."""
-        cdef Reply head
-        cdef uint32_t index
-        cdef bint dropped, asked
-        if self.copying:
-            self.copying = False
-            if replies_head(&self.replies).code == REPLY_EXECUTE:
-                for index in range(self.replies.count):
-                    if replies_at(&self.replies, index).code == REPLY_COPY_END:
-                        break
-                    self.syncs_unsure += replies_at(&self.replies, index).code == REPLY_SYNC
-                self.tainted = self.tainted or self.syncs_unsure > 0
-                replies_end_copy(&self.replies)
-                self.failed = not self.has_sync()
-                return 0
-        if not replies_fails_to_sync(&self.replies):
-            return 0
-        head = replies_head(&self.replies)[0]
-        dropped = head.code == REPLY_PARSE and head.flags & FLAG_UNNAMED
-        asked = head.action == ACTION_FORWARD
-        skipped = []
-        while self.replies.count and replies_head(&self.replies).code != REPLY_SYNC:
-            head = replies_head(&self.replies)[0]
-            if head.flags & FLAG_CHANGE:
-                skipped.append((head.code, head.action, self.changes.popleft()))
-            self.unnamed_pending -= (head.flags & FLAG_UNNAMED) != 0
-            replies_pop(&self.replies)
-        for code, action, change in reversed(skipped):
-            self.undo(code, action, change)
-        if dropped and not self.unnamed_follows():
-            self.unnamed_token = 0             # a Parse that fails has dropped the one before
-            if asked and self.session is not None:
-                self.session.unnamed_token = 0
-        self.failed = self.replies.count == 0
-        return 0
-
-    cdef bint unnamed_follows(self):
-        """Whether something was sent behind the failed batch that decides what the unnamed statement is."""
-        cdef uint32_t index
-        cdef Reply* reply
-        for index in range(self.replies.count):
-            reply = replies_at(&self.replies, index)
-            if reply.flags & FLAG_UNNAMED or reply.code == REPLY_QUERY:
-                return True
-        return False
-
-    cdef int undo(self, int code, int action, tuple change) except -1:
-        """The server refused or skipped a message: what was noted when it was sent is not so.
-
-        `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
-        where the proxy itself parsed it; (session, None, None, (link's token, token, entry, body)) with what the
-        unnamed statement of the link and of the session was before.
-        """
-        cdef Session session
-        cdef Statement statement
-        session, name, statement, unnamed = change
-        if statement is not None and code == REPLY_PARSE and action != ACTION_FAKE:
-            self.prepared.pop(statement.id, None)
-            self.doubtful.add(statement.id)    # it may hold one from before
-            self.tainted = self.tainted or len(self.doubtful) > STATEMENTS_PER_LINK_MAX
-        if unnamed is not None:
-            self.unnamed_token = unnamed[0]
-        if session is not self.session:
-            return 0
-        session.last_statement = None
-        if unnamed is not None:
-            session.restore_unnamed(unnamed[1:])
-        elif code != REPLY_PARSE:              # Close, or the Execute of a DEALLOCATE
-            if session.statements is None:
-                session.statements = {}
-            session.statements[name] = statement
-        elif name is not None and session.statements is not None and session.statements.get(name) is statement:
-            del session.statements[name]
-        return 0
-
-    cdef bint copy_half_sent(self):
-        """Whether the server waits for COPY data of which the end has not been sent."""
-        cdef uint32_t index
-        if not self.copying:
-            return False
-        for index in range(self.replies.count):
-            if replies_at(&self.replies, index).code == REPLY_COPY_END:
-                if replies_at(&self.replies, index).action == ACTION_FORWARD:
-                    return False
-        return True
-
     cdef int show_fakes(self) except -1:
         """A COPY begins, and the client has sent something else than its data: the server must see that too."""
         cdef uint32_t index
@@ -460,35 +280,6 @@ cdef class Answers(Connection):
                 # The type is all the server looks at: whatever stands behind it, it closes the connection.
                 return self.append_frame((b"P" if reply.code == REPLY_PARSE else b"C") + b"\0\0\0\x06S\0")
         return 0
-
-    cdef int copy_end_used(self) except -1:
-        """One of several COPYs in a text is over: the first CopyDone was its."""
-        cdef uint32_t index
-        for index in range(self.replies.count):
-            if replies_at(&self.replies, index).code == REPLY_COPY_END:
-                if replies_at(&self.replies, index).action == ACTION_FORWARD:
-                    replies_at(&self.replies, index).action = ACTION_SKIP
-                    return 0
-        return 0
-
-    cdef Reply unit_reply(self):
-        """What is known of the unit that is being answered: it stands at the reply that will end it."""
-        cdef Reply unknown
-        cdef uint32_t index
-        cdef uint8_t code
-        for index in range(self.replies.count):
-            code = replies_at(&self.replies, index).code
-            if ((code == REPLY_SYNC or code == REPLY_QUERY)
-                    and replies_at(&self.replies, index).action == ACTION_FORWARD):
-                return replies_at(&self.replies, index)[0]
-        memset(&unknown, 0, sizeof(Reply))
-        unknown.service = <int16_t> (self.session.unit_service if self.session is not None else -1)
-        unknown.op = <uint8_t> (self.session.unit_op if self.session is not None else OP_OTHER)
-        unknown.started_ns = self.poller.now_ns
-        return unknown
-
-    cdef bint has_sync(self):
-        return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
 
     cdef int unit_done(self, Reply* reply) except -1:
         """ReadyForQuery for a unit the client sent: its outcome and duration are known."""
