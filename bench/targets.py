@@ -155,8 +155,8 @@ def _running(
 ) -> Iterator[int]:
     """A process that has become ready, by its pid; ended on leaving.
 
-    Each has a session of its own, as a daemon has: Linux shares the processor out among sessions first (autogroup),
-    and one that shared pgbench's would be preempted three times as often.
+    Each has a session of its own, as a daemon has: Linux shares the processor out among sessions first
+    (autogroup), and one that shared pgbench's would be preempted three times as often.
     """
     with log.open("w") as output:
         spawn = account.spawn if account else partial(subprocess.Popen, start_new_session=True)
