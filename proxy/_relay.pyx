@@ -63,6 +63,7 @@ cdef extern from "sys/epoll.h" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLRDHUP
         EPOLLET
     ctypedef union epoll_data_t:
         void* ptr

@@ -86,7 +86,7 @@ cdef class Client(Connection):
         self.relay = relay
         self.poller = relay.poller
         self.fd = fd
-        self.interest = EPOLLIN
+        self.interest = READING
         self.process_id = process_id
         self.secret_key = secret_key
         self.status = b"I"

@@ -69,7 +69,7 @@ cdef class Owed(Connection):
         self.poller = relay.poller
         self.pool = pool
         self.fd = fd
-        self.interest = EPOLLIN
+        self.interest = READING
         self.process_id = process_id
         self.secret_key = secret_key
         self.number = number

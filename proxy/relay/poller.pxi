@@ -6,6 +6,7 @@
 cdef enum:
     SCRATCH_BYTES = 65536
     EVENTS_MAX = 128
+    READING = EPOLLIN | EPOLLRDHUP | EPOLLET
 
 
 cdef inline int64_t monotonic_ns() noexcept nogil:
@@ -123,6 +124,7 @@ cdef class Connection:
     cdef uint32_t interest
     cdef bint closed
     cdef bint broken               # a send failed: the next event closes the connection
+    cdef bint unread               # the last receive may have left something behind
     cdef Buffer inbound
     cdef Buffer outbound
 
@@ -138,7 +140,10 @@ cdef class Connection:
             if self.closed:
                 return 0
         if events & EPOLLIN and self.interest & EPOLLIN:
-            return self.on_readable()
+            self.on_readable()
+            if (self.unread or events & EPOLLRDHUP) and not self.closed and self.interest & EPOLLIN:
+                self.poller.change(self)       # what is still there, the end included, makes a new event
+            return 0
         if events & (EPOLLHUP | EPOLLERR):
             # What the peer sent before it went is read first, but not while reading is held back on purpose.
             return self.on_readable() if self.interest & EPOLLIN else self.on_hangup()
@@ -208,9 +213,11 @@ cdef class Connection:
     cdef ssize_t receive(self) except -2:
         """Bytes now in the poller's scratch buffer; 0: nothing yet; -1: the peer has gone."""
         cdef ssize_t count = recv(self.fd, self.poller.scratch, SCRATCH_BYTES, 0)
+        self.unread = count == SCRATCH_BYTES
         if count > 0:
             return count
         if count < 0 and (errno == EAGAIN or errno == EINTR):
+            self.unread = errno == EINTR
             return 0
         return -1
 
