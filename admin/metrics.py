@@ -123,7 +123,7 @@ class Metrics:
             self._inc(self._errors, count, service, side, sqlstate[:2])
         for service, reason, count in delta.get("routes", ()):
             self._inc(self._routes, count, service, reason)
-        for service, result, count, sum_us in delta.get("shadow", ()):
+        for service, result, count, sum_us, _ in delta.get("shadow", ()):
             self._inc(self._shadow, count, service, result)
             self._inc(self._shadow_s, sum_us / 1e6, service, result)
         for cause, count in delta.get("pins", ()):

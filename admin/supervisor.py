@@ -157,7 +157,7 @@ class Supervisor:
             clock=time.monotonic,
             baseline_error=lambda: self.catalogue.error,
             roll_back=self._roll_back,
-            rearmed=self.guard.arm,
+            rearmed=self.watch.arm,
         )
         add_gauges(self.metrics, self.fleet, self.controller, self.watch, self.health)
 
@@ -266,7 +266,7 @@ class Supervisor:
     def _arm_at_start(self, service: Service) -> None:
         """A latch survives a restart; counters do not."""
         if service.stage in COPY_STAGES:
-            self.guard.arm(service.name)
+            self.watch.arm(service.name)
         if self.controller.latch(service.name) is not None:
             self.guard.latch(service.name)
         self._align(service)
@@ -276,7 +276,7 @@ class Supervisor:
         before = self._stages.get(service.name, service.stage)
         self._stages[service.name] = service.stage
         if service.stage in COPY_STAGES and before not in COPY_STAGES:
-            self.guard.arm(service.name)
+            self.watch.arm(service.name)
         self.guard.expose(service.name, service.stage == "reading" and service.reads_percent > 0)
 
     def _exposed(self) -> list[Probed]:

@@ -48,9 +48,15 @@ class Watch:
         self._on_trip = on_trip
         self._has_only_link = has_only_link
         self._seen: dict[str, Seen] = {}
+        self._armed_s: dict[str, float] = {}
 
     def seen(self, service: str) -> Seen:
         return self._seen.setdefault(service, Seen())
+
+    def arm(self, service: str) -> None:
+        """Judges a service by what begins from now on, with no latch."""
+        self._armed_s[service] = self._clock()
+        self.guard.arm(service)
 
     def take(self, delta: Message) -> None:
         """One worker's delta. Judges at once: a hard failure does not wait for the tick."""
@@ -61,8 +67,8 @@ class Watch:
             self.guard.report_run(service, worker, run)
         for service, side, calls in delta.get("slow_now", ()):
             self.guard.report_slow_now(service, worker, side, calls)
-        for service, result, count, _ in delta.get("shadow", ()):
-            self._take_shadow(service, result, count, now_s)
+        for service, result, count, _, began_ns in delta.get("shadow", ()):
+            self._take_shadow(service, result, count, now_s, began_ns / 1e9)
         for service, *mismatch in delta.get("shadow_mismatches", ()):
             mismatches, key = self.seen(service).mismatches, tuple(map(str, mismatch))
             if key in mismatches or len(mismatches) < MISMATCHES_MAX:
@@ -114,9 +120,14 @@ class Watch:
         for service, sides in sums.items():
             self.guard.count(service, now_s, sides["candidate"], sides["baseline"])
 
-    def _take_shadow(self, service: str, result: str, count: int, now_s: float) -> None:
-        """A dropped comparison was never made. One that failed for a reason of its own decides nothing."""
+    def _take_shadow(self, service: str, result: str, count: int, now_s: float, began_s: float) -> None:
+        """A dropped comparison was never made. One that failed for a reason of its own decides nothing.
+
+        One that had begun before the service was armed has seen what has been repaired since.
+        """
         self.seen(service).shadow[result] += count
+        if began_s < self._armed_s.get(service, began_s):
+            return
         equal, different, undecided = (
             count if result == "match" else 0,
             count if result == "mismatch" else 0,

@@ -27,8 +27,12 @@ def create_shared(server: Server, passwords: Mapping[str, str]) -> None:
 
 
 def create_own(server: Server, service: Service) -> None:
-    """An empty database for one service to move to: roles, tables and rights come with the move."""
+    """An empty database for one service to move to: roles, tables and rights come with the move.
+
+    It logs every statement, so that what it was asked is known from itself.
+    """
     server.execute(f"CREATE DATABASE {service.database}")
+    server.execute(f"ALTER DATABASE {service.database} SET log_statement = 'all'")
 
 
 def _grants(service: Service) -> list[str]:

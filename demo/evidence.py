@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from pgshunt.demo.postgres import Server
+from pgshunt.demo.postgres import PostgresServer, Server
 from pgshunt.demo.services import SHARED_DBNAME, Service
 from pgshunt.demo.world import Databases
-
-# auth_service reads `roles` only by plain joins, and neither its writes nor the lane touch it: its scans tell
-# where reads went. Verification scans it too, but rarely.
-TELLTALE = "roles"
 
 _DIGEST = (
     "SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (SELECT row::text AS line FROM {} row) lines"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scans:
-    """Scans of the telltale table since the servers began, by server."""
-
-    shared: int
-    primary: int
-    replica: int
-
-    def since(self, before: Scans) -> Scans:
-        return Scans(
-            self.shared - before.shared, self.primary - before.primary, self.replica - before.replica
-        )
-
-    @property
-    def total(self) -> int:
-        return self.shared + self.primary + self.replica
-
-    @property
-    def own_percent(self) -> float:
-        """The share of the service's own database."""
-        return 100 * (self.primary + self.replica) / self.total if self.total else 0.0
+# An entry of a server's log (postgres.py sets its prefix) that tells what a user asked, by the simple or the
+# extended protocol. All lines of an entry but the first begin with a tab.
+_ASKED = re.compile(r"(\S+)@\S+ LOG:  (?:statement|execute [^:]+): (.*)", re.DOTALL)
 
 
-def read_scans(databases: Databases) -> Scans:
-    """PostgreSQL adds a backend's counts about once a second; what is newer is not in it."""
-    sql = f"SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = '{TELLTALE}'"
-    places = (
-        (databases.shared, SHARED_DBNAME),
-        (databases.auth, "auth_db"),
-        (databases.auth_replica, "auth_db"),
-    )
-    return Scans(*(sum(row[0] for row in server.execute(sql, dbname)) for server, dbname in places))
+class ReadLog:
+    """How many reads of a service a server has run, by its own log: nothing the proxy says is in it."""
+
+    def __init__(self, server: PostgresServer, service: Service) -> None:
+        self._server = server
+        self._user = service.name
+        self._reads = {_one_line(sql) for sql in service.reads}
+        self._position = self._count = 0
+
+    def count(self) -> int:
+        """Since the server was made. A read is in it from the moment it is run, before it is answered."""
+        with self._server.log.open(errors="replace") as log:
+            log.seek(self._position)
+            entries = re.split(r"\n(?!\t)", log.read())
+            self._position = log.tell()
+        asked = filter(None, map(_ASKED.search, entries))
+        self._count += sum(each[1] == self._user and _one_line(each[2]) in self._reads for each in asked)
+        return self._count
 
 
 def digests(server: Server, dbname: str, tables: Iterable[str]) -> dict[str, str]:
@@ -86,3 +73,7 @@ def chain_breaks(shared: Server) -> list[tuple[str, int]]:
 
 def audit_entries(shared: Server) -> int:
     return int(shared.execute("SELECT count(*) FROM audit_logs", SHARED_DBNAME)[0][0])
+
+
+def _one_line(sql: str) -> str:
+    return " ".join(sql.split())

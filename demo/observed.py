@@ -14,10 +14,14 @@ class StoryFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: `observed` holds JSON values that were seen, `ok` whether they are what the story claims."""
+    """One step: `observed` holds JSON values that were seen, `ok` whether they are what the title claims.
+
+    `told` says the same to a person.
+    """
 
     step: str
     title: str
+    told: str
     observed: dict[str, Any]
     ok: bool
     at_s: float  # since the story began
@@ -48,9 +52,9 @@ class Record:
     last_words: list[str] = field(default_factory=list)  # of the proxy, if the story fails
     began: float = field(default_factory=time.monotonic)
 
-    def observe(self, step: str, title: str, ok: bool, **observed: Any) -> None:
+    def observe(self, step: str, title: str, told: str, ok: bool, **observed: Any) -> None:
         """Adds a step. Raises StoryFailed if it is not ok: what follows would stand on nothing."""
-        done = Step(step, title, observed, ok, round(time.monotonic() - self.began, 3))
+        done = Step(step, title, told, observed, ok, round(time.monotonic() - self.began, 3))
         self.steps.append(done)
         self.narrator.show(done)
         if not ok:

@@ -24,13 +24,24 @@ class Reads:
     def since(self, before: Reads) -> Reads:
         return Reads(self.shared - before.shared, self.own - before.own)
 
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Reads for which the weight decided.
+
+    `stayed` is how many of `own` went to the owner all the same: no copy was up and fresh enough for them.
+    """
+
+    shared: int
+    own: int
+    stayed: int
+
+    def since(self, before: Draws) -> Draws:
+        return Draws(self.shared - before.shared, self.own - before.own, self.stayed - before.stayed)
+
     @property
     def total(self) -> int:
         return self.shared + self.own
-
-    @property
-    def own_percent(self) -> float:
-        return 100 * self.own / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +82,16 @@ class Operator:
                 counted[labels["backend"].split("/")[0] == self.database] += int(value)
         return Reads(shared=counted[False], own=counted[True])
 
+    def draws(self) -> Draws:
+        """Up to now; all of an old weight are in it, as workers report before they acknowledge a new one."""
+        count = {labels["reason"]: int(value) for labels, value in self._samples("pgshunt_routes_total")}
+        stayed = count.get("not_fresh", 0) + count.get("candidate_down", 0)
+        return Draws(shared=count.get("baseline", 0), own=count.get("split", 0) + stayed, stayed=stayed)
+
     def shadow_writes(self) -> dict[str, int]:
         """Write transactions tried at the own database, by result."""
         return {
             labels["result"]: int(value) for labels, value in self._samples("pgshunt_shadow_writes_total")
-        }
-
-    def rows_verified(self) -> dict[str, int]:
-        """Rows compared between both databases, by result."""
-        return {
-            labels["result"]: int(value) for labels, value in self._samples("pgshunt_rows_verified_total")
         }
 
     def _samples(self, name: str) -> list[tuple[dict[str, str], float]]:

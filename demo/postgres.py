@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pg8000.native import Connection
 
@@ -122,8 +123,8 @@ class Server:
 
     def dsn(self, dbname: str = "postgres", user: str = "", password: str = "") -> str:
         """A URL that libpq, psycopg and asyncpg read."""
-        user, password = user or self.user, password or self.password
-        return f"postgresql://{user}:{password}@{self.host}:{self.port}/{dbname}"
+        login = f"{quote(user or self.user, '')}:{quote(password or self.password, '')}"
+        return f"postgresql://{login}@{self.host}:{self.port}/{quote(dbname, '')}"
 
 
 class PostgresServer(Server):

@@ -84,6 +84,11 @@ class Service:
             FROM {self.main} main WHERE main.id = $1::bigint"""
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """All that it asks without locking or writing anything."""
+        return self.read_one, self.read_many, self.read_joined, self.read_across
+
+    @property
     def lock(self) -> str:
         return f"""
             SELECT main.id, main.version FROM {self.main} main

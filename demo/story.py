@@ -6,31 +6,25 @@ database is broken, the guard takes the reads back, it is repaired and armed aga
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pgshunt.admin.problem import Problem
 from pgshunt.demo import evidence
+from pgshunt.demo.chance import expected
 from pgshunt.demo.faults import AUTH, HELD_BACK_S, Fault, faults
 from pgshunt.demo.observed import Record
-from pgshunt.demo.operator import Operator, epoch_seconds
+from pgshunt.demo.operator import Draws, Operator, epoch_seconds
 from pgshunt.demo.services import SERVICES
-from pgshunt.demo.view import Lines, Picture, copied, narrator
+from pgshunt.demo.view import copied
 from pgshunt.demo.waiting import NotSeen, wait_for
 from pgshunt.demo.workload import Workload
-from pgshunt.demo.world import LAG_MS_MAX, Databases, Proxy, last_words, running_databases, running_proxy
+from pgshunt.demo.world import Databases
 
 STEPS_OF_READS = (10, 50, 100)
 
@@ -40,21 +34,17 @@ ROLLBACK_TIMEOUT_S = 60.0
 AGREED_TIMEOUT_S = 60.0
 CAUGHT_UP_TIMEOUT_S = 20.0
 
-# Enough answers for a share to mean something, few enough for a quick story.
+# Enough to mean something, few enough for a quick story. (Of 150 draws at 10 %, at least one is won.)
 OPERATIONS_MIN = 200
-READS_MIN = 60
+DRAWS_MIN = 150
 VALIDATED_MIN = 10
 
 # A new weight reaches every worker in this time; what a client had sent before counts as in flight.
 SHIFT_MS_MAX = 50
 
-# How far the share of reads may be from the weight. 60 reads at 50 % lie within it but once in a million; at
-# 100 % a session that has just written still reads where it wrote, until the copy is past that.
-SHARE_PERCENT_OFF_MAX = 35.0
 # Reads that a fault holds back end by then; after it, one that still went there would show itself.
 IN_FLIGHT_S = HELD_BACK_S + 0.3
 AFTERMATH_S = 1.0
-PAUSE_S = 4.0
 
 
 @dataclass(slots=True)
@@ -66,6 +56,13 @@ class Story:
     workload: Workload
     operator: Operator
     pause_s: float
+    read_logs: tuple[evidence.ReadLog, evidence.ReadLog] = field(init=False)  # primary, replica
+    drawn: dict[int, list[Draws]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        primary, replica = self.databases.auth, self.databases.auth_replica
+        self.read_logs = evidence.ReadLog(primary, AUTH), evidence.ReadLog(replica, AUTH)
+        self.drawn = {percent: [] for percent in STEPS_OF_READS}
 
     def play(self) -> None:
         """All scenes in order. Raises StoryFailed at the first that is not as it should be."""
@@ -89,14 +86,17 @@ class Story:
             lambda: self.workload.succeeded() >= OPERATIONS_MIN and all(self._answers().values()),
             SEEN_TIMEOUT_S,
         )
+        drivers = sorted({service.driver for service in SERVICES})
         self.record.observe(
             "services_work",
-            "eight clients get right answers",
+            "eight services get right answers",
+            f"{_sum(self._answers())} answers, {_errors_in_words(self._errors())}, "
+            f"{self.workload.wrong()} wrong; drivers {', '.join(drivers)}",
             not self.workload.failures() and not self.workload.wrong(),
             answers=self._answers(),
             errors=self._errors(),
             wrong=self.workload.wrong(),
-            drivers=sorted({service.driver for service in SERVICES}),
+            drivers=drivers,
         )
 
     def auth_is_copied(self) -> None:
@@ -116,17 +116,19 @@ class Story:
             return state["stage"] if state["stage"] == "shadowing" else None
 
         stage = wait_for("auth_service is copied", look, COPY_TIMEOUT_S)
+        seconds = time.monotonic() - began
         states = evidence.streaming_tables(self.databases.auth, AUTH.database)
         rows = evidence.row_counts(self.databases.auth, AUTH.database, AUTH.tables)
         self.record.observe(
             "auth_is_copied",
             "the copy is complete and streaming",
+            f"{_sum(rows)} rows of its {len(rows)} tables in {seconds:.1f} s",
             bool(seen)
             and set(AUTH.tables) <= set(states)
             and set(states.values()) == {"r"}
             and all(rows.values()),
             stage=stage,
-            seconds=round(time.monotonic() - began, 2),
+            seconds=round(seconds, 2),
             rows=rows,
             subscription_states=states,
             progress=[copied(each) for each in seen],
@@ -143,6 +145,8 @@ class Story:
         self.record.observe(
             "writes_are_validated",
             "shadow writes agree",
+            f"{results['match']} transactions did the same there, {results.get('mismatch', 0)} did not; "
+            f"{results.get('undecided', 0)} undecided (they lock rows, or the copy already had them)",
             not results.get("mismatch") and not results.get("error"),
             results=results,
             mismatches=self.operator.state()["shadow_mismatches"],
@@ -150,38 +154,48 @@ class Story:
 
     def reads_move(self) -> None:
         self._scene("Reads move: 10, 50, 100 %.")
+        # No read goes to auth_db now: from here on the proxy and PostgreSQL's logs count the same reads.
+        quiet = self.operator.reads().own, sum(self._logged())
         for percent in STEPS_OF_READS:
             refusals = self._when_agreed(partial(self.operator.shift, percent))
-            counted, scanned = self.operator.reads(), evidence.read_scans(self.databases)
-
-            def look(
-                before: Any = counted, scans: Any = scanned, percent: int = percent
-            ) -> tuple[Any, Any] | None:
-                reads = self.operator.reads().since(before)
-                found = evidence.read_scans(self.databases).since(scans)
-                enough = reads.total >= READS_MIN and found.primary + found.replica > 0
-                return (
-                    (reads, found)
-                    if enough and abs(reads.own_percent - percent) <= SHARE_PERCENT_OFF_MAX
-                    else None
-                )
-
-            reads, scans = wait_for(f"{percent} % of the reads at auth_db", look, SEEN_TIMEOUT_S)
-            self.record.observe(
-                "reads_move",
-                f"{percent} % of auth_service's reads go to auth_db",
-                self.operator.state()["reads"] == percent and not self.workload.wrong(),
-                weight=percent,
-                seen_percent=round(reads.own_percent, 1),
-                reads_own=reads.own,
-                reads_shared=reads.shared,
-                scans_primary=scans.primary,
-                scans_replica=scans.replica,
-                scans_shared=scans.shared,
-                refused_before=len(refusals),
-                wrong=self.workload.wrong(),
-            )
+            self._reads_go(percent, quiet, len(refusals))
             self._pause()
+
+    def _reads_go(self, percent: int, quiet: tuple[int, int], refused: int) -> None:
+        """Reads are drawn by weight, and go there by the proxy's account and by PostgreSQL's."""
+        drawn_before, logged_before = self.operator.draws(), self._logged()
+
+        def look() -> tuple[Draws, tuple[int, int]] | None:
+            draws, logged = self.operator.draws().since(drawn_before), self._logged()
+            return (draws, logged) if draws.total >= DRAWS_MIN and logged != logged_before else None
+
+        draws, logged = wait_for(f"{DRAWS_MIN} reads drawn at {percent} %", look, SEEN_TIMEOUT_S)
+        self.drawn[percent].append(draws)
+        likely = expected(draws.total, percent)
+        primary, replica = logged[0] - logged_before[0], logged[1] - logged_before[1]
+        low, counted, high = self._accounts(quiet)
+        self.record.observe(
+            "reads_move",
+            f"{percent} % of auth_service's reads",
+            f"{draws.own} of {draws.total} drawn for auth_db (likely {_span(likely)}), "
+            f"{draws.stayed} of them too soon after a write; by their own logs its primary ran {primary}, "
+            f"its replica {replica}",
+            draws.own in likely
+            and low <= counted <= high
+            and self.operator.state()["reads"] == percent
+            and not self.workload.wrong(),
+            weight=percent,
+            drawn_own=draws.own,
+            drawn_shared=draws.shared,
+            drawn_own_likely=[likely[0], likely[-1]],
+            not_fresh=draws.stayed,
+            logged_primary=primary,
+            logged_replica=replica,
+            counted_in_all=counted,
+            logged_in_all=[low, high],
+            refused_before=refused,
+            wrong=self.workload.wrong(),
+        )
 
     def fault_and_rollback(self, fault: Fault) -> None:
         self._scene(f"A fault: {fault.title}.")
@@ -193,9 +207,10 @@ class Story:
         )
         rolled_back_at = epoch_seconds(event["at"])
         time.sleep(IN_FLIGHT_S)
-        before = self.operator.reads()
+        before, logged = self.operator.reads(), self._logged()
         time.sleep(AFTERMATH_S)
         after = self.operator.reads().since(before)
+        silent = self._logged() == logged
         state = self.operator.state()
         failures = [each for each in self.workload.failures() if each.ended_at >= injected_at]
         late = [each for each in failures if each.started_at > rolled_back_at + SHIFT_MS_MAX / 1000]
@@ -215,16 +230,19 @@ class Story:
         self.record.rollbacks.append(report)
         self.record.observe(
             "rolled_back",
-            f"rolled back by the guard: {fault.trigger}",
+            f"rolled back by the guard after {report['fault_to_rollback_ms']} ms",
+            f"{fault.trigger}: {why['reason']}; clients saw {_errors_in_words(report['clients_saw'])}",
             report["trigger"] == fault.trigger
             and why["verdict"] == "fail"
             and state["reads"] == 0
             and state["latch"] is not None
             and not (late or others or after.own or self.workload.wrong())
+            and silent
             and after.shared > 0,
             **{name: value for name, value in report.items() if name != "why"},
             reads_own_after=after.own,
             reads_shared_after=after.shared,
+            auth_db_logs_none_after=silent,
             wrong=self.workload.wrong(),
         )
         self._pause()
@@ -236,7 +254,10 @@ class Story:
         state = self.operator.state()
         self.record.observe(
             "rearmed",
-            "repaired, compared, armed again",
+            "compared and armed again",
+            f"refused {len(refusals)} times before: {refusals[0].partition(';')[0]}"
+            if refusals
+            else "at once",
             state["latch"] is None and state["reads"] == 0,
             latch=state["latch"],
             reads=state["reads"],
@@ -255,13 +276,21 @@ class Story:
         differing = self._differing()
         breaks = evidence.chain_breaks(self.databases.shared)
         others = [each for each in self.workload.failures() if each.service != AUTH.name]
+        rows = evidence.row_counts(self.databases.auth, AUTH.database, AUTH.tables)
+        entries = evidence.audit_entries(self.databases.shared)
+        shares = {percent: _total(draws) for percent, draws in self.drawn.items()}
         self.record.observe(
             "everything_is_right",
-            "source and target equal, hash chains whole, no wrong answer",
-            not (differing or breaks or others or self.workload.wrong()),
+            "everything is right",
+            f"{_sum(rows)} rows are equal on the shared database, auth_db and its replica; "
+            f"{entries} audit entries in whole chains; "
+            f"{self.workload.succeeded()} answers, {self.workload.wrong()} of them wrong",
+            not (differing or breaks or others or self.workload.wrong())
+            and all(draws.own in expected(draws.total, percent) for percent, draws in shares.items()),
             differing_tables=differing,
-            rows=evidence.row_counts(self.databases.auth, AUTH.database, AUTH.tables),
-            audit_entries=evidence.audit_entries(self.databases.shared),
+            rows=rows,
+            audit_entries=entries,
+            drawn_own_of={percent: [draws.own, draws.total] for percent, draws in shares.items()},
             chain_breaks=breaks,
             answers=self.workload.succeeded(),
             wrong=self.workload.wrong(),
@@ -300,6 +329,24 @@ class Story:
             raise NotSeen(f"{error}; it says: {refusals[-1:]}") from None
         return refusals
 
+    def _logged(self) -> tuple[int, int]:
+        """Reads that auth_db's primary and replica have run, by their own logs."""
+        return self.read_logs[0].count(), self.read_logs[1].count()
+
+    def _accounts(self, quiet: tuple[int, int]) -> tuple[int, int, int]:
+        """Reads at auth_db since a quiet moment: in the logs, by the proxy's count, in the logs after that.
+
+        A read is logged when it begins and counted when it is answered: the count must lie between the two.
+        """
+        counted, logged = quiet
+        low = sum(self._logged()) - logged
+        wait_for(
+            f"pgshunt counts {low} reads at auth_db",
+            lambda: self.operator.reads().own - counted >= low,
+            SEEN_TIMEOUT_S,
+        )
+        return low, self.operator.reads().own - counted, sum(self._logged()) - logged
+
     def _differing(self) -> list[str]:
         return evidence.differing_tables(self.databases, AUTH)
 
@@ -310,92 +357,19 @@ class Story:
         return dict(Counter(failure.sqlstate for failure in self.workload.failures()))
 
 
-def run(fast: bool, as_json: bool) -> int:
-    """Plays the story; 0 only if every step of it was observed. With `as_json` the document ends stdout.
-
-    Leaves no process and no file behind, also when it fails or is interrupted (then 130).
-    """
-    show = narrator(sys.stderr if as_json else sys.stdout)
-    record = Record(show)
-    code = 1
-    try:
-        with _interruptible(), running_databases() as databases:
-            pids = [server.pid for server in databases.servers.members]
-            _started(record, databases)
-            with running_proxy(databases) as proxy:
-                _play(record, databases, proxy, show, 0.0 if fast else PAUSE_S)
-        _cleaned_up(record, databases.servers.directory, [*pids, proxy.process.pid], proxy.process.returncode)
-    except KeyboardInterrupt:
-        record.problem, code = "interrupted", 130
-    except Exception as error:  # noqa: BLE001 - whatever ends the story belongs in its document
-        record.problem = f"{type(error).__name__}: {error}"
-    if record.problem:
-        show.say("\n".join([record.problem, *record.last_words]))
-    if as_json:
-        print(json.dumps(record.to_document(), indent=2, default=str))
-    return 0 if record.ok else code
+def _sum(counts: Mapping[str, int]) -> int:
+    return sum(counts.values())
 
 
-def _play(record: Record, databases: Databases, proxy: Proxy, show: Lines | Picture, pause_s: float) -> None:
-    operator = Operator(proxy.api, AUTH.name, AUTH.database)
-    workload = Workload(proxy.host, proxy.port, databases.passwords, LAG_MS_MAX)
-    show.follow(proxy.api)
-    try:
-        Story(record, databases, workload, operator, pause_s).play()
-    except Exception:
-        record.last_words = last_words(proxy)
-        raise
-    finally:
-        show.unfollow()
-        workload.stop()
+def _total(draws: Iterable[Draws]) -> Draws:
+    """All rounds of one weight as one."""
+    shared, own, stayed = (sum(numbers) for numbers in zip(*map(astuple, draws), strict=True))
+    return Draws(shared, own, stayed)
 
 
-def _started(record: Record, databases: Databases) -> None:
-    [[version]] = databases.shared.execute("SHOW server_version")
-    [[replicas]] = databases.auth.execute(
-        "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-    )
-    record.observe(
-        "started",
-        "PostgreSQL servers run",
-        replicas == 1,
-        postgresql=version,
-        servers=len(databases.servers.members),
-        replicas_of_auth_db=replicas,
-        audit_entries=evidence.audit_entries(databases.shared),
-    )
+def _span(numbers: range) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]} only"
 
 
-def _cleaned_up(record: Record, directory: Path, pids: Sequence[int | None], exit_code: int) -> None:
-    running = [pid for pid in pids if pid is not None and _is_running(pid)]
-    record.observe(
-        "cleaned_up",
-        "the proxy left in order, no process and no file is left",
-        not running and not directory.exists() and exit_code == 0,
-        processes=running,
-        directory_exists=directory.exists(),
-        proxy_exit_code=exit_code,
-    )
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM, or a terminal that closes, ends the story as Ctrl-C does: with everything cleaned up."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _errors_in_words(errors: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} errors {sqlstate}" for sqlstate, count in errors.items()) or "no error"

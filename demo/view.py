@@ -16,7 +16,6 @@ from pgshunt.admin.problem import Problem
 from pgshunt.demo.observed import Step
 
 REFRESH_S = 0.25
-FIELDS_SHOWN_MAX = 6
 NUMERIC = ("READS", "PER S", "P95 OLD", "P95 NEW", "LAG")
 
 
@@ -31,7 +30,7 @@ class Lines:
 
     def show(self, step: Step) -> None:
         mark = "ok  " if step.ok else "FAIL"
-        print(f"  {mark} {step.at_s:7.2f}s  {step.title}: {brief(step.observed)}", file=self._out, flush=True)
+        print(f"  {mark} {step.at_s:7.2f}s  {step.title}: {step.told}", file=self._out, flush=True)
 
     def progress(self, tables: Mapping[str, Any]) -> None:
         print(f"       {copied(tables)}", file=self._out, flush=True)
@@ -57,8 +56,9 @@ class Picture:
 
     def show(self, step: Step) -> None:
         mark = "[green]✓[/green]" if step.ok else "[red]✗[/red]"
-        line = Text.from_markup(f"  {mark} [dim]{step.at_s:7.2f}s[/dim]  ")
-        self._console.print(line + Text(f"{step.title}: {brief(step.observed)}"))
+        line = Table.grid(padding=(0, 1))
+        line.add_row(f"  {mark}", f"[dim]{step.at_s:7.2f}s[/dim]", Text(f"{step.title}: {step.told}"))
+        self._console.print(line)
 
     def progress(self, tables: Mapping[str, Any]) -> None:
         """The live part shows it."""
@@ -90,12 +90,6 @@ class Picture:
 
 def narrator(out: TextIO) -> Lines | Picture:
     return Picture(out) if out.isatty() else Lines(out)
-
-
-def brief(observed: Mapping[str, Any]) -> str:
-    """The first few fields on one line."""
-    shown = list(observed.items())[:FIELDS_SHOWN_MAX]
-    return ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in shown)
 
 
 def render(dashboard: Mapping[str, Any]) -> Group:
@@ -144,11 +138,3 @@ def _shadow(results: Mapping[str, int]) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g} ms"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{name}={_short(each)}" for name, each in value.items()) or "none"
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    return str(value)

@@ -112,6 +112,7 @@ class Unit:
         self._shadows = shadows
         self.service = service
         self.identity = identity
+        self.began_ns = time.monotonic_ns()
         self.statements: list[Statement] = []
         self.tags: list[bytes] = []
         self.error: str | None = None
@@ -190,7 +191,7 @@ class Unit:
         if self._ending is Kind.ROLLBACK:
             return
         if self._run is None:
-            self._shadows.count(self.service, "undecided", 0)
+            self._shadows.count(self, "undecided")
             return
         if self._ending is Kind.COMMIT and self.tags and self.tags[-1] in (b"COMMIT", b"ROLLBACK"):
             self.tags.pop()
@@ -203,7 +204,7 @@ class Unit:
         if outcome is None:
             return
         verdict = compare(self.statements, self.tags, self.error, outcome)
-        self._shadows.count(self.service, verdict.result, outcome.took_us)
+        self._shadows.count(self, verdict.result, outcome.took_us)
         if verdict.result == "mismatch":
             self._shadows.mismatch(self.service, self.statements, verdict)
 
@@ -231,6 +232,7 @@ class Shadows:
         self._names: list[str] = []
         self._counts: Counter[tuple[int, str]] = Counter()
         self._took_us: Counter[tuple[int, str]] = Counter()
+        self._began_ns: dict[tuple[int, str], int] = {}
         self._mismatches: list[list[str]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -276,7 +278,7 @@ class Shadows:
         if target is None:
             return None
         if len(target.pending) >= PENDING_MAX:
-            self.count(unit.service, "dropped", 0)
+            self.count(unit, "dropped")
             future: asyncio.Future[Outcome | None] = self._loop.create_future()
             future.set_result(None)
             return future
@@ -324,10 +326,10 @@ class Shadows:
         except (OSError, PgError) as failure:
             if link is not None:
                 link.socket.close()
-            self.count(unit.service, "error", 0)
+            self.count(unit, "error")
             if isinstance(failure, LinkError) and not failure.infrastructure:
                 verdict = Verdict("mismatch", "ok", failure.sqlstate)
-                self.count(unit.service, "mismatch", 0)
+                self.count(unit, "mismatch")
                 self.mismatch(unit.service, unit.statements, verdict)
             return None
         links.append(link)
@@ -368,9 +370,11 @@ class Shadows:
 
     # --- counting -------------------------------------------------------------------------------------------
 
-    def count(self, service: int, result: str, took_us: int) -> None:
-        self._counts[service, result] += 1
-        self._took_us[service, result] += took_us
+    def count(self, unit: Unit, result: str, took_us: int = 0) -> None:
+        key = unit.service, result
+        self._counts[key] += 1
+        self._took_us[key] += took_us
+        self._began_ns[key] = min(unit.began_ns, self._began_ns.get(key, unit.began_ns))
 
     def mismatch(self, service: int, statements: list[Statement], verdict: Verdict) -> None:
         """Keeps what differed, without any value of the statement."""
@@ -381,16 +385,24 @@ class Shadows:
             )
 
     def drain_counters(self) -> dict[str, Any] | None:
+        """Rows of service, result, count, microseconds in all, and when the oldest of them began."""
         if not self._counts:
             return None
         rows = [
-            [self._names[service], result, count, self._took_us[service, result]]
+            [
+                self._names[service],
+                result,
+                count,
+                self._took_us[service, result],
+                self._began_ns[service, result],
+            ]
             for (service, result), count in self._counts.items()
             if service < len(self._names)
         ]
         mismatches = self._mismatches
         self._counts.clear()
         self._took_us.clear()
+        self._began_ns.clear()
         self._mismatches = []
         return {"shadow": rows, "shadow_mismatches": mismatches}
 

@@ -192,6 +192,7 @@ class Worker:
 
     def _apply(self, message: Message) -> None:
         table = RoutingTable.from_dict(message["table"])
+        self._send_delta()  # what the old table decided is told before it is said to be gone
         self._relay.apply(table, Catalogue.from_dict(message["catalogue"]))
         self._channel.send({"type": "ack", "epoch": table.epoch})
 

@@ -39,6 +39,8 @@ class Reason(IntEnum):
     CANDIDATE_DOWN = 16
     RETRIED = 17
     """failed at a copy, asked again at the owner"""
+    NOT_WHOLE = 18
+    """a read that came in pieces, or a named Parse: could not be asked again if the copy failed"""
 
     @property
     def code(self) -> str:

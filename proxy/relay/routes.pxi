@@ -188,7 +188,7 @@ cdef class Routes:
         elif session.force_owner:
             reason = REASON_RETRIED
         elif entry.plan_kind == PLAN_SPLIT:
-            reason = REASON_BASELINE
+            reason = REASON_BASELINE if whole else REASON_NOT_WHOLE
             if whole and <int> (self.random() % 100) < entry.percent:
                 index = self.fresh_copy(entry.service, session, &reason)
                 if index >= 0:

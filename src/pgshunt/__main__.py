@@ -15,7 +15,7 @@ __all__ = ["main"]
 def demo(fast: bool, as_json: bool) -> None:
     """Show the whole story on throwaway PostgreSQL servers."""
     try:
-        from pgshunt.demo.story import run
+        from pgshunt.demo.run import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pgshunt"):
             raise

@@ -91,6 +91,9 @@ def test_extended_batches_are_split_only_when_all_of_them_is_here(
         update = parse("", "UPDATE t SET id = id WHERE id = 1")
         client.send(bind("", "named", "2"), execute(), update, bind("", ""), execute(), SYNC)
         assert client.until_ready()[1].body.endswith(b"shared")
+        # The weight, which is 100 %, sent none of them to the owner.
+        assert relay.count("routes", "svc", "baseline") == 0
+        assert relay.count("routes", "svc", "not_whole") == 2
 
 
 def test_a_transaction_stays_where_it_is(databases: tuple[Database, Database]) -> None:

@@ -26,7 +26,7 @@ def delta(worker: int, calls: int = 10) -> Message:
         "calls": [["auth_service", "candidate", "auth_db", "read", calls, 2, 1, 1, 2_500_000, buckets]],
         "sqlstates": [["auth_service", "candidate", "57P01", 2]],
         "routes": [["auth_service", "split", calls]],
-        "shadow": [["auth_service", "match", 4, 8000]],
+        "shadow": [["auth_service", "match", 4, 8000, 0]],
         "pins": [["listen", 1]],
         "gauges": {"clients": 3, "waiting": 1, "shapes": 7, "links": [["auth_db", "auth", 2, 3, 1]]},
         "parses": 5,

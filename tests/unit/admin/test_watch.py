@@ -81,13 +81,25 @@ def test_calls_that_hang_trip_before_they_end() -> None:
 
 def test_shadow_results_and_verified_rows_are_compared() -> None:
     scene = Scene()
-    scene.watch.take({"index": 0, "shadow": [[SERVICE, "match", 995, 0], [SERVICE, "dropped", 400, 0]]})
+    scene.watch.take({"index": 0, "shadow": [[SERVICE, "match", 995, 0, 0], [SERVICE, "dropped", 400, 0, 0]]})
     scene.watch.compared(SERVICE, equal=993, different=4, undecided=3)
     assert scene.trips == []
-    scene.watch.take({"index": 0, "shadow": [[SERVICE, "mismatch", 6, 0], [SERVICE, "error", 2, 0]]})
+    scene.watch.take({"index": 0, "shadow": [[SERVICE, "mismatch", 6, 0, 0], [SERVICE, "error", 2, 0, 0]]})
     (trip,) = scene.trips
     assert trip.judgement.trigger == "consistency"
     assert (trip.judgement.numerator, trip.judgement.denominator) == (10, 995 + 997 + 6)
+
+
+def test_a_comparison_that_began_before_the_service_was_armed_says_nothing_about_it() -> None:
+    """A write tried just before a repair is told just after it: once that rolled a service back again."""
+    scene = Scene()
+    scene.watch.arm(SERVICE)
+    scene.guard.expose(SERVICE, True)
+    for began_s, tripped in ((999.9, 0), (1000.1, 1)):
+        mismatches = [SERVICE, "mismatch", 5, 0, int(began_s * 1e9)]
+        scene.watch.take({"index": 0, "shadow": [mismatches]})
+        assert len(scene.trips) == tripped
+    assert scene.watch.seen(SERVICE).shadow["mismatch"] == 10
 
 
 def test_probes_trip_without_traffic() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
+from math import comb
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pgshunt.demo.chance import FALSE_ALARM, expected
 from pgshunt.demo.observed import Record, StoryFailed
 from pgshunt.demo.services import SERVICES
 from pgshunt.demo.tally import percentiles
@@ -37,13 +40,25 @@ def test_the_services_are_those_of_the_worked_example() -> None:
 def test_a_step_that_is_not_ok_ends_the_story_and_stays_in_the_document() -> None:
     shown = io.StringIO()
     record = Record(Lines(shown))
-    record.observe("first", "went well", True, rows=3)
+    record.observe("first", "went well", "three rows", True, rows=3)
     with pytest.raises(StoryFailed, match="second"):
-        record.observe("second", "went wrong", False, rows=0)
+        record.observe("second", "went wrong", "no rows", False, rows=0)
     document = record.to_document()
     assert not document["ok"]
     assert [(step["step"], step["ok"]) for step in document["steps"]] == [("first", True), ("second", False)]
-    assert "FAIL" in shown.getvalue() and "rows 0" in shown.getvalue()
+    assert "FAIL" in shown.getvalue() and "went wrong: no rows" in shown.getvalue()
+
+
+def test_a_share_is_likely_but_for_one_in_a_million() -> None:
+    """The edges by the exact sum of the binomial distribution."""
+    for draws, percent in ((150, 10), (157, 50), (750, 50)):
+        likely = expected(draws, percent)
+        share = Fraction(percent, 100)
+        chances = [comb(draws, won) * share**won * (1 - share) ** (draws - won) for won in range(draws + 1)]
+        assert sum(chances[: likely[0]]) < FALSE_ALARM / 2 < sum(chances[: likely[0] + 1])
+        assert sum(chances[likely[-1] + 1 :]) < FALSE_ALARM / 2 < sum(chances[likely[-1] :])
+    assert expected(150, 10)[0] == 1
+    assert expected(150, 100) == range(150, 151)
 
 
 def test_a_story_without_steps_is_not_ok() -> None:

@@ -117,6 +117,17 @@ def test_a_new_table_is_applied_and_then_acknowledged() -> None:
     with_worker(scenario)
 
 
+def test_what_the_old_table_decided_is_told_before_the_new_one_is_acknowledged() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.received("ready")
+        bench.relay.counters = {"parses": 3}
+        bench.channel.send(table_message("table", 8))
+        told = [await bench.channel.receive(), await bench.channel.receive()]
+        assert [message["type"] for message in told if message] == ["delta", "ack"]
+
+    with_worker(scenario)
+
+
 def test_counters_are_sent_with_the_tick_and_nothing_when_nothing_changed() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.received("ready")

@@ -85,6 +85,7 @@ def test_every_reason_is_told(sql: str, reason: str, catalogue: Catalogue) -> No
 
 
 def test_every_reason_a_plan_can_have_has_a_sentence() -> None:
-    """The others arise while running: weight, freshness, a pin, a dead endpoint, a second try."""
+    """The others arise while running: weight, freshness, a pin, a dead endpoint, a second try, pieces."""
     running = {Reason.BASELINE, Reason.NOT_FRESH, Reason.PINNED, Reason.CANDIDATE_DOWN, Reason.RETRIED}
+    running.add(Reason.NOT_WHOLE)
     assert set(SENTENCES) == set(Reason) - running
