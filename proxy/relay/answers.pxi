@@ -282,10 +282,9 @@ cdef class Answers(Owed):
         return 0
 
     cdef int unit_done(self, Reply* reply) except -1:
-        """ReadyForQuery for a unit the client sent: its outcome and duration are known."""
+        """ReadyForQuery for a unit the client sent: its outcome and duration, from round to round, are known."""
         cdef Session session = self.session
-        cdef int64_t now = monotonic_ns()
-        cdef int64_t took = now - reply.started_ns
+        cdef int64_t took = self.poller.now_ns - reply.started_ns
         if session is None:
             self.unit_error = 0
             return 0                   # nobody waited for it, or it was counted when the owner was asked instead
@@ -296,7 +295,7 @@ cdef class Answers(Owed):
             session.transaction_wrote = True
         if self.status == b"I" and session.transaction_wrote:
             # Taken after the answer arrived: everything committed so far lies before it.
-            session.last_write_ns = now
+            session.last_write_ns = monotonic_ns()
             session.transaction_wrote = False
         self.relay.count_call(reply.service, self.pool.state.index, reply.op, took if took > 0 else 0,
                               self.unit_error, reply.flags & FLAG_SLOW, self.number)

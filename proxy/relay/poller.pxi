@@ -92,7 +92,8 @@ cdef class Poller:
 
     cdef int poll(self, int wait_ms) except -1:
         """Serves what is ready, or becomes ready within `wait_ms`; returns the number of events."""
-        cdef int count, index
+        cdef int count, index = 0
+        cdef epoll_event* event
         cdef Connection connection
         if wait_ms and PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL:
             # Only when there is another Python thread does anybody miss the interpreter's lock.
@@ -101,16 +102,19 @@ cdef class Poller:
         else:
             count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, wait_ms)
         self.now_ns = monotonic_ns()
-        for index in range(count):
-            if self.events[index].data.ptr == NULL:
-                self.woken = True
-                continue
-            connection = <Connection> self.events[index].data.ptr
-            if not connection.closed:
-                try:
-                    connection.on_event(self.events[index].events)
-                except Exception as error:
-                    connection.on_fault(error)
+        while index < count:
+            try:
+                while index < count:
+                    event = &self.events[index]
+                    index += 1
+                    if event.data.ptr == NULL:
+                        self.woken = True
+                        continue
+                    connection = <Connection> event.data.ptr
+                    if not connection.closed:
+                        connection.on_event(event.events)
+            except Exception as error:
+                connection.on_fault(error)
         if self.closed:
             self.closed.clear()
         return count if count > 0 else 0
