@@ -4,6 +4,9 @@
 #   docker build -t pgshunt .
 #   docker run -p 6432:6432 -v ./pgshunt.yaml:/etc/pgshunt/pgshunt.yaml:ro -v pgshunt-state:/var/lib/pgshunt pgshunt
 #
+# In pgshunt.yaml, which user 6432 must be able to read: `listen: {host: 0.0.0.0}`, for -p reaches only what is not on
+# the container's loopback, and `state: {path: /var/lib/pgshunt/state.json}`.
+#
 # Without an image registry: deploy/docker-base.sh.
 ARG BASE=python:3.12-slim
 ARG BUILD_BASE=python:3.12

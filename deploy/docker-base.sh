@@ -5,10 +5,12 @@
 #   docker build --build-arg BASE=pgshunt-base --build-arg BUILD_BASE=pgshunt-base:build -t pgshunt .
 #
 # `pgshunt-base` holds Python and nothing to compile with; `pgshunt-base:build` a compiler and Python's headers too.
+# Both trust the certificate authorities that this machine trusts: pip may have to get through a proxy with its own.
 set -eu
 
 suite=${SUITE:-bookworm}
 mirror=${MIRROR:-}
+authorities=/etc/ssl/certs/ca-certificates.crt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -17,8 +19,9 @@ base() { # tag, packages
         tail -n 20 "$work/log" "$work/root/debootstrap/debootstrap.log" >&2
         exit 1
     }
+    [ ! -f "$authorities" ] || cp "$authorities" "$work/root$authorities"
     rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/*
-    tar -C "$work/root" -c . | docker import --change 'ENV PYTHONUNBUFFERED=1' - "$1" >/dev/null
+    tar -C "$work/root" -c . | docker import --change "ENV PIP_CERT=$authorities" - "$1" >/dev/null
     rm -rf "$work/root"
     echo "$1"
 }
