@@ -8,6 +8,7 @@ writer, and an aligned 64-bit store is atomic on every platform CPython runs on,
     clients[worker]       sessions the worker holds
     received[worker]      sockets the worker has taken out of its inbox, ever
     alive[worker]         CLOCK_MONOTONIC ns of the worker's last tick, 0 = not running
+    definitions[worker]   transactions with DDL that the worker has seen end, ever
     handed[from][to]      sockets `from` has put into the inbox of `to`, ever. Written by `from`.
 
 A socket that has been handed but not received is in flight: it counts as load of the worker it goes to, so
@@ -53,7 +54,7 @@ class Board:
     """
 
     def __init__(self, fd: int | None, *, workers: int, endpoints: int) -> None:
-        sections = (endpoints, workers, workers, workers, workers * workers)
+        sections = (endpoints, workers, workers, workers, workers, workers * workers)
         size = sum(map(_lines, sections)) * _CELL_BYTES
         self.fd = _shared_file(size) if fd is None else fd
         self.workers = workers
@@ -66,7 +67,7 @@ class Board:
         for cells in sections:
             views.append(memory[start : start + cells])
             start += _lines(cells)
-        self.freshness, self.clients, self.received, self.alive, self._handed = views
+        self.freshness, self.clients, self.received, self.alive, self.definitions, self._handed = views
 
     def handed(self, worker: int) -> memoryview[int]:
         """The row of `worker`: for each worker, the sockets it has handed to it."""

@@ -29,6 +29,7 @@ cdef class Entry:
     cdef public bint pins         # leaves session state behind that outlives the transaction
     cdef public bint releases     # ends session state: RESET ALL, DISCARD ALL, UNLISTEN * …
     cdef public bint writes       # writes, locks, volatile or unknown: the owner only
+    cdef public bint defines      # DDL
     cdef public bint read_only    # BEGIN READ ONLY, SET TRANSACTION READ ONLY
     # The route, filled in by the relay from decide() when `epoch` is not the routing table's.
     cdef public long epoch        # -1: never decided

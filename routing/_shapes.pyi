@@ -10,6 +10,7 @@ class Entry:
     pins: bool
     releases: bool
     writes: bool
+    defines: bool
     read_only: bool
     epoch: int
     plan_kind: int

@@ -45,6 +45,7 @@ cdef class Entry:
         self.pins = shape.pins is not None
         self.releases = bool(shape.releases)
         self.writes = shape.writing
+        self.defines = shape.defines
         self.read_only = shape.read_only is True
         self.epoch = -1
         self.service = -1

@@ -63,6 +63,7 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
         chain=found.chain,
         setting=found.setting,
         deallocates=found.deallocates,
+        defines=found.reason == "definition" and found.local != "temp_table",
         ordered=found.ordered,
         reason=found.reason,
     )
@@ -96,6 +97,7 @@ def _unit(shapes: list[Shape]) -> Shape:
         local=next((shape.local for shape in shapes if shape.local), None),
         literal_sensitive=any(shape.literal_sensitive for shape in shapes),
         setting=settings.pop() if len(settings) == 1 else "*" if settings else None,
+        defines=any(shape.defines for shape in shapes),
         statements=len(shapes),
         reason="transaction_block" if controls else reason,
     )

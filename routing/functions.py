@@ -51,6 +51,7 @@ EFFECTS: Final[dict[str, Effect]] = {
         ),
         SESSION_LOCK,
     ),
+    "pg_prepared_statement": Effect(volatile=True, pins="prepared_statements"),
     "pg_advisory_unlock_all": Effect(volatile=True, releases="advisory_lock"),
     # Volatile in pg_proc, yet they only look.
     **dict.fromkeys(

@@ -37,7 +37,8 @@ class Shape:
     shape, so that only the whole text is a key. `read_only`, `isolation` and `chain` belong to transaction
     control: None (False) where nothing was said. `setting` is the configuration parameter that is set or
     reset ("search_path"; "all"; "*" where it cannot be told). `deallocates` is the name of the prepared
-    statement that is dropped, "*" for all of them. `reason` says in a word what made it so, "" for
+    statement that is dropped, "*" for all of them. `defines` is DDL that others may notice: what was
+    parsed before may mean something else behind it. `reason` says in a word what made it so, "" for
     a plain statement.
     """
 
@@ -56,6 +57,7 @@ class Shape:
     chain: bool = False
     setting: str | None = None
     deallocates: str | None = None
+    defines: bool = False
     statements: int = 1
     ordered: bool = False
     reason: str = ""

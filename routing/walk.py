@@ -71,6 +71,8 @@ class Findings:
             self.local = self.local or "temp_table"
         elif is_system(node.schemaname, node.relname):
             self.local = self.local or "system_catalogue"
+            if node.relname == "pg_prepared_statements":
+                self.pins = self.pins or "prepared_statements"
         return resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
 
     def write(self, reason: str) -> None:

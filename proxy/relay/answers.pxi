@@ -149,6 +149,9 @@ cdef class Answers(Owed):
         verdict = replies_take(&self.replies, kind)
         if kind == b"D":
             return verdict if verdict >= 0 else self.out_of_step(kind)
+        if kind == b"A" and self.session is not None and size >= 9 and read_uint32(data + 5) == self.process_id:
+            # The session's own: a client tells those from others' by the process id it was given at login.
+            write_uint32(<uint8_t*> data + 5, self.session.process_id)
         if verdict == VERDICT_DESYNC:
             return self.out_of_step(kind)
         if kind == b"C":
@@ -234,6 +237,9 @@ cdef class Answers(Owed):
                 self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
                 return VERDICT_FORWARD
         head = replies_head(&self.replies)[0]
+        if head.action == ACTION_SKIP and self.in_own_unit() and not fatal:
+            self.skip_failed()
+            return VERDICT_SKIP
         unit = self.unit_reply()
         self.unit_error = self.relay.error_class(sqlstate, self.pool.state.index != 0)
         self.relay.count_sqlstate(unit.service, self.pool.state.index, sqlstate)
@@ -285,6 +291,9 @@ cdef class Answers(Owed):
         """ReadyForQuery for a unit the client sent: its outcome and duration, from round to round, are known."""
         cdef Session session = self.session
         cdef int64_t took = self.poller.now_ns - reply.started_ns
+        if self.defined and self.status == b"I":
+            self.defined = False
+            self.relay.definitions[self.relay.index] += 1
         if session is None:
             self.unit_error = 0
             return 0                   # nobody waited for it, or it was counted when the owner was asked instead

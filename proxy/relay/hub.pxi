@@ -12,6 +12,8 @@ cdef class Relay(Clock):
         self.board = board
         self.board_workers = board.workers
         self.freshness = board.freshness
+        self.definitions = board.definitions
+        self.definitions_seen = 0
         self.policy = Policy(self, loop, start)
         self.shadows = Shadows(self, loop)
         self.statements = WeakValueDictionary()
@@ -348,4 +350,4 @@ cdef class Relay(Clock):
         self.policy.close()
         self.shadows.close()
         self.loop.remove_reader(self.poller.epoll_fd)
-        self.freshness = None
+        self.freshness = self.definitions = None

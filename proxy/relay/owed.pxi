@@ -15,6 +15,11 @@ cdef enum:
     FLAG_FAILS = 64          # the proxy's own, sent for the error it ends with
 
 
+cdef inline bytes shared_name(long id):
+    """What all servers call the statement of that number."""
+    return b"pgshunt_%d" % id
+
+
 cdef class Statement:
     """A prepared statement as all sessions and links of a worker share it: one text, one name on the servers."""
 
@@ -26,7 +31,7 @@ cdef class Statement:
 
     def __cinit__(self, long id, bytes body, Entry entry):
         self.id = id
-        self.name = b"pgshunt_%d" % id
+        self.name = shared_name(id)
         self.body = body
         self.entry = entry
 
@@ -51,6 +56,8 @@ cdef class Owed(Connection):
     cdef bint fatal_seen               # the server said why it closes
     cdef bint goodbye                  # Terminate was sent behind what the session had asked
     cdef bint dropping                 # a statement was sent that drops all prepared statements
+    cdef bint defined                  # DDL was sent since the last transaction ended
+    cdef bint own_names                # the server knows the session's statements by the session's own names
     cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
     cdef readonly set pins             # causes why the session keeps this link
     cdef int cancels                   # cancel requests on their way to this server process
@@ -127,6 +134,17 @@ cdef class Owed(Connection):
         self.failed = self.replies.count == 0
         return 0
 
+    cdef bint in_own_unit(self):
+        """Whether the server is at extended messages of the proxy's own, behind which a Sync of its own stands."""
+        cdef uint32_t index
+        for index in range(self.replies.count):
+            if (replies_at(&self.replies, index).action != ACTION_SKIP
+                    or replies_at(&self.replies, index).code == REPLY_QUERY):
+                return False
+            if replies_at(&self.replies, index).code == REPLY_SYNC:
+                return True
+        return False
+
     cdef bint unnamed_follows(self):
         """Whether something was sent behind the failed batch that decides what the unnamed statement is."""
         cdef uint32_t index
@@ -142,11 +160,17 @@ cdef class Owed(Connection):
 
         `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
         where the proxy itself parsed it; (session, None, None, (link's token, token, entry, body)) with what the
-        unnamed statement of the link and of the session was before.
+        unnamed statement of the link and of the session was before; (session, None, None, None) when the session's
+        statements were to get its own names.
         """
         cdef Session session
         cdef Statement statement
         session, name, statement, unnamed = change
+        if statement is None and unnamed is None:
+            self.own_names = False
+            self.tainted = True                # some may have got them
+            self.pins.discard("prepared_statements")
+            return 0
         if statement is not None and code == REPLY_PARSE and action != ACTION_FAKE:
             self.prepared.pop(statement.id, None)
             self.doubtful.add(statement.id)    # it may hold one from before
@@ -170,7 +194,8 @@ cdef class Owed(Connection):
         """The server holds no named statement any more, the session's own included."""
         self.prepared.clear()
         self.doubtful.clear()
-        self.pins.discard("prepare")
+        self.own_names = False
+        self.pins -= {"prepare", "prepared_statements"}
         if self.session is not None:
             self.session.statements = None
             self.session.last_statement = None

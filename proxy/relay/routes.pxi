@@ -39,6 +39,8 @@ cdef class Routes:
     cdef Counters counters
     cdef list service_names, endpoint_names, sides, reason_names
     cdef object statements                 # WeakValueDictionary: (text, search path) -> Statement
+    cdef object definitions                # the board's: transactions with DDL that ended, by worker
+    cdef object definitions_seen           # how many that were when `statements` began
     cdef long statement_ids, link_numbers, fault_count
     cdef int64_t unnamed_tokens
     cdef readonly set links
@@ -244,12 +246,20 @@ cdef class Routes:
             pool.grow()
         return 0
 
-    cdef Statement statement(self, bytes body, Entry entry, int search_path_id):
-        cdef Statement statement = self.statements.get((body, search_path_id))
+    cdef Statement statement(self, bytes body, Entry entry, int search_path_id, bint shared):
+        """The statement of that text; not `shared`: one of the session's own, as DDL that only it can see demands."""
+        cdef Statement statement = None
+        definitions = sum(self.definitions)
+        if definitions != self.definitions_seen:
+            self.definitions_seen = definitions
+            self.prepare_anew()
+        if shared:
+            statement = self.statements.get((body, search_path_id))
         if statement is None:
             self.statement_ids += 1
             statement = Statement(self.statement_ids, body, entry)
-            self.statements[(body, search_path_id)] = statement
+            if shared:
+                self.statements[(body, search_path_id)] = statement
         return statement
 
     cdef int prepare_anew(self) except -1:

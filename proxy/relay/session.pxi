@@ -127,8 +127,8 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        self.in_batch = True
         self.note_pin(entry)
+        self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
         if text == 6:                      # the unnamed statement
@@ -143,7 +143,7 @@ cdef class Session(Statements):
             self.statements = {}
         if not whole or name in self.statements:
             # Sent under the client's own name: nobody else uses such names, so the server answers as it would.
-            if name in self.statements:
+            if name in self.statements and not self.link.own_names:
                 self.clash(name)
             replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD)
             self.pass_on(data, here)
@@ -151,8 +151,14 @@ cdef class Session(Statements):
                 self.link.pins.add("statement")
                 self.relay.count_pin("statement")
             return TAKEN
-        statement = self.relay.statement((<const char*> data)[text:size], entry, self.identity.search_path_id)
+        statement = self.relay.statement((<const char*> data)[text:size], entry, self.identity.search_path_id,
+                                         not self.link.defined)
         self.statements[name] = statement
+        if self.link.own_names:
+            self.note_change(replies_push(&self.link.replies, REPLY_PARSE, ACTION_FORWARD),
+                             (self, name, statement, None))
+            self.pass_on(data, here)
+            return TAKEN
         if statement.id in self.link.prepared and not self.sound:
             # Perhaps to be refused: the server must see it.
             self.close_at_server(statement.name)
@@ -196,8 +202,8 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        self.in_batch = True
         self.note_pin(entry)
+        self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
         if data[5] == 0:
@@ -210,7 +216,7 @@ cdef class Session(Statements):
             self.unit_entry(entry)         # the Execute of its portal may come behind another Bind
         if self.shadow is not None or self.relay.shadowing:
             self.record_bind(entry, statement, data + rest, here - rest, here == <size_t> (read_uint32(data + 1) + 1))
-        if statement is None:
+        if statement is None or self.link.own_names:
             if length == 0:
                 self.place_unnamed(later)
             replies_push(&self.link.replies, REPLY_BIND, ACTION_FORWARD)
@@ -260,7 +266,7 @@ cdef class Session(Statements):
             replies_push(&self.link.replies, REPLY_DESCRIBE_PORTAL, ACTION_FORWARD)
             self.pass_on(data, size)
             return TAKEN
-        if statement is None:
+        if statement is None or self.link.own_names:
             if length == 0:
                 self.place_unnamed(later)
             replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
@@ -330,7 +336,7 @@ cdef class Session(Statements):
             reply = self.push_close(data, size, self.link is not None)
         elif size > 7:
             statement = self.find_statement(data + 6, <size_t> size - 7)
-            reply = self.push_close(data, size, False)
+            reply = self.push_close(data, size, self.link is not None and self.link.own_names)
             if statement is not None:
                 if reply != NULL:
                     self.note_change(reply, (self, self.last_name, statement, None))

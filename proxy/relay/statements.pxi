@@ -10,6 +10,8 @@ cdef class Statements(Unit):
             return False
         if name == "*":
             return self.link is None or not self.link.pins
+        if self.link is not None and self.link.own_names:
+            return False
         return self.statements is not None and name.encode() in self.statements
 
     cdef bytes drop(self, Entry entry):
@@ -38,9 +40,7 @@ cdef class Statements(Unit):
         for name in self.clashes:
             self.close_at_server(name)
         self.clashes = None
-        self.insert_bytes(b"S\0\0\0\x04")
-        replies_push(&self.link.replies, REPLY_SYNC, ACTION_SKIP)
-        return 0
+        return self.insert_sync()
 
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
@@ -61,6 +61,41 @@ cdef class Statements(Unit):
         """No error if the server does not hold it."""
         self.insert_bytes(b"C" + (len(name) + 6).to_bytes(4, "big") + b"S" + name + b"\0")
         replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
+        return 0
+
+    cdef int name_statements(self) except -1:
+        """The session asks which statements the server holds: they are to be its own, under the names it gave them.
+
+        From here on the link stays with the session, and what it says about statements goes to the server as it is.
+        """
+        cdef Statement statement
+        cdef bytes name, body
+        if (self.status == b"E" and self.link.replies.count == 0) or self.link.failed:
+            self.link.pins.discard("prepared_statements")      # the server refuses whatever is asked now
+            return 0
+        self.link.own_names = True
+        self.link.doubtful.update(self.link.prepared)
+        self.link.prepared.clear()
+        for number in self.link.doubtful:
+            self.close_at_server(shared_name(number))
+        for name, statement in (self.statements or {}).items():
+            self.close_at_server(name)                         # from an attempt that an error undid
+            body = name + b"\0" + statement.body
+            self.insert_bytes(b"P" + (len(body) + 4).to_bytes(4, "big") + body)
+            self.note_change(replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP), (self, None, None, None))
+            if not self.in_batch:
+                self.insert_sync()                             # one that can no longer be prepared fails alone
+        if self.in_batch and not self.statements:
+            # A last message: if the server skips any of these, it skips this one.
+            self.close_at_server(b"pgshunt")
+            self.note_change(replies_at(&self.link.replies, self.link.replies.count - 1), (self, None, None, None))
+        elif self.link.doubtful and not self.statements:
+            self.insert_sync()
+        return 0
+
+    cdef int insert_sync(self) except -1:
+        self.insert_bytes(b"S\0\0\0\x04")
+        replies_push(&self.link.replies, REPLY_SYNC, ACTION_SKIP)
         return 0
 
     cdef int note_change(self, Reply* reply, tuple change) except -1:

@@ -13,6 +13,9 @@ cdef class Unit(Client):
     cdef int remember_unnamed(self, Entry entry, const uint8_t* body, size_t length, bint whole) except -1:
         raise NotImplementedError("remember_unnamed belongs to Statements")
 
+    cdef int name_statements(self) except -1:
+        raise NotImplementedError("name_statements belongs to Statements")
+
     cdef Statement find_statement(self, const uint8_t* name, size_t length):
         raise NotImplementedError("find_statement belongs to Statements")
 
@@ -152,9 +155,13 @@ cdef class Unit(Client):
 
     cdef inline int note_pin(self, Entry entry) except -1:
         """State that outlives the transaction keeps the link to this session."""
+        if entry.defines:
+            self.link.defined = True
         if entry.pins and entry.shape.pins not in self.link.pins:
             self.link.pins.add(entry.shape.pins)
             self.relay.count_pin(entry.shape.pins)
+            if entry.shape.pins == "prepared_statements":
+                self.name_statements()
         return 0
 
     cdef bint answer_locally(self, Entry entry, const uint8_t* frame, int64_t size) except -1:

@@ -43,7 +43,7 @@ def test_another_process_sees_what_is_written() -> None:
 
 def test_no_two_cells_share_memory() -> None:
     board = Board(None, workers=3, endpoints=9)
-    views = [board.freshness, board.clients, board.received, board.alive]
+    views = [board.freshness, board.clients, board.received, board.alive, board.definitions]
     views += [board.handed(worker) for worker in range(3)]
     number = 0
     for view in views:

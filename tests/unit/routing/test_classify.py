@@ -39,7 +39,8 @@ def read(sql: str, reads: str = "", **traits: Any) -> Row:
 
 
 def write(sql: str, writes: str = "", reads: str = "", **traits: Any) -> Row:
-    return row(sql, Kind.WRITE, reads, writes, **traits)
+    defines = traits.get("reason") == "definition" and traits.get("local") != "temp_table"
+    return row(sql, Kind.WRITE, reads, writes, defines=defines, **traits)
 
 
 def session(sql: str, reason: str, **traits: Any) -> Row:
@@ -363,6 +364,13 @@ SERVER_LOCAL = [
     read("SELECT * FROM pg_class", "pg_catalog.pg_class", local="system_catalogue"),
     read("SELECT * FROM pg_catalog.pg_locks, users", "pg_catalog.pg_locks users", local="system_catalogue"),
     read("SELECT * FROM information_schema.tables", "information_schema.tables", local="system_catalogue"),
+    read(
+        "SELECT name FROM pg_prepared_statements",
+        "pg_catalog.pg_prepared_statements",
+        local="system_catalogue",
+        pins="prepared_statements",
+    ),
+    volatile("SELECT * FROM pg_prepared_statement()", "pg_prepared_statement", pins="prepared_statements"),
     read("SELECT * FROM pg_temp.scratch", "pg_temp.scratch", local="temp_table", pins="temp_table"),
     read("SELECT ctid, * FROM users", "users", local="system_column"),
     read("SELECT * FROM users u WHERE u.xmin::text = '1'", "users", local="system_column"),
