@@ -242,7 +242,9 @@ def rearm(service: str, reason: str, output: Output, **target: Any) -> None:
 @cli.command()
 @_about_a_pgshunt
 @click.option(
-    "--target-is-gone", is_flag=True, help="Free the shared database even if the own one is unreachable."
+    "--target-is-gone",
+    is_flag=True,
+    help="Free the shared database even if the own one does not answer or obey.",
 )
 @click.argument("service")
 def abandon(service: str, target_is_gone: bool, output: Output, **target: Any) -> None:

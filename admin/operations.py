@@ -15,6 +15,7 @@ from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, not_ready, unknown_service
 from pgshunt.admin.watch import Watch
+from pgshunt.migration.lane import LaneFailed
 from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.servers import ServerError
 from pgshunt.migration.stages import COPY_STAGES, Doing, Held, WrongStage
@@ -216,6 +217,8 @@ class SupervisorOperations:
             raise not_ready(name, problems) from error
         except TargetGone as error:
             raise Problem("target_gone", HTTPStatus.BAD_GATEWAY, str(error), error.remedy) from error
+        except LaneFailed as error:
+            raise Problem("lane_failed", HTTPStatus.BAD_GATEWAY, str(error), "then ask again") from error
         except ServerError as error:
             raise Problem("server_failed", HTTPStatus.BAD_GATEWAY, str(error), error.hint) from error
         return self._document(self._find(name))

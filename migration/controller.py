@@ -1,55 +1,30 @@
 """Decides where each service stands, remembers it, and tells the workers: in this order, always.
 
-What is kept and announced goes through `keeper.py`, what is done at the databases is `mover.py`'s. After a
-restart the controller goes on where the store says it stood. Anyone may reduce exposure at any time: a
-rollback waits for no other action.
+What is kept and announced goes through `keeper.py`, what is done at the databases in the background through
+`copying.py`. After a restart the controller goes on where the store says it stood. Anyone may reduce exposure
+at any time: a rollback waits for no other action.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any
 
 from pgshunt.config.model import Control
-from pgshunt.migration.dump import DumpFailed
-from pgshunt.migration.heartbeat import Heartbeat, Publish, Watched
+from pgshunt.migration.copying import Copying, Events
+from pgshunt.migration.heartbeat import Heartbeat, Publish
 from pgshunt.migration.keeper import Keeper, PublishTable
-from pgshunt.migration.lane import LaneFailed
-from pgshunt.migration.mover import Mover, Options, PreflightFailed, TargetGone
-from pgshunt.migration.schema import SchemaFailed
+from pgshunt.migration.mover import Options, PreflightFailed
 from pgshunt.migration.servers import ServerError
-from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, STEPS, UNDO, Doing, Held, WrongStage, move
-from pgshunt.migration.state import Latch, ServiceState, Status
+from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, Doing, Held, WrongStage, move
+from pgshunt.migration.state import Latch, ServiceState
 from pgshunt.migration.store import Store, StoreError
 from pgshunt.migration.verify import VerifyResult
-from pgshunt.routing.table import SHARED, RoutingTable, Service
-
-WAITS: Final = frozenset({"copy", "fresh"})
-"""Steps that only wait: they may be broken off at any moment, the others are left to end."""
-
-log = logging.getLogger("pgshunt.migration")
-
-_FAILURES: Final = (
-    ServerError,
-    LaneFailed,
-    SchemaFailed,
-    DumpFailed,
-    PreflightFailed,
-    TargetGone,
-    TimeoutError,
-    StoreError,
-)
-
-
-class Events(Protocol):
-    """The event log, as far as it is written to here."""
-
-    def add(self, kind: str, service: str = "", /, **detail: Any) -> object: ...
+from pgshunt.routing.table import RoutingTable, Service
 
 
 class MigrationController:
@@ -71,18 +46,12 @@ class MigrationController:
         `publish_freshness` is called from threads; `verified(service, result)` for every range compared.
         """
         self._keeper = Keeper(base, store, publish_table, lambda kind, detail: events.add(kind, "", **detail))
-        self._control = control
         self._events = events
-        self._verified = verified
-        self._options = options or Options()
         self._heartbeat = Heartbeat(base.endpoints[0], control, publish_freshness)
-        self._movers: dict[str, Mover] = {}
-        self._arriving: set[str] = set()  # lanes whose first heartbeat is waited for
-        self._working: dict[str, asyncio.Task[None]] = {}
+        self._copying = Copying(
+            self._keeper, control, self._heartbeat, events, verified, options or Options()
+        )
         self._turns = {service.name: asyncio.Lock() for service in base.services}  # to begin, or to abandon
-        self._steps: dict[str, str] = {}
-        self._stopping: set[str] = set()
-        self._failures: dict[str, str] = {}
         self._rollbacks: dict[str, asyncio.Task[None]] = {}
 
     # What is asked
@@ -106,22 +75,22 @@ class MigrationController:
 
     def progress(self, service: str) -> Mapping[str, Any]:
         """How far each table of the latest copy came: the fields of lane.TableProgress by table name."""
-        mover = self._movers.get(service)
+        mover = self._copying.movers.get(service)
         return mover.progress if mover else {}
 
     def verified(self, service: str) -> Mapping[str, Any]:
         """What verification found since the stage began, as Tally.to_dict."""
-        mover = self._movers.get(service)
+        mover = self._copying.movers.get(service)
         return mover.tally.to_dict() if mover else {}
 
     def trouble(self, service: str) -> str:
         """What holds the service up, and the way out; empty when nothing does."""
-        mover = self._movers.get(service)
-        return self._failures.get(service, "") or (mover.trouble if mover else "")
+        mover = self._copying.movers.get(service)
+        return self._copying.failures.get(service, "") or (mover.trouble if mover else "")
 
     def doing(self, service: str) -> Doing:
         """What is being done for the service in stage `syncing`, or was when it failed; else empty."""
-        state, has_stopped = self._state(service), service in self._failures
+        state, has_stopped = self._state(service), service in self._copying.failures
         if state.stage != "syncing":
             return ""
         if state.is_being_abandoned:
@@ -152,22 +121,17 @@ class MigrationController:
             if name not in known:
                 self._events.add("orphaned", name, stage=state.stage, remedy="name it in `services` again")
             elif state.is_being_abandoned:
-                self._work(name, self._take_down(name))
+                self._copying.take_down(name)
             elif state.stage == "syncing":
-                self._work(name, self._sync(name))
+                self._copying.make(name)
             else:
-                self._mover(name).watch()
-        self._rewatch()
+                self._copying.mover(name).watch()
+        self._copying.rewatch()
         return self.table
 
     async def stop(self) -> None:
         """Ends what runs here. Lanes go on by themselves; `start` finds them."""
-        for task in self._working.values():
-            task.cancel()
-        await asyncio.gather(*self._working.values(), return_exceptions=True)
-        for mover in self._movers.values():
-            await mover.close()
-        self._movers.clear()
+        await self._copying.close()
         await self._keeper.close()
         await asyncio.to_thread(self._heartbeat.stop)
 
@@ -185,22 +149,19 @@ class MigrationController:
         self._configured(service)
         async with self._turns[service]:
             move(self._state(service).stage, "begin")
-            if service in self._working:
+            if self._copying.is_working(service):
                 if self._state(service).is_being_abandoned:
                     raise Held(f"{service} is being abandoned: begin when that is done")
                 return
             await self._require_possible(service)
-            self._failures.pop(service, None)
+            self._copying.failures.pop(service, None)
             await self._keeper.change(service, lambda state: _moved(state, "begin").noted("begin", "done"))
             self._events.add("syncing", service, database=self._configured(service).database)
-            self._work(service, self._sync(service))
+            self._copying.make(service)
 
     async def settled(self, service: str) -> None:
         """Waits until nothing is being done for the service; raises what made it fail."""
-        if task := self._working.get(service):
-            await task
-        elif failure := self._failures.get(service):
-            raise LaneFailed(failure)
+        await self._copying.settled(service)
 
     async def shift(self, service: str, reads_percent: int) -> None:
         """Reads by weight, 0 to 100 %. Returns when every worker routes by it.
@@ -294,8 +255,8 @@ class MigrationController:
             return
         move(self._state(service).stage, "rearm")
         await self._require_healthy(service)
-        if not self._movers[service].tally.is_clean_since(latch.at):
-            found = self._movers[service].tally
+        if not self._copying.movers[service].tally.is_clean_since(latch.at):
+            found = self._copying.movers[service].tally
             state = f"{len(found.open)} rows differ" if found.open else "no clean pass since the rollback yet"
             raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
 
@@ -310,120 +271,34 @@ class MigrationController:
     async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
         """Back to shared: first the reads, then the lane, then the copies. Returns when all of it is done.
 
-        The latch of a rollback goes with the copy it was about; journal and events keep it.
+        The latch of a rollback goes with the copy it was about; journal and events keep it. Asked for again,
+        it goes on with, or waits for, what is under way.
 
-        With `even_if_target_is_gone` a service's own database that cannot be reached keeps what it has. Only
-        the shared database is freed: it would keep its log for the lane until its disk is full.
+        With `even_if_target_is_gone` a service's own database that does not answer or obey keeps what it has.
+        Only the shared database is freed: it would keep its log for the lane until its disk is full. That is
+        remembered until the abandon is done.
         """
         self._configured(service)
         async with self._turns[service]:
-            move(self._state(service).stage, "abandon")
-            if task := self._working.get(service):
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-            await self._keeper.change(
-                service,
-                lambda state: replace(_moved(state, "abandon"), reads_percent=0).noted("abandon", "begun"),
-            )
-            self._work(service, self._take_down(service, even_if_target_is_gone))
-        await self.settled(service)
+            state = self._state(service)
+            move(state.stage, "abandon")
+            is_under_way = state.is_being_abandoned and self._copying.is_working(service)
+            if not is_under_way or even_if_target_is_gone > state.is_target_gone:
+                await self._keeper.change(
+                    service, partial(_abandoning, is_target_gone=even_if_target_is_gone)
+                )
+                self._copying.take_down(service)
+        await self._copying.settled(service)
 
     # How
-
-    async def _sync(self, service: str) -> None:
-        """Does the steps of STEPS, each journalled before it is done."""
-        mover = self._mover(service)
-        copied = self._state(service).copied
-        if not copied:
-            copied = await mover.find_tables()
-        actions: Mapping[str, Callable[[], Awaitable[object]]] = {
-            "preflight": lambda: mover.preflight(self._state(service).copied),
-            "roles": mover.create_roles,
-            "schema": mover.create_schema,
-            "grants": mover.grant,
-            "publication": mover.lane.ensure_publication,
-            "slot": mover.lane.ensure_slot,
-            "subscription": mover.lane.ensure_subscription,
-            "copy": mover.wait_copied,
-            "fresh": mover.wait_fresh,
-        }
-        for step in STEPS:
-            if service in self._stopping:
-                return
-            self._steps[service] = step.name
-            known = copied if step.name == "schema" else None  # what is there from here on is ours to drop
-            await self._keeper.note(service, partial(_noted, step=step.name, status="begun", copied=known))
-            if step.name in WAITS:
-                self._arriving.add(service)
-                self._rewatch(arrived=service if step.name == "fresh" else "")
-            result = await actions[step.name]()
-            await self._keeper.note(service, partial(_noted, step=step.name, status="done"))
-            self._events.add("step_done", service, step=step.name, **_found(result))
-        await self._keeper.change(service, lambda state: _moved(state, "synced").noted("synced", "done"))
-        self._arriving.discard(service)
-        self._rewatch()
-        mover.watch()
-        self._events.add("shadowing", service, tables=list(copied))
-
-    async def _take_down(self, service: str, even_if_target_is_gone: bool = False) -> None:
-        """Undoes the steps of STEPS, last first."""
-        mover = self._mover(service)
-        await mover.unwatch()
-        self._arriving.discard(service)
-        self._rewatch()
-        undo: Mapping[str, Callable[[], Awaitable[None]]] = {
-            "drop_lane": partial(mover.drop_lane, even_if_target_is_gone),
-            "drop_copies": partial(mover.drop_copies, self._state(service).copied, even_if_target_is_gone),
-        }
-        for action in UNDO:
-            await undo[action]()
-        await mover.close()
-        self._movers.pop(service, None)
-        await self._keeper.change(
-            service,
-            lambda state: replace(_moved(state, "abandoned"), copied=(), latch=None).noted("abandon", "done"),
-        )
-        self._events.add("abandoned", service)
-
-    async def _interrupt(self, service: str) -> None:
-        """Ends what is being done for the service; a step that changes something is left to end."""
-        task = self._working.get(service)
-        if task is None:
-            return
-        self._stopping.add(service)
-        if self._steps.get(service) in WAITS:
-            task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        self._stopping.discard(service)
-
-    def _work(self, service: str, work: Coroutine[Any, Any, None]) -> None:
-        """Runs a service's steps in the background; a failure is journalled, told and shown."""
-
-        async def run() -> None:
-            try:
-                await work
-            except Exception as error:  # whatever it is: nobody else would tell of it
-                if not isinstance(error, _FAILURES):
-                    log.exception("defect in step %s of %s", self._steps.get(service, ""), service)
-                reason = str(error) if isinstance(error, _FAILURES) else repr(error)
-                remedy = f"; {error.remedy}" if isinstance(error, TargetGone) else ""
-                self._failures[service] = reason + remedy
-                self._events.add("failed", service, step=self._steps.get(service, ""), error=reason)
-                raise
-            finally:
-                self._working.pop(service, None)
-
-        self._failures.pop(service, None)
-        task = self._working[service] = asyncio.create_task(run())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _require_possible(self, service: str) -> None:
         state = self._state(service)
         try:
-            await self._mover(service).preflight(state.copied)
+            await self._copying.mover(service).preflight(state.copied)
         except (PreflightFailed, ServerError):
             if state.stage not in LANE_STAGES:
-                await self._movers.pop(service).close()
+                await self._copying.forget(service)
             raise
 
     async def _require_sound(self, service: str, reads_percent: int) -> None:
@@ -431,7 +306,7 @@ class MigrationController:
         if latch is not None:
             raise Held(_latched(service, latch))
         await self._require_healthy(service)
-        tally = self._movers[service].tally
+        tally = self._copying.movers[service].tally
         if tally.open:
             raise Held(
                 f"{len(tally.open)} rows of {service} differ from the shared database: repair them first"
@@ -442,7 +317,7 @@ class MigrationController:
             )
 
     async def _require_healthy(self, service: str) -> None:
-        mover = self._movers.get(service)
+        mover = self._copying.movers.get(service)
         if mover is None:
             raise Held(f"{service} has no copy")
         try:
@@ -458,29 +333,6 @@ class MigrationController:
                 f"no endpoint of {service}'s own database is known to be less than {lag_s_max:g} s behind"
             )
 
-    def _mover(self, name: str) -> Mover:
-        if name not in self._movers:
-            service = self._configured(name)
-            primaries = [
-                (index, self._keeper.base.endpoints[index])
-                for index in self._own_endpoints(service)
-                if self._keeper.base.endpoints[index].role == "primary"
-            ]
-            self._movers[name] = Mover(
-                service,
-                self._keeper.base.endpoints[0],
-                primaries[0],
-                self._control,
-                self._heartbeat,
-                self._options,
-                tell=partial(self._tell, name),
-                verified=lambda result: self._verified(name, result),
-            )
-        return self._movers[name]
-
-    def _tell(self, service: str, kind: str, detail: Mapping[str, Any]) -> None:
-        self._events.add(kind, service, **detail)
-
     def _state(self, service: str) -> ServiceState:
         return self._keeper.state.service(service)
 
@@ -494,37 +346,15 @@ class MigrationController:
         endpoints = enumerate(self._keeper.base.endpoints)
         return [index for index, endpoint in endpoints if endpoint.database == service.database]
 
-    def _rewatch(self, arrived: str = "") -> None:
-        """Tells the heartbeat which endpoints to look at, and for whose lanes.
-
-        A lane that still copies beats, so that it moves on, but does not yet count for its endpoints'
-        freshness: another service may be reading there.
-        """
-        watched: dict[int, Watched] = {}
-        for index, endpoint in enumerate(self._keeper.base.endpoints):
-            if endpoint.database == SHARED:
-                if index > 0:
-                    watched[index] = Watched(index, endpoint)
-                continue
-            services = frozenset(
-                service.name
-                for service in self._keeper.base.services
-                if service.database == endpoint.database
-                and (self._state(service.name).stage in COPY_STAGES or service.name == arrived)
-            )
-            if services:
-                watched[index] = Watched(index, endpoint, services)
-        self._heartbeat.watch(watched, self._arriving)
-
 
 def _moved(state: ServiceState, action: str) -> ServiceState:
     return replace(state, stage=move(state.stage, action).to)
 
 
-def _noted(
-    state: ServiceState, step: str, status: Status, copied: tuple[str, ...] | None = None
-) -> ServiceState:
-    return replace(state, copied=state.copied if copied is None else copied).noted(step, status)
+def _abandoning(state: ServiceState, is_target_gone: bool) -> ServiceState:
+    is_target_gone = is_target_gone or (state.is_being_abandoned and state.is_target_gone)
+    moved = replace(_moved(state, "abandon"), reads_percent=0, is_target_gone=is_target_gone)
+    return moved.noted("abandon", "begun", "without its own database" if is_target_gone else "")
 
 
 def _shifted(state: ServiceState, reads_percent: int, at: float | None = None) -> ServiceState:
@@ -539,8 +369,3 @@ def _lowered(state: ServiceState, reads_percent: int, at: float) -> ServiceState
 
 def _latched(service: str, latch: Latch) -> str:
     return f"{service} was rolled back ({latch.trigger}): find out why, then re-arm it"
-
-
-def _found(result: object) -> dict[str, Any]:
-    """What a step reports, for its event: warnings of preflight, foreign keys left out."""
-    return {"found": [str(each) for each in result]} if isinstance(result, list | tuple) and result else {}

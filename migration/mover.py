@@ -20,10 +20,11 @@ from pgshunt.config.secret import Secret
 from pgshunt.migration import preflight, roles
 from pgshunt.migration.catalogue import read_partitions
 from pgshunt.migration.heartbeat import Heartbeat
-from pgshunt.migration.lane import Lane, TableProgress
+from pgshunt.migration.lane import Lane
+from pgshunt.migration.lane_state import TableProgress
 from pgshunt.migration.rows import ROWS_SETTINGS
 from pgshunt.migration.schema import copy_schema, drop_copies
-from pgshunt.migration.servers import Server, ServerError, Unreachable
+from pgshunt.migration.servers import Server, ServerError
 from pgshunt.migration.tally import Tally
 from pgshunt.migration.verify import Pace, Verifier, VerifyResult
 from pgshunt.routing.table import Endpoint, Service
@@ -34,7 +35,7 @@ STATUS_S: Final = 2.0
 RETRY_S: Final = 1.0
 FRESH_TIMEOUT_S: Final = 30.0
 
-Tell = Callable[[str, Mapping[str, Any]], None]
+Tell = Callable[[str, Mapping[str, Any]], object]
 """tell(kind, detail): an event of this service."""
 
 
@@ -47,11 +48,11 @@ class PreflightFailed(Exception):
 
 
 class TargetGone(Exception):
-    """The service's own database cannot be reached, so nothing was taken down; `remedy` is the way out."""
+    """The service's own database does not let itself be cleaned; `remedy` is the way out."""
 
     def __init__(self, service: str, reason: str) -> None:
         self.remedy = (
-            f"when it answers again: pgshunt abandon {service}; if it never will, free the shared database "
+            f"when that is mended: pgshunt abandon {service}; if it never will be, free the shared database "
             f"alone: pgshunt abandon {service} --target-is-gone"
         )
         super().__init__(reason)
@@ -89,7 +90,9 @@ class Mover:
         self._verified = verified
         self._own_index, endpoint = own
         self.tables = tuple(dict.fromkeys((*service.tables, *service.external_refs)))
-        self._source, self._target = (Server(end, control, "lane") for end in (shared, endpoint))
+        self._source, self._target = (
+            Server(end, control, f"lane {service.name}") for end in (shared, endpoint)
+        )
         self._reading, self._comparing = (
             Server(end, control, "verify", ROWS_SETTINGS) for end in (shared, endpoint)
         )
@@ -151,19 +154,24 @@ class Mover:
             )
 
     async def drop_lane(self, even_if_target_is_gone: bool) -> None:
-        """Raises TargetGone, ServerError."""
+        """Raises TargetGone, ServerError, LaneFailed."""
         try:
-            await self.lane.drop(even_if_target_is_gone)
-        except Unreachable as error:
-            raise self._gone(error) from error
+            await self.lane.drop()
+        except ServerError as error:
+            if error.endpoint != self._target.endpoint.name:
+                raise
+            if not even_if_target_is_gone:
+                raise TargetGone(self._service.name, str(error)) from error
+            await self.lane.drop_at_source()
+            self._tell("subscription_left", {"subscription": self.lane.name, "error": str(error)})
 
     async def drop_copies(self, copied: Sequence[str], even_if_target_is_gone: bool) -> None:
-        """Raises TargetGone, ServerError."""
+        """Raises TargetGone."""
         try:
             await self._target.run(partial(drop_copies, tables=copied))
-        except Unreachable as error:
+        except ServerError as error:
             if not even_if_target_is_gone:
-                raise self._gone(error) from error
+                raise TargetGone(self._service.name, str(error)) from error
             self._tell("copies_left", {"tables": list(copied), "error": str(error)})
 
     # Watching
@@ -225,11 +233,6 @@ class Mover:
 
     async def _fence(self, moment_ns: int, timeout_s: float) -> bool:
         return await self._heartbeat.waiting(self._own_index, moment_ns, timeout_s)
-
-    def _gone(self, error: Unreachable) -> Exception:
-        """The same error unless it is about the service's own database."""
-        is_own = error.endpoint == self._target.endpoint.name
-        return TargetGone(self._service.name, str(error)) if is_own else error
 
     def _report(self, progress: list[TableProgress]) -> None:
         self.progress = {

@@ -14,6 +14,7 @@ import asyncio
 import select
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -221,6 +222,7 @@ class Server:
         self._settings = dict(settings or {})
         self._link: Link | None = None
         self._turn = asyncio.Lock()
+        self._is_closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{purpose} {endpoint.name}")
 
     async def run(self, work: Callable[[Link], Result], timeout_s: float = 10.0) -> Result:
@@ -230,7 +232,8 @@ class Server:
         `work` raises.
         """
         async with self._turn:
-            given = self._thread.submit(self._work, work, timeout_s)
+            broken_off = threading.Event()
+            given = self._thread.submit(self._work, work, timeout_s, broken_off)
             future = asyncio.wrap_future(given)
             try:
                 await asyncio.wait({future}, timeout=timeout_s + 2 * GRACE_S)
@@ -239,6 +242,7 @@ class Server:
                 if is_late:  # or we were cancelled: what has not begun must not begin, what has is broken off
                     given.cancel()
                     future.cancel()
+                    broken_off.set()
                     self._abort()
             if is_late:
                 raise Unreachable(self.endpoint.name, f"no answer within {timeout_s:g} s ({self.purpose})")
@@ -246,10 +250,11 @@ class Server:
 
     async def close(self) -> None:
         """Ends the connection; work in progress fails with Unreachable."""
+        self._is_closed = True
         self._abort()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, work: Callable[[Link], Result], timeout_s: float) -> Result:
+    def _work(self, work: Callable[[Link], Result], timeout_s: float, broken_off: threading.Event) -> Result:
         link = self._link
         if link is None or not link.is_idle():
             if link is not None:
@@ -259,6 +264,9 @@ class Server:
                 self.endpoint, self.control, self.purpose, timeout_connect_s, self._settings
             )
         link.limit(timeout_s)
+        if self._is_closed or broken_off.is_set():  # while it was being made: there was nothing to abort
+            link.close()
+            raise Unreachable(self.endpoint.name, f"no longer wanted ({self.purpose})")
         return work(link)
 
     def _abort(self) -> None:

@@ -44,13 +44,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """Where one service stands. `copied`: the tables we created at its own database."""
+    """Where one service stands. `copied`: the tables we created at its own database; `is_target_gone`: it is
+    being abandoned without that.
+    """
 
     stage: Stage = "shared"
     reads_percent: int = 0
     latch: Latch | None = None
     copied: tuple[str, ...] = ()
     journal: tuple[Entry, ...] = ()
+    is_target_gone: bool = False
 
     @property
     def is_being_abandoned(self) -> bool:
@@ -110,4 +113,5 @@ def _service(fields: Mapping[str, Any]) -> ServiceState:
         latch=Latch(**latch) if latch else None,
         copied=tuple(fields["copied"]),
         journal=tuple(Entry(**entry) for entry in fields["journal"]),
+        is_target_gone=fields.get("is_target_gone", False),
     )

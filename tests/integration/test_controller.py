@@ -15,7 +15,8 @@ from support.moving import CONTROL, EAGER, databases, endpoint
 
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.migration.controller import MigrationController
-from pgshunt.migration.mover import Options, PreflightFailed
+from pgshunt.migration.mover import Options, PreflightFailed, TargetGone
+from pgshunt.migration.servers import Link, ServerError
 from pgshunt.migration.stages import Held, WrongStage
 from pgshunt.migration.store import Document, FileStore, StoreError
 from pgshunt.migration.verify import VerifyResult
@@ -221,6 +222,69 @@ def test_killed_at_any_write_the_next_life_brings_it_to_its_end(world: World, ki
     world.run(first, kill_at=kill_at)
     world.run(second)
     world.run(third)
+
+
+HELD_UP = {
+    "slot": ("shared", "SELECT pg_create_logical_replication_slot%"),
+    "subscription": ("own", "DO %CREATE SUBSCRIPTION%"),
+}
+
+
+@pytest.mark.parametrize("step", HELD_UP)
+def test_abandoned_in_the_middle_of_a_statement_nothing_is_left_behind(world: World, step: str) -> None:
+    """A lock, or an open write transaction, keeps the server in the statement while the abandon comes."""
+    side, statement = HELD_UP[step]
+    server = getattr(world, side)
+    holder = server.connect()
+    holder.run("BEGIN")
+    if step == "slot":
+        holder.run("CREATE TABLE held_up ()")
+    else:
+        holder.run("LOCK TABLE pg_subscription IN SHARE MODE")
+    running = f"SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '{statement}'"
+
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        await controller.begin(SERVICE)
+        await _until(lambda: server.execute(running) == [[1]])
+        abandoning = asyncio.create_task(controller.abandon(SERVICE))
+        await _until(lambda: server.execute(running) == [[0]])
+        holder.run("ROLLBACK")
+        await abandoning
+        assert world.stage() == ("shared", 0)
+
+    try:
+        world.run(scenario)
+    finally:
+        holder.close()
+    assert world.shared.execute("SELECT slot_name FROM pg_replication_slots") == []
+    assert world.own.execute("SELECT subname FROM pg_subscription") == []
+    assert world.own.execute("SELECT to_regclass('users')") == [[None]]
+
+
+def test_begun_after_half_an_abandon_the_copy_has_no_gap(world: World) -> None:
+    """The slot is gone and the subscription is not: what was written meanwhile came through neither."""
+
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        await _copied(controller)
+        lane = controller._copying.mover(SERVICE).lane
+        drop_subscription = lane._drop_subscription
+
+        def broken(link: Link) -> None:
+            raise ServerError("own_db", "57P03", "the database system is shutting down")
+
+        lane._drop_subscription = broken  # type: ignore[method-assign]
+        with pytest.raises(TargetGone, match="shutting down"):
+            await controller.abandon(SERVICE)
+        lane._drop_subscription = drop_subscription  # type: ignore[method-assign]
+        world.shared.execute(
+            "INSERT INTO users (name) VALUES ('meanwhile'); DELETE FROM users WHERE id = 900"
+        )
+        await _copied(controller)
+        await _clean(controller)
+        assert world.own.execute("SELECT count(*) FROM users WHERE id = 900 OR name = 'meanwhile'") == [[1]]
+        await controller.abandon(SERVICE)
+
+    world.run(scenario)
 
 
 def test_a_latch_and_the_weight_zero_survive_a_restart(world: World) -> None:

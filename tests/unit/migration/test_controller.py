@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pgshunt.config.model import Control
+from pgshunt.migration import copying as copying_module
 from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.mover import TargetGone
 from pgshunt.migration.preflight import Problem
@@ -161,7 +162,7 @@ def test_a_slow_rearm_does_not_lift_the_latch_of_a_later_rollback() -> None:
 
         controller._require_healthy = overtaken  # type: ignore[method-assign]
         clean = SimpleNamespace(tally=SimpleNamespace(is_clean_since=lambda moment: True))
-        controller._movers[SERVICE] = clean  # type: ignore[assignment]
+        controller._copying.movers[SERVICE] = clean  # type: ignore[assignment]
         with pytest.raises(Held, match="by somebody else"):
             await controller.rearm(SERVICE, "looked at it")
         latch = controller.latch(SERVICE)
@@ -179,8 +180,8 @@ def test_begun_twice_at_once_it_is_done_once() -> None:
             begun.append(service)
             await asyncio.Event().wait()
 
-        controller._sync = sync  # type: ignore[method-assign]
-        controller._mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
+        controller._copying._make = sync  # type: ignore[method-assign]
+        controller._copying.mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
         await asyncio.gather(controller.begin(SERVICE), controller.begin(SERVICE))
         await asyncio.sleep(0)
         assert begun == [SERVICE]
@@ -196,8 +197,8 @@ def test_a_step_that_fails_in_a_way_nobody_foresaw_is_told() -> None:
         async def sync(service: str) -> None:
             raise OSError("no space left on device")
 
-        controller._sync = sync  # type: ignore[method-assign]
-        controller._mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
+        controller._copying._make = sync  # type: ignore[method-assign]
+        controller._copying.mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
         await controller.begin(SERVICE)
         with pytest.raises(OSError, match="no space"):
             await controller.settled(SERVICE)
@@ -218,7 +219,7 @@ def test_a_copy_that_is_no_longer_watched_does_not_pass_for_verified() -> None:
         async def looking() -> None:
             await asyncio.Event().wait()
 
-        mover = controller._mover(SERVICE)
+        mover = controller._copying.mover(SERVICE)
         mover._verify, mover._look_at_lane = broken, looking  # type: ignore[method-assign]
         mover.tally.clean_since = 100.0
         mover.watch()
@@ -242,16 +243,44 @@ def test_where_no_reads_are_to_be_rolled_back_the_way_back_is_named() -> None:
     world.run(scenario)
 
 
+@dataclass
+class ScriptedLane:
+    """The lane of a target that may not answer; a drop waits to be let."""
+
+    answers: bool = True
+    name: str = "pgshunt_auth_service"
+    let: asyncio.Event = field(default_factory=asyncio.Event)
+    drops: list[str] = field(default_factory=list)
+
+    async def drop(self) -> None:
+        self.drops.append("begun")
+        await self.let.wait()
+        if not self.answers:
+            raise Unreachable("auth_db", "cannot connect")
+        self.drops.append("done")
+
+    async def drop_at_source(self) -> None:
+        self.drops.append("done at the source")
+
+
+def scripted_lane(controller: MigrationController, answers: bool = True) -> ScriptedLane:
+    lane = ScriptedLane(answers)
+    mover = controller._copying.mover(SERVICE)
+    mover.lane = lane  # type: ignore[assignment]
+
+    async def dropped(copied: Sequence[str], even_if_target_is_gone: bool) -> None:
+        return None
+
+    mover.drop_copies = dropped  # type: ignore[method-assign]
+    return lane
+
+
 def test_an_abandon_that_the_own_database_does_not_answer_names_the_way_out() -> None:
     world = World(READING)
 
     async def scenario(controller: MigrationController, store: MemoryStore) -> None:
-        async def unreachable(even_if_target_is_gone: bool) -> None:
-            if not even_if_target_is_gone:
-                raise Unreachable("auth_db", "cannot connect")
-
-        lane = controller._mover(SERVICE).lane
-        lane.drop = unreachable  # type: ignore[method-assign]
+        lane = scripted_lane(controller, answers=False)
+        lane.let.set()
         with pytest.raises(TargetGone, match="cannot connect") as refused:
             await controller.abandon(SERVICE)
         assert "pgshunt abandon auth_service --target-is-gone" in refused.value.remedy
@@ -259,6 +288,117 @@ def test_an_abandon_that_the_own_database_does_not_answer_names_the_way_out() ->
         assert controller.doing(SERVICE) == "abandoning_stopped"
         await controller.abandon(SERVICE, even_if_target_is_gone=True)
         assert store.state.service(SERVICE).stage == "shared"
+        assert lane.drops[-1] == "done at the source"
+        assert [kind for kind, _ in world.events][-2:] == ["subscription_left", "abandoned"]
         assert controller.doing(SERVICE) == controller.trouble(SERVICE) == ""
+
+    world.run(scenario)
+
+
+def test_a_second_abandon_waits_for_the_first_and_does_not_break_it_off() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        lane = scripted_lane(controller)
+        both = [asyncio.create_task(controller.abandon(SERVICE)) for _ in range(2)]
+        while not lane.drops:  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+        lane.let.set()
+        await asyncio.gather(*both)
+        assert lane.drops == ["begun", "done"]
+        assert [entry["step"] for entry in controller.journal(SERVICE)] == ["abandon", "abandon"]
+
+    world.run(scenario)
+
+
+def test_whoever_waits_for_an_abandon_may_go_away() -> None:
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        lane = scripted_lane(controller)
+        waiting = asyncio.create_task(controller.abandon(SERVICE))
+        while not lane.drops:  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        lane.let.set()
+        await controller.settled(SERVICE)
+        assert store.state.service(SERVICE).stage == "shared"
+
+    world.run(scenario)
+
+
+def test_told_that_the_target_is_gone_an_abandon_under_way_begins_anew_without_it() -> None:
+    """The first one hangs at the target; both end with the second."""
+    world = World(READING)
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        lane = scripted_lane(controller)
+        first = asyncio.create_task(controller.abandon(SERVICE))
+        while not lane.drops:  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+        lane.answers = False
+        second = asyncio.create_task(controller.abandon(SERVICE, even_if_target_is_gone=True))
+        while len(lane.drops) < 2:  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+        lane.let.set()
+        await asyncio.gather(first, second)
+        assert lane.drops[-1] == "done at the source"
+        assert not store.state.service(SERVICE).is_target_gone
+
+    world.run(scenario)
+
+
+def test_that_the_target_is_gone_is_remembered_over_a_crash() -> None:
+    world = World(
+        replace(READING, stage="syncing", reads_percent=0, is_target_gone=True).noted("abandon", "begun")
+    )
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        lane = scripted_lane(controller, answers=False)
+        lane.let.set()
+        await controller.start()
+        await controller.settled(SERVICE)
+        assert lane.drops[-1] == "done at the source"
+        assert store.state.service(SERVICE).stage == "shared"
+        await controller.stop()
+
+    world.run(scenario)
+
+
+def test_an_abandon_that_cannot_be_kept_leaves_the_copy_under_way() -> None:
+    world = World(ServiceState("syncing"))
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def make(service: str) -> None:
+            await asyncio.Event().wait()
+
+        controller._copying._make = make  # type: ignore[method-assign]
+        await controller.start()
+        store.full = True
+        with pytest.raises(StoreError):
+            await controller.abandon(SERVICE)
+        assert controller.doing(SERVICE) == "copying"
+        assert controller._copying.is_working(SERVICE)
+        await controller.stop()
+
+    world.run(scenario)
+
+
+def test_a_step_that_ends_after_its_abandon_was_journalled_does_not_bring_the_copy_back() -> None:
+    world = World(ServiceState("syncing").noted("fresh", "begun"))
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        copying = controller._copying
+
+        async def make(service: str) -> None:
+            await controller._keeper.note(service, lambda state: state.noted("abandon", "begun"))
+            await controller._keeper.change(service, copying_module._synced)
+
+        copying._make = make  # type: ignore[method-assign]
+        copying.make(SERVICE)
+        await controller.settled(SERVICE)
+        assert store.state.service(SERVICE).stage == "syncing"
+        assert (world.events, controller.trouble(SERVICE)) == ([], "")
 
     world.run(scenario)

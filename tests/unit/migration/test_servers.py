@@ -22,7 +22,7 @@ def test_work_that_was_given_up_before_it_began_is_never_done(monkeypatch: pytes
     server = Server(Endpoint("own_db", "own_db", "127.0.0.1", 1, "own_db", "primary"), control, "test")
     answered, done = threading.Event(), []
 
-    def at_once(work: Callable[[Any], object], timeout_s: float) -> object:
+    def at_once(work: Callable[[Any], object], *_: object) -> object:
         return work(None)
 
     monkeypatch.setattr(server, "_work", at_once)
@@ -37,3 +37,35 @@ def test_work_that_was_given_up_before_it_began_is_never_done(monkeypatch: pytes
 
     asyncio.run(scenario())
     assert done == ["SELECT"]
+
+
+def test_work_that_was_given_up_while_it_connected_is_never_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    control = Control.model_validate({"user": "pgshunt", "password": "hidden"})
+    server = Server(Endpoint("own_db", "own_db", "127.0.0.1", 1, "own_db", "primary"), control, "test")
+    connecting, answered, done = threading.Event(), threading.Event(), []
+
+    class Connected:
+        def limit(self, timeout_s: float) -> None: ...
+
+        def abort(self) -> None: ...
+
+        def close(self) -> None:
+            done.append("closed")
+
+    def slow(*arguments: object) -> Connected:
+        connecting.set()
+        answered.wait()
+        return Connected()
+
+    monkeypatch.setattr(servers, "connect", slow)
+
+    async def scenario() -> None:
+        creating = asyncio.ensure_future(server.run(lambda link: done.append("CREATE")))
+        await asyncio.to_thread(connecting.wait)
+        creating.cancel()
+        await asyncio.wait({creating})
+        answered.set()
+        await asyncio.to_thread(server._thread.shutdown)
+
+    asyncio.run(scenario())
+    assert done == ["closed"]
