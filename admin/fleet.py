@@ -122,7 +122,9 @@ class Fleet:
         self._command = command
         count = config.listen.workers or os.cpu_count() or 1
         self.listeners = bind(config.listen.host, config.listen.port)
-        self.board = Board(None, workers=count, endpoints=len(table.endpoints))
+        self.board = Board(
+            None, workers=count, endpoints=len(table.endpoints), users=len(config.pools.limited_users)
+        )
         self.members = [Member(index) for index in range(count)]
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in self.members]
         self._keepers: list[asyncio.Task[None]] = []

@@ -93,6 +93,7 @@ class Metrics:
         self._shadow = self._counter("shadow_writes", "Write transactions validated", "service", "result")
         self._shadow_s = self._counter("shadow_seconds", "Time spent validating", "service", "result")
         self._pins = self._counter("pins", "Sessions pinned to a link", "cause")
+        self._timeouts = self._counter("timeouts", "Limits of time that were passed", "kind")
         self._parses = self._counter("parses", "Statement shapes parsed")
         self._rows = self._counter("rows_verified", "Rows compared by verify", "service", "result")
         self._rollbacks = self._counter("rollbacks", "Rollbacks", "service", "trigger")
@@ -128,6 +129,8 @@ class Metrics:
             self._inc(self._shadow_s, sum_us / 1e6, service, result)
         for cause, count in delta.get("pins", ()):
             self._inc(self._pins, count, cause)
+        for kind, count in delta.get("timeouts", ()):
+            self._inc(self._timeouts, count, kind)
         self._inc(self._parses, delta.get("parses", 0))
         if "gauges" in delta:
             self._worker_gauges[worker] = delta["gauges"]

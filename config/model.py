@@ -49,6 +49,8 @@ BindPort = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Milliseconds = Annotated[int, Field(ge=1)]
+Timeout = Annotated[int, Field(ge=0)]
+"""Milliseconds; 0 waits for ever."""
 Table = Annotated[str, AfterValidator(_table)]
 Identifier = Annotated[str, Field(min_length=1, max_length=63)]
 """Name of a role or database: at most NAMEDATALEN - 1 bytes."""
@@ -184,8 +186,17 @@ class ServerConnections(Section):
         return self.total - self.reserved - self.monitoring
 
 
+class PoolUser(Section):
+    """What one user may have, where that differs from the rest."""
+
+    max_client_conn: Count | None = None
+    """Clients of this user at once, over all workers; without it only the limit for all users holds."""
+    pool_size: Count | None = None
+    """Links of this user at one endpoint, in place of `default_pool_size`."""
+
+
 class Pools(Section):
-    """How links to the servers are shared."""
+    """How links to the servers are shared, and how long they may be held."""
 
     mode: Literal["transaction"] = "transaction"
     default_pool_size: Count = 20
@@ -194,7 +205,26 @@ class Pools(Section):
     """Clients at once, over all workers, under the word PgBouncer's users know."""
     query_wait_timeout_ms: Milliseconds = 120_000
     """Longest wait for a link; then the client gets an error."""
+    query_timeout_ms: Timeout = 0
+    """Longest time a statement may take. Past it the server is asked to cancel it; 0: no limit."""
+    idle_transaction_timeout_ms: Timeout = 0
+    """Longest time a client may keep a link without asking anything, as in a transaction it has left open;
+    then its connection is closed. 0: no limit."""
+    client_idle_timeout_ms: Timeout = 0
+    """Longest time a client may ask nothing outside of a transaction; then its connection is closed.
+    0: no limit."""
+    users: dict[Identifier, PoolUser] = {}
+    """Limits of single users, by name."""
     server_connections: ServerConnections = ServerConnections()
+
+    @property
+    def limited_users(self) -> dict[str, int]:
+        """Users whose clients are counted, with how many of them there may be."""
+        return {
+            name: user.max_client_conn
+            for name, user in self.users.items()
+            if user.max_client_conn is not None
+        }
 
 
 class Rollback(Section):

@@ -20,6 +20,7 @@ class Identity:
     parameters: dict[bytes, bytes]
     password: str | None
     welcome: bytes | None
+    links_max: int
     def __init__(self, user: str, parameters: dict[bytes, bytes], password: str | None) -> None: ...
 
 class Pool:

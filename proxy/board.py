@@ -10,6 +10,7 @@ writer, and an aligned 64-bit store is atomic on every platform CPython runs on,
     alive[worker]         CLOCK_MONOTONIC ns of the worker's last tick, 0 = not running
     definitions[worker]   transactions with DDL that the worker has seen end, ever
     handed[from][to]      sockets `from` has put into the inbox of `to`, ever. Written by `from`.
+    sessions[worker][user]  sessions the worker holds of a user whose number is limited
 
 A socket that has been handed but not received is in flight: it counts as load of the worker it goes to, so
 that a burst of connections is not sent whole to the one worker that was idle when it began.
@@ -53,12 +54,16 @@ class Board:
     ValueError when that descriptor is not as large as a board of these dimensions.
     """
 
-    def __init__(self, fd: int | None, *, workers: int, endpoints: int) -> None:
-        sections = (endpoints, workers, workers, workers, workers, workers * workers)
+    def __init__(self, fd: int | None, *, workers: int, endpoints: int, users: int = 0) -> None:
+        sections = (
+            *(endpoints, workers, workers, workers, workers),
+            *(workers * workers, workers * users),
+        )
         size = sum(map(_lines, sections)) * _CELL_BYTES
         self.fd = _shared_file(size) if fd is None else fd
         self.workers = workers
         self.endpoints = endpoints
+        self.users = users
         if os.fstat(self.fd).st_size != size:
             raise ValueError(f"board has {os.fstat(self.fd).st_size} bytes, expected {size}")
         memory = memoryview(mmap.mmap(self.fd, size)).cast("q")
@@ -67,7 +72,8 @@ class Board:
         for cells in sections:
             views.append(memory[start : start + cells])
             start += _lines(cells)
-        self.freshness, self.clients, self.received, self.alive, self.definitions, self._handed = views
+        self.freshness, self.clients, self.received, self.alive, self.definitions, *rest = views
+        self._handed, self._sessions = rest
 
     def handed(self, worker: int) -> memoryview[int]:
         """The row of `worker`: for each worker, the sockets it has handed to it."""
@@ -76,6 +82,11 @@ class Board:
     def handed_to(self, worker: int) -> int:
         """Sockets that anyone has put into the inbox of `worker`, ever."""
         return sum(self._handed[worker :: self.workers])
+
+    def sessions_add(self, worker: int, user: int, change: int) -> int:
+        """Counts sessions of a limited user that `worker` has taken or lost; returns those of all workers."""
+        self._sessions[worker * self.users + user] += change
+        return sum(self._sessions[user :: self.users])
 
     def load(self, worker: int) -> int:
         """Sessions the worker holds plus those on their way to it."""
@@ -103,6 +114,8 @@ class Board:
         """
         self.clients[worker] = 0
         self.alive[worker] = 0
+        for user in range(self.users):
+            self._sessions[worker * self.users + user] = 0
 
     def close(self) -> None:
         """Closes the descriptor. The memory itself stays mapped as long as anyone holds a view of it."""

@@ -44,11 +44,13 @@ UNSAFE_ENCODINGS = frozenset({b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JO
 class Limits:
     """What one worker of several may use."""
 
-    links_per_user: int
     links_total: int
     latency_ms_max: int
     query_wait_timeout_ms: int
     login_timeout_ms: int
+    query_timeout_ms: int = 0
+    idle_transaction_timeout_ms: int = 0
+    client_idle_timeout_ms: int = 0
     statement_bytes_max: int = STATEMENT_BYTES_MAX
     idle_ms_max: int = IDLE_MS_MAX
 
@@ -92,14 +94,19 @@ class Policy:
         self._cancels = 0
         servers = config.pools.server_connections
         self.limits = Limits(
-            links_per_user=share(config.pools.default_pool_size, self._workers, relay.index),
             links_total=share(
                 servers.total - servers.reserved - servers.monitoring, self._workers, relay.index
             ),
             latency_ms_max=config.rollback.latency_ms_max,
             query_wait_timeout_ms=config.pools.query_wait_timeout_ms,
             login_timeout_ms=config.listen.login_timeout_ms,
+            query_timeout_ms=config.pools.query_timeout_ms,
+            idle_transaction_timeout_ms=config.pools.idle_transaction_timeout_ms,
+            client_idle_timeout_ms=config.pools.client_idle_timeout_ms,
         )
+        self._limited = {
+            name: (number, limit) for number, (name, limit) in enumerate(config.pools.limited_users.items())
+        }
 
     def links_max(self, endpoint: Endpoint) -> int:
         """How many links this worker may open to `endpoint`."""
@@ -107,6 +114,13 @@ class Policy:
         if endpoint.database in self._config.databases:
             database = self._config.databases[endpoint.database]  # type: ignore[assignment]
         return share(database.max_connections, self._workers, self._relay.index)
+
+    def links_of_user_max(self, user: str) -> int:
+        """How many links this worker may open to one endpoint for `user`."""
+        pools = self._config.pools
+        limits = pools.users.get(user)
+        size = pools.default_pool_size if limits is None or limits.pool_size is None else limits.pool_size
+        return share(size, self._workers, self._relay.index)
 
     # --- clients --------------------------------------------------------------------------------------------
 
@@ -123,6 +137,10 @@ class Policy:
             )
         return None
 
+    def limited(self, user: str) -> tuple[int, int] | None:
+        """(place on the board, how many) if the clients of this user are limited."""
+        return self._limited.get(user)
+
     def identity(self, request: NeedWelcome) -> Identity:
         """The identity of a session; sessions that ask for the same share links."""
         from pgshunt.proxy._relay import Identity
@@ -131,6 +149,7 @@ class Policy:
         identity = self._identities.get(key)
         if identity is None:
             identity = Identity(request.user, request.parameters, self._passwords.get(request.user))
+            identity.links_max = self.links_of_user_max(request.user)
             self._identities[key] = identity
         return identity
 

@@ -142,8 +142,12 @@ class Worker:
     def _set_up(self, start: Message) -> None:
         index = self._inherited.index
         peers = [socket.socket(fileno=fd) for fd in self._inherited.peer_fds]
+        config = Config.model_validate(start["config"])
         self._board = Board(
-            self._inherited.board_fd, workers=len(peers), endpoints=len(start["table"]["endpoints"])
+            self._inherited.board_fd,
+            workers=len(peers),
+            endpoints=len(start["table"]["endpoints"]),
+            users=len(config.pools.limited_users),
         )
         self._relay = self._make_relay(self._loop, index, self._board, start)
         self._acceptor = Acceptor(
@@ -154,7 +158,7 @@ class Worker:
             listeners=[socket.socket(fileno=fd) for fd in self._inherited.listen_fds],
             inbox=socket.socket(fileno=self._inherited.inbox_fd),
             peers=peers,
-            clients_max=Config.model_validate(start["config"]).max_client_conn,
+            clients_max=config.max_client_conn,
             on_exhausted=self._report_exhausted,
         )
         self._relay.on_urgent = self._send_soon

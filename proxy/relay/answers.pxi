@@ -124,6 +124,7 @@ cdef class Answers(Owed):
         if session is None:
             return 0
         session.answered = True
+        session.active_ns = self.poller.now_ns
         session.write(self.run, length)
         if buffer_waiting(&session.outbound):
             # The client reads slower than the server writes: the server waits.

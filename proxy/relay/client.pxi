@@ -69,6 +69,8 @@ cdef class Client(Connection):
     cdef Buffer replay                     # its messages, while it could still be asked elsewhere
     cdef Pool waiting_in
     cdef int64_t wait_since_ns
+    cdef int64_t active_ns                 # when it last sent something, or was sent something by a server
+    cdef int limited_user                  # its user's place among those whose clients are limited, -1: not
     cdef int64_t deadline_ns               # of login, or of the farewell
     cdef int64_t last_write_ns             # its newest write is older than this
     cdef bint transaction_wrote
@@ -91,6 +93,7 @@ cdef class Client(Connection):
         self.secret_key = secret_key
         self.status = b"I"
         self.unit_service = -1
+        self.limited_user = -1
         self.unit_op = OP_OTHER
 
     def __dealloc__(self):
@@ -103,6 +106,7 @@ cdef class Client(Connection):
         cdef size_t used
         if count <= 0:
             return 0 if count == 0 else self.on_lost()
+        self.active_ns = self.poller.now_ns
         if self.phase != PHASE_READY:
             if self.phase == PHASE_HANDSHAKE:
                 return self.shake(self.poller.scratch[:count])

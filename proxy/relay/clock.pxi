@@ -1,5 +1,9 @@
 # What happens by the clock: deadlines, waits that last too long, links that nobody needs, statements that are slow.
 
+cdef enum:
+    CANCEL_NS_MAX = 5000000000         # how long a server may take to end a statement it was asked to cancel
+
+
 cdef class Clock(Routes):
     """The relay's time."""
 
@@ -13,6 +17,7 @@ cdef class Clock(Routes):
         for session in [session for session in self.deadlines if (<Session> session).deadline_ns < now]:
             self.deadlines.discard(session)
             if session.phase <= PHASE_WELCOME:
+                self.count_timeout("login")
                 session.fatal("08P01", "authentication was not finished in time",
                               f"The limit is listen.login_timeout_ms, {self.login_ns_max // 1000000} ms.")
             else:
@@ -24,6 +29,7 @@ cdef class Clock(Routes):
                     if now - session.wait_since_ns < self.wait_ns_max:
                         break
                     pool.forget(session)
+                    self.count_timeout("query_wait")
                     session.phase = PHASE_READY
                     session.refuse_unit(
                         "53300", f"no connection to {state.endpoint.name} became free in time",
@@ -33,7 +39,8 @@ cdef class Clock(Routes):
         if now - self.swept_ns > SWEEP_NS:
             self.swept_ns = now
             self.sweep(now)
-        self.count_slow(now)
+            self.end_idle(now)
+        self.watch_statements(now)
         self.run_ready()
 
     cdef int sweep(self, int64_t now) except -1:
@@ -59,12 +66,36 @@ cdef class Clock(Routes):
             self.grow_pools()
         return 0
 
-    cdef int count_slow(self, int64_t now) except -1:
-        """A statement counts as slow the moment it is: one that hangs never completes."""
+    cdef int end_idle(self, int64_t now) except -1:
+        """Clients that ask nothing: inside of a transaction they hold a link, outside they only take up room."""
+        cdef Session session
+        cdef int64_t idle_ns
+        if not self.idle_transaction_ns_max and not self.client_idle_ns_max:
+            return 0
+        for session in list(self.keys.values()):
+            if session.phase != PHASE_READY or buffer_waiting(&session.outbound):
+                continue
+            idle_ns = now - session.active_ns
+            if session.link is not None and session.link.replies.count:
+                continue
+            if session.link is not None or session.status != b"I":
+                if self.idle_transaction_ns_max and idle_ns > self.idle_transaction_ns_max:
+                    self.count_timeout("idle_transaction")
+                    session.fatal("25P03", "terminating connection due to idle-in-transaction timeout",
+                                  "The limit is pools.idle_transaction_timeout_ms,"
+                                  f" {self.idle_transaction_ns_max // 1000000} ms.")
+            elif self.client_idle_ns_max and idle_ns > self.client_idle_ns_max:
+                self.count_timeout("client_idle")
+                session.fatal("57P05", "terminating connection due to idle-session timeout",
+                              f"The limit is pools.client_idle_timeout_ms, {self.client_idle_ns_max // 1000000} ms.")
+        return 0
+
+    cdef int watch_statements(self, int64_t now) except -1:
+        """A statement counts as slow the moment it is: one that hangs never completes. Later it is cancelled."""
         cdef Link link
         cdef Reply* reply
         cdef uint32_t index
-        for link in self.links:
+        for link in list(self.links):
             for index in range(link.replies.count):
                 reply = replies_at(&link.replies, index)
                 if reply.started_ns:
@@ -74,5 +105,26 @@ cdef class Clock(Routes):
                         self.counters.row(reply.service, link.pool.state.index, reply.op).slow += 1
                         self.counters.changed = True
                         self.urgent = True
+                    if self.query_ns_max and now - reply.started_ns > self.query_ns_max:
+                        self.end_statement(link, reply, now)
                     break
+        return 0
+
+    cdef int end_statement(self, Link link, Reply* reply, int64_t now) except -1:
+        """Past its time a statement is cancelled; one that goes on regardless loses its client and its link."""
+        cdef Session session = link.session
+        if not reply.flags & FLAG_TIMED_OUT:
+            reply.flags |= FLAG_TIMED_OUT
+            self.count_timeout("query")
+            if session is not None:
+                link.cancels += 1
+                self.policy.cancel(link, link.pool.state.endpoint, link.process_id, link.secret_key)
+        elif now - reply.started_ns > self.query_ns_max + CANCEL_NS_MAX:
+            if session is not None:
+                link.tainted = True
+                session.fatal("57014", "canceling statement due to query timeout",
+                              f"The limit is pools.query_timeout_ms, {self.query_ns_max // 1000000} ms, and the server"
+                              " did not answer the request to cancel.")
+            if not link.closed:
+                link.end()
         return 0

@@ -38,6 +38,7 @@ cdef class Counters:
     cdef Run* runs
     cdef dict sqlstates            # (service, endpoint, SQLSTATE) -> count
     cdef dict pins                 # cause -> count
+    cdef dict timeouts             # kind -> count
     cdef bint changed
 
     def __cinit__(self, int services, int endpoints):
@@ -50,6 +51,7 @@ cdef class Counters:
             raise MemoryError("counters")
         self.sqlstates = {}
         self.pins = {}
+        self.timeouts = {}
 
     def __dealloc__(self):
         free(self.calls)
@@ -128,7 +130,10 @@ cdef class Counters:
             [services[key[0] + 1], sides[key[0] + 1][key[1]], key[2], count] for key, count in self.sqlstates.items()
         ]
         pins = [[cause, count] for cause, count in self.pins.items()]
+        timeouts = [[kind, count] for kind, count in self.timeouts.items()]
         self.sqlstates.clear()
         self.pins.clear()
+        self.timeouts.clear()
         self.changed = False
-        return {"calls": calls, "routes": routes, "runs": runs, "sqlstates": sqlstates, "pins": pins}
+        return {"calls": calls, "routes": routes, "runs": runs, "sqlstates": sqlstates, "pins": pins,
+                "timeouts": timeouts}

@@ -26,12 +26,14 @@ cdef class Relay(Clock):
         self.random_state = int.from_bytes(os.urandom(8), "big") | 1
         self.next_process = int.from_bytes(os.urandom(3), "big")
         limits = self.policy.limits
-        self.links_per_user_max = limits.links_per_user
         self.links_total_max = limits.links_total
         self.idle_ns_max = limits.idle_ms_max * 1_000_000
         self.latency_ns_max = limits.latency_ms_max * 1_000_000
         self.wait_ns_max = limits.query_wait_timeout_ms * 1_000_000
         self.login_ns_max = limits.login_timeout_ms * 1_000_000
+        self.query_ns_max = limits.query_timeout_ms * 1_000_000
+        self.idle_transaction_ns_max = limits.idle_transaction_timeout_ms * 1_000_000
+        self.client_idle_ns_max = limits.client_idle_timeout_ms * 1_000_000
         self.statement_bytes_max = limits.statement_bytes_max
         self.reason_names = list(REASON_CODES)
         if len(self.reason_names) > REASONS_MAX:
@@ -177,6 +179,13 @@ cdef class Relay(Clock):
             sqlstate, message, hint = refusal
             session.fatal(sqlstate, message, hint)
             return 0
+        limited = self.policy.limited(request.user)
+        if limited is not None:
+            session.limited_user, most = limited
+            if self.board.sessions_add(self.index, session.limited_user, 1) > most:
+                session.fatal("53300", f'too many connections for role "{request.user}"',
+                              f"The limit is pools.users.{request.user}.max_client_conn, {most}.")
+                return 0
         identity = self.policy.identity(request)
         session.identity = identity
         session.handshake = None
@@ -251,6 +260,8 @@ cdef class Relay(Clock):
         if session.identity is not None:
             session.identity.sessions -= 1
         self.board.clients[self.index] = self.clients
+        if session.limited_user >= 0:
+            self.board.sessions_add(self.index, session.limited_user, -1)
         self.keys.pop(session.process_id, None)
         self.deadlines.discard(session)
         if self.draining and self.clients == 0 and self.drained is not None and not self.drained.done():

@@ -13,6 +13,7 @@ cdef enum:
     FLAG_SLOW = 16           # already counted as slow
     FLAG_UNNAMED = 32        # it changes what the server's unnamed statement is
     FLAG_FAILS = 64          # the proxy's own, sent for the error it ends with
+    FLAG_TIMED_OUT = 128     # the server was asked to cancel it, for it took too long
 
 
 cdef inline bytes shared_name(long id):

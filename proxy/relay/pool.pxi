@@ -36,6 +36,7 @@ cdef class Identity:
     cdef list pools                        # per endpoint index: Pool or None
     cdef readonly list arrivals            # sessions that wait for `welcome`
     cdef int sessions                      # clients logged in as this
+    cdef public int links_max              # of its user, at one endpoint
 
     def __cinit__(self, str user, dict parameters, password):
         self.user = user
@@ -150,13 +151,13 @@ cdef class Pool:
     cdef bint room(self) except -1:
         """Whether one more link may be opened."""
         return (self.state.links < self.state.links_max and self.relay.links_open < self.relay.links_total_max
-                and self.user_links() < self.relay.links_per_user_max)
+                and self.user_links() < self.identity.links_max)
 
     cdef bint make_room(self) except -1:
         """Closes a link that is idle in another pool and takes up the limit in the way; False if there is none."""
         cdef EndpointState state
         cdef Pool pool
-        cdef bint same_user = self.user_links() >= self.relay.links_per_user_max
+        cdef bint same_user = self.user_links() >= self.identity.links_max
         cdef bint anywhere = not same_user and self.state.links < self.state.links_max
         for state in self.relay.endpoints:
             if state is not self.state and not anywhere:

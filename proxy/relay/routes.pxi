@@ -51,8 +51,9 @@ cdef class Routes:
     cdef readonly bint draining
     cdef object drained
     cdef int64_t lag_ns_max, latency_ns_max, wait_ns_max, login_ns_max
+    cdef int64_t query_ns_max, idle_transaction_ns_max, client_idle_ns_max    # 0: no limit
     cdef readonly int64_t statement_bytes_max
-    cdef readonly int links_per_user_max, links_total_max
+    cdef readonly int links_total_max
     cdef readonly int links_open           # at all endpoints, those being opened included
     cdef public int64_t idle_ns_max        # an idle link is closed after this time
     cdef int64_t swept_ns                  # when idle links were looked at last
@@ -281,6 +282,11 @@ cdef class Routes:
     cdef int count_sqlstate(self, int service, int endpoint, bytes sqlstate) except -1:
         key = (service, endpoint, sqlstate.decode("ascii", "replace"))
         self.counters.sqlstates[key] = self.counters.sqlstates.get(key, 0) + 1
+        self.counters.changed = True
+        return 0
+
+    cdef int count_timeout(self, str kind) except -1:
+        self.counters.timeouts[kind] = self.counters.timeouts.get(kind, 0) + 1
         self.counters.changed = True
         return 0
 

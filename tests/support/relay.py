@@ -47,7 +47,8 @@ class RunningRelay:
         self.fresh = True
         self._config = config or {}
         self._table = RoutingTable(1, self._endpoints(), self._services(reads_percent, shadow_writes))
-        self._board = Board(None, workers=1, endpoints=len(self._table.endpoints))
+        users = self._config.get("pools", {}).get("users", {})
+        self._board = Board(None, workers=1, endpoints=len(self._table.endpoints), users=len(users))
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._started = threading.Event()
@@ -98,7 +99,8 @@ class RunningRelay:
             row for delta in self.deltas for row in delta.get(section, ()) if tuple(row[: len(key)]) == key
         ]
         return sum(
-            row[{"calls": 4, "routes": 2, "pins": 1, "sqlstates": 3, "shadow": 2}[section]] for row in rows
+            row[{"calls": 4, "routes": 2, "pins": 1, "sqlstates": 3, "shadow": 2, "timeouts": 1}[section]]
+            for row in rows
         )
 
     def wait_for(self, condition: Callable[[], bool], what: str, within_s: float = 10) -> None:

@@ -106,3 +106,11 @@ def test_a_closed_board_gives_its_descriptor_back() -> None:
     board.close()
     with pytest.raises(OSError):
         os.fstat(board.fd)
+
+
+def test_sessions_of_a_limited_user_are_counted_over_all_workers() -> None:
+    board = Board(None, workers=3, endpoints=1, users=2)
+    assert [board.sessions_add(worker, 1, 1) for worker in range(3)] == [1, 2, 3]
+    assert board.sessions_add(0, 0, 1) == 1
+    board.vacate(2)
+    assert board.sessions_add(0, 1, -1) == 1

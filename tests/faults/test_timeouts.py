@@ -1,0 +1,110 @@
+"""Limits of time and number: who passes one is told which, and what it held serves others at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from support.fixtures import Database
+from support.relay import RunningRelay
+from support.wire import Frame, WireClient, execute, kinds, parse, sqlstate
+
+from pgshunt.protocol import messages
+
+Start = Callable[..., RunningRelay]
+
+
+@contextmanager
+def running(database: Database, **pools: Any) -> Iterator[RunningRelay]:
+    with RunningRelay(database, config={"pools": {"default_pool_size": 1, **pools}}) as relay:
+        yield relay
+
+
+def log_in(relay: RunningRelay) -> WireClient:
+    return WireClient(relay.connect()).log_in(relay.shared.server.user, relay.shared.dbname)
+
+
+def last_words(client: WireClient) -> list[Frame]:
+    """What comes unasked, up to the end of the connection."""
+    frames = client.until_ready()
+    assert frames[-1] == Frame("", b"closed")
+    return frames
+
+
+def test_a_statement_past_its_time_is_cancelled_and_the_session_goes_on(database: Database) -> None:
+    with running(database, query_timeout_ms=300) as relay, log_in(relay) as client:
+        assert sqlstate(client.query("SELECT pg_sleep(60)")) == "57014"
+        assert client.value("SELECT 1") == "1"
+        client.send(
+            parse("", "SELECT pg_sleep(60)"), b"B\0\0\0\x0c\0\0\0\0\0\0\0\0", execute(), b"S\0\0\0\x04"
+        )
+        assert sqlstate(client.until_ready()) == "57014"
+        assert client.value("SELECT 1") == "1"
+        assert relay.count("timeouts", "query") == 2
+
+
+def test_a_transaction_left_open_is_ended_and_its_link_serves_others(database: Database) -> None:
+    with running(database, idle_transaction_timeout_ms=500) as relay, log_in(relay) as client:
+        with log_in(relay) as other:
+            client.query("BEGIN")
+            client.query("CREATE TABLE left_open (id int)")
+            other.send(messages.query(b"SELECT to_regclass('left_open') IS NULL"))
+            assert sqlstate(last_words(client)) == "25P03"
+            assert other.until_ready()[1].body.endswith(b"t")
+        assert relay.count("timeouts", "idle_transaction") == 1
+
+
+@pytest.mark.parametrize("sent", [[b"BEGIN"], [b"BEGIN", b"SELECT nope"]])
+def test_an_idle_transaction_is_ended_whatever_its_state(sent: list[bytes], database: Database) -> None:
+    with running(database, idle_transaction_timeout_ms=500) as relay, log_in(relay) as client:
+        for statement in sent:
+            client.query(statement.decode())
+        assert sqlstate(last_words(client)) == "25P03"
+
+
+def test_a_batch_never_finished_does_not_keep_its_link(database: Database) -> None:
+    with running(database, idle_transaction_timeout_ms=500) as relay, log_in(relay) as client:
+        client.send(parse("", "SELECT 1"), b"H\0\0\0\x04")
+        assert client.frame().kind == "1"
+        assert sqlstate(last_words(client)) == "25P03"
+
+
+def test_a_long_statement_is_not_idle(database: Database) -> None:
+    limits = {"idle_transaction_timeout_ms": 300, "client_idle_timeout_ms": 300}
+    with running(database, **limits) as relay, log_in(relay) as client:
+        client.query("BEGIN")
+        assert kinds(client.query("SELECT pg_sleep(2.5)")) == "TDCZ"
+        assert kinds(client.query("COMMIT")) == "CZ"
+
+
+def test_an_idle_client_is_told_why_it_must_go(database: Database) -> None:
+    with running(database, client_idle_timeout_ms=500, idle_transaction_timeout_ms=60_000) as relay:
+        with log_in(relay) as client, log_in(relay) as in_transaction:
+            in_transaction.query("BEGIN")
+            assert sqlstate(last_words(client)) == "57P05"
+            assert in_transaction.value("SELECT 1") == "1"
+        assert relay.count("timeouts", "client_idle") == 1
+
+
+def test_the_clients_of_one_user_are_limited(database: Database) -> None:
+    user = database.server.user
+    with running(database, users={user: {"max_client_conn": 2}}) as relay:
+        first, second = log_in(relay), log_in(relay)
+        with WireClient(relay.connect()) as third, pytest.raises(AssertionError, match="53300"):
+            third.log_in(user, relay.shared.dbname)
+        first.socket.close()
+        relay.wait_for(lambda: relay.call(lambda r: r.clients) == 1, "it is gone")
+        with log_in(relay) as third:
+            assert third.value("SELECT 1") == "1"
+        second.socket.close()
+
+
+def test_a_user_may_have_a_pool_of_another_size(database: Database) -> None:
+    users = {database.server.user: {"pool_size": 2}}
+    with running(database, users=users) as relay, log_in(relay) as one, log_in(relay) as two:
+        for client in (one, two):
+            client.query("BEGIN")
+            client.query("SELECT 1")
+        assert relay.call(lambda r: len(r.links)) == 2
