@@ -2,7 +2,8 @@
 
 It owns what must outlive a worker: the listening sockets, the board and the inboxes. A worker that ends is
 replaced, with a pause that doubles while it keeps ending early; one that does not acknowledge a table in time
-is killed, because a worker that routes by an old table would be worse than none.
+is killed, because a worker that routes by an old table would be worse than none, and so is one that does not
+come to serve, or no longer ticks.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ log = logging.getLogger("pgshunt.fleet")
 
 ACK_S_MAX = 2.0
 SILENT_S_MAX = 10.0
+START_S_MAX = 30.0  # a machine without a core to spare may take seconds to import
 PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 5.0
 STARTS_MAX = 3
 HEALTHY_S = 10.0  # a worker that lived this long ended for a new reason: the pause starts over
@@ -229,11 +231,18 @@ class Fleet:
         """The life of one worker process, from its start to its end."""
         self.board.vacate(member.index)
         member.started_s = time.monotonic()
+        late = asyncio.get_running_loop().call_later(START_S_MAX, self._end_late_start, member)
         try:
             await self._spawn(member)
             await self._listen(member)
         finally:
+            late.cancel()
             await self._bury(member)
+
+    def _end_late_start(self, member: Member) -> None:
+        if member.stage == "starting":
+            self._report("worker_not_ready", {"worker": member.index, "pid": member.pid})
+            member.kill()
 
     async def _spawn(self, member: Member) -> None:
         ours, theirs = socket.socketpair()

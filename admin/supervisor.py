@@ -242,11 +242,18 @@ class Supervisor:
     # -- what the controller is given -------------------------------------------------------------------
 
     async def _publish(self, table: RoutingTable) -> None:
-        """Returns when every worker routes by the table."""
+        """Returns when every worker routes by the table.
+
+        A worker may route by it as soon as it is sent, and by the one before until it has answered: so what
+        begins to be exposed is watched from the first moment, and what no longer is until the last.
+        """
+        for service in table.services:
+            self._watch_exposed(service)
         took_s = await self.fleet.publish(table, self.catalogue.catalogue)
         self.metrics.published()
-        for service in table.services:
-            self._align(service)
+        if table.epoch == self.controller.table.epoch:  # a later one is on its way otherwise
+            for service in table.services:
+                self.guard.expose(service.name, _is_exposed(service))
         log.info("epoch %d on all workers after %.1f ms", table.epoch, 1000 * took_s)
 
     def _freshness(self, endpoint_index: int, moment_ns: int) -> None:
@@ -269,15 +276,16 @@ class Supervisor:
             self.watch.arm(service.name)
         if self.controller.latch(service.name) is not None:
             self.guard.latch(service.name)
-        self._align(service)
+        self._watch_exposed(service)
 
-    def _align(self, service: Service) -> None:
-        """Tells the guard what a new table means: fresh counters when a copy begins to be used."""
+    def _watch_exposed(self, service: Service) -> None:
+        """Tells the guard what a table begins: fresh counters when a copy begins to be used."""
         before = self._stages.get(service.name, service.stage)
         self._stages[service.name] = service.stage
         if service.stage in COPY_STAGES and before not in COPY_STAGES:
             self.watch.arm(service.name)
-        self.guard.expose(service.name, service.stage == "reading" and service.reads_percent > 0)
+        if _is_exposed(service):
+            self.guard.expose(service.name, True)
 
     def _exposed(self) -> list[Probed]:
         """What is to be probed: the primary of each database that takes reads."""
@@ -373,3 +381,8 @@ class Supervisor:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("defect in the supervisor", exc_info=error)
             self.events.add("defect", reason=repr(error))
+
+
+def _is_exposed(service: Service) -> bool:
+    """Whether clients read from the service's own database."""
+    return service.stage == "reading" and service.reads_percent > 0

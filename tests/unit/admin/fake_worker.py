@@ -2,7 +2,7 @@
 
     python fake_worker.py MANNER --index=0 --channel-fd=…
 
-MANNER: "well", "deaf" (worker 1 never acknowledges a table), "dead" (exits at once).
+MANNER: "well", "deaf" (worker 1 never acknowledges a table), "dead" (exits at once), "stuck" (never serves).
 """
 
 from __future__ import annotations
@@ -42,4 +42,6 @@ if __name__ == "__main__":
     manner, arguments = sys.argv[1], inherited(sys.argv[2:])
     if manner == "dead":
         sys.exit(3)
+    if manner == "stuck":
+        time.sleep(60)
     main(arguments, DeafRelay if manner == "deaf" and arguments.index == 1 else RecordingRelay)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pgshunt.admin import fleet
 from pgshunt.admin.fleet import Fleet, FleetError, bind
 from pgshunt.config.model import Config
 from pgshunt.proxy.channel import Message
@@ -120,6 +121,17 @@ def test_a_fleet_that_cannot_start_says_so() -> None:
             await watched.fleet.start()
 
     with_fleet(scenario, manner="dead", workers=1)
+
+
+def test_a_worker_that_never_comes_to_serve_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "START_S_MAX", 0.3)
+
+    async def scenario(watched: Watched) -> None:
+        with pytest.raises(FleetError, match="3 times"):
+            await watched.fleet.start()
+        assert [kind for kind, _ in watched.reports[:2]] == ["worker_not_ready", "worker_ended"]
+
+    with_fleet(scenario, manner="stuck", workers=1)
 
 
 def test_killed_while_it_starts_it_waits_for_nobody() -> None:

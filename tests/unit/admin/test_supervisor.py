@@ -22,7 +22,7 @@ from pgshunt.migration.stages import Doing, WrongStage
 from pgshunt.migration.store import StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import LATENCY_EDGES_US
-from pgshunt.routing.table import RoutingTable
+from pgshunt.routing.table import Catalogue, RoutingTable
 
 WORKER = str(Path(__file__).with_name("fake_worker.py"))
 
@@ -233,6 +233,65 @@ def test_failing_reads_roll_back_latch_and_are_explained(run: Run) -> None:
         assert (document["reads"], document["latch"]["trigger"]) == (0, "error_rate")
         status, problem = await running.ask("/api/v1/services/auth_service/shift", reads=10)
         assert (status, problem["type"]) == (409, "urn:pgshunt:problem:latched")
+
+    run(scenario)
+
+
+class Gate:
+    """Stands before the workers: each table waits for its acknowledgements until it is let."""
+
+    def __init__(self, running: Running) -> None:
+        self.waiting: list[tuple[RoutingTable, asyncio.Event]] = []
+        self.sent = asyncio.Condition()
+        running.supervisor.fleet.publish = self.publish  # type: ignore[method-assign]
+
+    async def publish(self, table: RoutingTable, catalogue: Catalogue) -> float:
+        acknowledged = asyncio.Event()
+        async with self.sent:
+            self.waiting.append((table, acknowledged))
+            self.sent.notify_all()
+        await acknowledged.wait()
+        return 0.0
+
+    async def tables(self, count: int) -> list[asyncio.Event]:
+        async with self.sent:
+            await self.sent.wait_for(lambda: len(self.waiting) >= count)
+        return [acknowledged for _, acknowledged in self.waiting]
+
+
+def test_failures_count_from_the_moment_a_table_is_sent(run: Run) -> None:
+    """One slow worker must not keep the guard from what the others see."""
+
+    async def scenario(running: Running) -> None:
+        gate = Gate(running)
+        shifting = asyncio.ensure_future(running.mover.shift("auth_service", 50))
+        await gate.tables(1)
+        running.fail_reads()
+        assert running.supervisor.guard.is_latched("auth_service")
+        for acknowledged in await gate.tables(2):
+            acknowledged.set()
+        await shifting
+        await running.event("rolled_back")
+
+    run(scenario)
+
+
+def test_a_late_acknowledgement_of_an_old_table_does_not_undo_what_the_new_one_says(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        gate = Gate(running)
+        moves = [
+            asyncio.ensure_future(running.mover.change(stage=stage, reads_percent=reads))
+            for stage, reads in (("shadowing", 0), ("reading", 50))
+        ]
+        old, new = await gate.tables(2)
+        new.set()
+        await moves[1]
+        old.set()
+        await moves[0]
+        running.fail_reads()
+        assert running.supervisor.guard.is_latched("auth_service")
+        for acknowledged in await gate.tables(3):
+            acknowledged.set()
 
     run(scenario)
 
