@@ -78,6 +78,16 @@ SELECT i.type, i.identity FROM (
 ) AS o, pg_identify_object(o.classid, o.oid, 0) i
 """
 
+# Made by us, hence with the copy: functions that take or return rows of the tables, or arrays of them.
+_ROUTINES_ON_ROWS: Final = """
+SELECT DISTINCT p.oid::regprocedure::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     JOIN pg_type t ON c.reltype IN (t.oid, t.typelem)
+     JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid
+     JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+WHERE n.nspname || '.' || c.relname = ANY ({tables}) AND p.proowner = current_user::regrole
+"""
+
 # Entries without a row of their own, whose name is that of the object they complete.
 _COMPLETIONS: Final = ("SEQUENCE OWNED BY", "TABLE ATTACH", "INDEX ATTACH")
 
@@ -137,8 +147,17 @@ async def copy_schema(
 
 
 def drop_copies(link: Link, tables: Sequence[str]) -> None:
-    """Drops copied tables at the target, all or none; those already gone are no error. Raises ServerError."""
-    if tables:
+    """Drops copied tables at the target, all or none; those already gone are no error.
+
+    Functions that stand on the tables' rows go too, as they cannot be without them. What else was built on
+    the tables since is not ours to drop. Raises ServerError.
+    """
+    if not tables:
+        return
+    with link.transaction():
+        routines = [name for (name,) in link.rows(_ROUTINES_ON_ROWS.format(tables=literals(tables)))]
+        if routines:
+            link.rows(f"DROP ROUTINE {', '.join(routines)}")
         link.rows(f"DROP TABLE IF EXISTS {relations(tables)}")
 
 

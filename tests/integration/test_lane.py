@@ -111,6 +111,36 @@ def test_rows_from_before_and_after_the_copy_arrive_and_triggers_stay_quiet(
     asyncio.run(scenario())
 
 
+def test_copies_go_with_the_functions_on_their_rows_but_not_with_what_others_built_on_them(
+    pair: tuple[Database, Database],
+) -> None:
+    shared, own = pair
+    shared.execute(
+        """
+        CREATE FUNCTION label(u users) RETURNS text LANGUAGE sql AS 'SELECT (u).name';
+        CREATE FUNCTION labelled() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN NEW.note := label(NEW); RETURN NEW; END';
+        CREATE TRIGGER labelled BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION labelled()
+        """
+    )
+    left = "SELECT to_regprocedure('label(users)')::text, to_regclass('users')::text"
+
+    async def scenario() -> None:
+        source, target = _servers(pair)
+        copied = await copy_schema(source, target, TABLES)
+        assert own.execute(left) == [["label(users)", "users"]]
+        own.execute("CREATE VIEW names AS SELECT name FROM users")
+        with pytest.raises(ServerError, match="view names depends on table users"):
+            await target.run(lambda link: drop_copies(link, copied.tables))
+        assert own.execute(left) == [["label(users)", "users"]]
+        own.execute("DROP VIEW names")
+        await target.run(lambda link: drop_copies(link, copied.tables))
+        assert own.execute("SELECT to_regclass('users')::text") == [[None]]
+        assert own.execute("SELECT count(*) FROM pg_proc WHERE proname = 'label'") == [[0]]
+
+    asyncio.run(scenario())
+
+
 def test_the_schema_brings_what_the_tables_need_and_nothing_else(pair: tuple[Database, Database]) -> None:
     shared, own = pair
 
