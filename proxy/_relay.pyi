@@ -33,6 +33,7 @@ class Relay:
     board_workers: int
     clients: int
     waiting: int
+    held_bytes: int
     draining: bool
     idle_ns_max: int
     links: set[Link]

@@ -34,6 +34,8 @@ CANCELS_MAX = 64
 IDLE_MS_MAX = 600_000  # a link that nobody has needed for so long is closed
 # Longer statements are not parsed: they run at the owner, as writes.
 STATEMENT_BYTES_MAX = 16 * 1024 * 1024
+# Long statements that one worker is receiving, all clients together.
+HELD_BYTES_MAX = 256 * 1024 * 1024
 
 # In these client encodings a byte below 0x80 can be part of a character, so a quote or a backslash cannot
 # be told by its byte (PostgreSQL's PG_VALID_FE_ENCODING-only encodings, mb/pg_wchar.h).
@@ -52,6 +54,7 @@ class Limits:
     idle_transaction_timeout_ms: int = 0
     client_idle_timeout_ms: int = 0
     statement_bytes_max: int = STATEMENT_BYTES_MAX
+    held_bytes_max: int = HELD_BYTES_MAX
     idle_ms_max: int = IDLE_MS_MAX
 
 

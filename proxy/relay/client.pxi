@@ -68,6 +68,7 @@ cdef class Client(Connection):
     cdef bint answered                     # bytes of its answer have gone to the client
     cdef Buffer replay                     # its messages, while it could still be asked elsewhere
     cdef Pool waiting_in
+    cdef int64_t held_bytes                # of a statement that is being received
     cdef int64_t wait_since_ns
     cdef int64_t active_ns                 # when it last sent something, or was sent something by a server
     cdef int limited_user                  # its user's place among those whose clients are limited, -1: not
@@ -173,6 +174,8 @@ cdef class Client(Connection):
             self.stream_drop = False
             if self.dispatch(kind, data + at, here, size, count - at) == STOP:
                 break
+            if self.held_bytes:
+                self.let_go()
             if self.phase != PHASE_READY:
                 if self.phase >= PHASE_LEAVING:
                     return count
@@ -198,7 +201,7 @@ cdef class Client(Connection):
             return available
         if size <= HELD_FRAME_BYTES_MAX:
             return 0
-        if (kind == b"Q" or kind == b"P") and size <= self.relay.statement_bytes_max:
+        if (kind == b"Q" or kind == b"P") and size <= self.relay.statement_bytes_max and self.hold(size):
             return 0
         if kind == b"B" or kind == b"F" or kind == b"Q" or kind == b"P":
             # No link is lent for a promise: so much must be here. The names of statement and portal stand in front.
@@ -209,6 +212,23 @@ cdef class Client(Connection):
                 return available
         self.protocol_error(f"message of type {chr(kind)!r} is too long: {size} bytes")
         return available
+
+    cdef bint hold(self, int64_t size) noexcept:
+        """Whether there is room to receive a long statement whole, so that it can be read.
+
+        One for which there is none is passed on as it comes, as one that nobody understands.
+        """
+        if self.held_bytes == 0:
+            if self.relay.held_bytes + size > self.relay.held_bytes_max:
+                return False
+            self.held_bytes = size
+            self.relay.held_bytes += size
+        return True
+
+    cdef int let_go(self) except -1:
+        self.relay.held_bytes -= self.held_bytes
+        self.held_bytes = 0
+        return 0
 
     cdef inline int pass_on(self, const uint8_t* data, size_t count) except -1:
         """Adds bytes to what goes to the link; adjacent bytes leave in one send, straight from where they are."""
@@ -339,6 +359,7 @@ cdef class Client(Connection):
         self.phase = PHASE_CLOSING
         self.link = None
         self.stop_waiting()
+        self.let_go()
         self.shut()
         self.relay.session_ended(self)
         if link is not None:

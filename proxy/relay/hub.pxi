@@ -35,6 +35,7 @@ cdef class Relay(Clock):
         self.idle_transaction_ns_max = limits.idle_transaction_timeout_ms * 1_000_000
         self.client_idle_ns_max = limits.client_idle_timeout_ms * 1_000_000
         self.statement_bytes_max = limits.statement_bytes_max
+        self.held_bytes_max = limits.held_bytes_max
         self.reason_names = list(REASON_CODES)
         if len(self.reason_names) > REASONS_MAX:
             raise AssertionError("more reasons than counters")

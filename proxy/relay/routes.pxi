@@ -53,6 +53,7 @@ cdef class Routes:
     cdef int64_t lag_ns_max, latency_ns_max, wait_ns_max, login_ns_max
     cdef int64_t query_ns_max, idle_transaction_ns_max, client_idle_ns_max    # 0: no limit
     cdef readonly int64_t statement_bytes_max
+    cdef readonly int64_t held_bytes, held_bytes_max   # of long statements that are being received
     cdef readonly int links_total_max
     cdef readonly int links_open           # at all endpoints, those being opened included
     cdef public int64_t idle_ns_max        # an idle link is closed after this time

@@ -150,6 +150,26 @@ def test_a_gigabyte_announced_and_never_sent(kind: str, relay: RunningRelay) -> 
         assert kinds(other.query("SELECT 1")) == "TDCZ"
 
 
+def test_long_statements_never_finished_have_a_limit_together(relay: RunningRelay) -> None:
+    """Each alone is within what is held to be read; the one that would be too much is passed on unread."""
+    size = 12 * MEGABYTE
+    clients = [log_in(relay) for _ in range(23)]
+    for client in clients[:21]:
+        client.send(b"Q" + size.to_bytes(4) + b"SELECT 1, '")
+        client.send(b"x" * 65536)
+    relay.wait_for(lambda: relay.call(lambda r: r.held_bytes) > 21 * size, "all are being received")
+    unread = relay.count("routes", "", "unknown")
+    assert clients[21].value("SELECT length('" + "x" * size + "')") == str(size)
+    assert relay.count("routes", "", "unknown") == unread + 1
+    clients[0].socket.close()
+    relay.wait_for(lambda: relay.call(lambda r: r.held_bytes) < 21 * size, "one is gone")
+    assert clients[22].value("SELECT length('" + "x" * (11 * MEGABYTE) + "')") == str(11 * MEGABYTE)
+    assert relay.count("routes", "", "unknown") == unread + 1
+    for client in clients:
+        client.socket.close()
+    relay.wait_for(lambda: relay.call(lambda r: r.held_bytes) == 0, "nothing is held any more")
+
+
 def test_more_than_a_gigabyte_is_refused(relay: RunningRelay) -> None:
     with log_in(relay) as client:
         client.send(b"Q" + (0x40000004).to_bytes(4))
