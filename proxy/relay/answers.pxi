@@ -4,9 +4,6 @@ cdef enum:
     SERVER_BODY_BYTES_MAX = 0x3fffffff
     WHOLE_FRAME_BYTES_MAX = 65536      # frames whose content matters are waited for up to this size
 
-# "cached plan must not change result type", told apart from other unsupported features by the routine (plancache.c).
-cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
-
 
 cdef class Answers(Owed):
     """Reads what the server sends and gives each message to whom it belongs."""
@@ -158,10 +155,14 @@ cdef class Answers(Owed):
         if kind == b"C":
             if self.dropping and drops_all(data, size):
                 self.drop_all()
+            if alters(data, size):
+                self.relay.prepare_anew()
             if self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
                 self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
-            if head.flags & (FLAG_CHANGE | FLAG_UNNAMED):
+            if head.code == REPLY_DESCRIBE_STATEMENT and head.action == ACTION_SKIP:
+                self.on_described(self.changes.popleft(), data, size)
+            elif head.flags & (FLAG_CHANGE | FLAG_UNNAMED):
                 self.settle(&head)
             if kind == b"Z":
                 self.status = data[5]
@@ -181,6 +182,8 @@ cdef class Answers(Owed):
                     self.pass_on(data, size)
                 self.answer_fakes()
                 return VERDICT_SKIP
+        elif kind == b"t" and head.action == ACTION_SKIP:
+            self.parameters = (<const char*> data)[5:size] if size == <size_t> read_uint32(data + 1) + 1 else None
         elif kind == b"G":
             self.copying = True
             if (self.session is None or self.session.phase == PHASE_LEAVING) and self.copy_half_sent():
@@ -224,7 +227,7 @@ cdef class Answers(Owed):
         if fatal:
             self.tainted = self.fatal_seen = True
         elif self.replies.count and replies_head(&self.replies).flags & FLAG_FAILS:
-            return VERDICT_SKIP
+            return self.on_wanted_error()
         if self.replies.count == 0:
             # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
             self.tainted = True
@@ -268,6 +271,18 @@ cdef class Answers(Owed):
         elif self.replies.count == 0:
             self.wake_session()
         return VERDICT_FORWARD
+
+    cdef int on_wanted_error(self) except -1:
+        """The server's transaction has failed, as it should; the client hears the reason why it should."""
+        if replies_head(&self.replies).code != REPLY_QUERY:
+            self.unit_error = 2
+            self.flush_run()
+            if self.session is not None:
+                self.session.write_bytes(b"E" + (len(STALE_PLAN_BODY) + 4).to_bytes(4, "big") + STALE_PLAN_BODY)
+                if self.session.shadow is not None:
+                    self.session.shadow.observed_error(b"0A000")
+            self.skip_failed()
+        return VERDICT_SKIP
 
     cdef inline int wake_session(self) except -1:
         """Everything is answered, if not yet to the next ReadyForQuery: the session may wait for just that."""
@@ -317,6 +332,12 @@ cdef bint drops_all(const uint8_t* data, size_t size) noexcept:
     """Whether this CommandComplete says that all prepared statements are gone."""
     return (size == 17 and memcmp(data + 5, b"DISCARD ALL", 12) == 0
             or size == 20 and memcmp(data + 5, b"DEALLOCATE ALL", 15) == 0)
+
+
+cdef inline bint alters(const uint8_t* data, size_t size) noexcept:
+    """Whether this CommandComplete is one of ALTER or DROP (or CREATE VIEW, which may replace one)."""
+    return size > 12 and (data[5] == b"A" and data[6] == b"L"
+                          or data[6] == b"R" and (data[5] == b"D" or data[12] == b"V"))
 
 
 cdef inline bint is_status(uint8_t status) noexcept:

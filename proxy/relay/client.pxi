@@ -35,6 +35,7 @@ cdef class Client(Connection):
     cdef Link link
     cdef uint8_t status                    # as the client knows it: I, T or E
     cdef dict statements                   # client's name -> Statement, made when first needed
+    cdef Statement changed                 # one that the link's server may not run: its rows are others by now
     cdef list clashes                      # names of this batch that `clash` was called for, or None
     cdef Statement last_statement
     cdef bytes last_name

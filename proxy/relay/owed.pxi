@@ -20,6 +20,11 @@ cdef inline bytes shared_name(long id):
     """What all servers call the statement of that number."""
     return b"pgshunt_%d" % id
 
+# What a server says of a statement whose rows have another shape now than when it was parsed (plancache.c).
+cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
+cdef bytes STALE_PLAN_BODY = (b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c" + STALE_PLAN
+                              + b"\0")
+
 
 cdef class Statement:
     """A prepared statement as all sessions and links of a worker share it: one text, one name on the servers."""
@@ -28,6 +33,7 @@ cdef class Statement:
     cdef readonly bytes name
     cdef readonly bytes body           # what follows the name in Parse: text, NUL, parameter types
     cdef readonly Entry entry
+    cdef dict described                # endpoint index -> (body with all types, shape of rows), as first parsed there
     cdef object __weakref__
 
     def __cinit__(self, long id, bytes body, Entry entry):
@@ -35,6 +41,7 @@ cdef class Statement:
         self.name = shared_name(id)
         self.body = body
         self.entry = entry
+        self.described = {}
 
 
 cdef class Owed(Connection):
@@ -49,6 +56,7 @@ cdef class Owed(Connection):
     cdef int unnamed_pending           # replies with FLAG_UNNAMED
     cdef dict prepared                 # Statement.id -> Statement the server holds, oldest first
     cdef set doubtful                  # ids of statements that the server may or may not hold
+    cdef bytes parameters              # types of the statement that is being described
     cdef int64_t unnamed_token         # whose unnamed statement the server holds, 0: it has none, -1: not known
     cdef uint8_t status                # of the last ReadyForQuery
     cdef bint failed                   # the server skips everything up to the next Sync
@@ -160,9 +168,9 @@ cdef class Owed(Connection):
         """The server refused or skipped a message: what was noted when it was sent is not so.
 
         `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
-        where the proxy itself parsed it; (session, None, None, (link's token, token, entry, body)) with what the
-        unnamed statement of the link and of the session was before; (session, None, None, None) when the session's
-        statements were to get its own names.
+        where the proxy itself parsed or described it; (session, None, None, (link's token, token, entry, body)) with
+        what the unnamed statement of the link and of the session was before; (session, None, None, None) when the
+        session's statements were to get its own names.
         """
         cdef Session session
         cdef Statement statement
@@ -183,7 +191,7 @@ cdef class Owed(Connection):
         session.last_statement = None
         if unnamed is not None:
             session.restore_unnamed(unnamed[1:])
-        elif code != REPLY_PARSE:              # Close, or the Execute of a DEALLOCATE
+        elif code == REPLY_CLOSE or code == REPLY_EXECUTE:     # of a DEALLOCATE
             if session.statements is None:
                 session.statements = {}
             session.statements[name] = statement
@@ -200,6 +208,38 @@ cdef class Owed(Connection):
         if self.session is not None:
             self.session.statements = None
             self.session.last_statement = None
+        return 0
+
+    cdef int on_described(self, tuple change, const uint8_t* data, size_t size) except -1:
+        """What a statement takes and returns on this server: for good, as far as its sessions are concerned.
+
+        `change` as for `undo`. Parsed again after an ALTER TABLE it may return something else; PostgreSQL refuses to run
+        it then, unless it was the client that asked for it anew.
+        """
+        cdef Session session
+        cdef Statement statement, renewed
+        cdef int index = self.pool.state.index
+        session, name, statement, _ = change
+        text = statement.body[:statement.body.index(b"\0") + 1]
+        rows = row_shape(data, size)
+        if rows is None or self.parameters is None or statement.entry.shape.local == "cursor":
+            return 0
+        found = (text + self.parameters, rows)
+        known = statement.described.setdefault(index, found)
+        if known == found or (name is None and known[1] == rows):
+            return 0
+        self.prepared.pop(statement.id, None)
+        self.doubtful.add(statement.id)
+        self.relay.prepare_anew()
+        if session is not self.session:
+            return 0
+        session.last_statement = None
+        if name is None:
+            session.on_changed(statement)
+        elif session.statements is not None and session.statements.get(name) is statement:
+            renewed = self.relay.statement(statement.body, statement.entry, session.identity.search_path_id, not self.defined)
+            renewed.described[index] = found
+            session.statements[name] = renewed
         return 0
 
     cdef bint copy_half_sent(self):
@@ -241,3 +281,23 @@ cdef class Owed(Connection):
 
     cdef bint has_sync(self):
         return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
+
+
+cdef bytes row_shape(const uint8_t* data, size_t size):
+    """Names and types of RowDescription's columns; b"" for NoData, None if not all of it is here.
+
+    Which table a column is from is left out: a table that was dropped and made again serves as well.
+    """
+    cdef size_t at = 7, stop
+    cdef bytes shape = b""
+    if data[0] == b"n":
+        return shape
+    if size != <size_t> read_uint32(data + 1) + 1:
+        return None
+    while at < size:
+        stop = zero_from(data, at, size)
+        if stop == 0 or stop + 19 > size:
+            return None
+        shape += (<const char*> data)[at:stop + 1] + (<const char*> data)[stop + 7:stop + 17]
+        at = stop + 19
+    return shape

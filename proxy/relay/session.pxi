@@ -223,7 +223,11 @@ cdef class Session(Statements):
             self.pass_on(data, here)
             return TAKEN
         if statement.id not in self.link.prepared:
-            self.send_parse(statement, ACTION_SKIP, None)
+            if statement is self.changed:
+                self.refuse_changed(False)
+                return TAKEN
+            if self.provide(statement) == STOP:
+                return STOP
         named = len(statement.name)
         body = read_uint32(data + 1) - <uint32_t> length + <uint32_t> named
         header[0] = b"B"
@@ -273,8 +277,12 @@ cdef class Session(Statements):
             self.pass_on(data, size)
             return TAKEN
         if statement.id not in self.link.prepared:
-            self.send_parse(statement, ACTION_SKIP, None)
-        self.insert_bytes(b"D" + (len(statement.name) + 6).to_bytes(4, "big") + b"S" + statement.name + b"\0")
+            if statement is self.changed:
+                self.refuse_changed(True)
+                return TAKEN
+            if self.provide(statement) == STOP:
+                return STOP
+        self.insert_bytes(describe_statement(statement.name))
         replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
         return TAKEN
 

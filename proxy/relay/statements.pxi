@@ -42,18 +42,58 @@ cdef class Statements(Unit):
         self.clashes = None
         return self.insert_sync()
 
+    cdef int provide(self, Statement statement) except -1:
+        """Gives the link's server a statement of the session that it lacks. STOP: the message is to be offered again.
+
+        Where it was parsed before, the server is asked first whether it still returns what it did: only then is it run.
+        A unit that can be sent to the owner instead need not wait for that.
+        """
+        self.send_parse(statement, ACTION_SKIP, None)
+        if self.link.pool.state.index not in statement.described or (self.unit_on_copy and buffer_waiting(&self.replay)):
+            return TAKEN
+        self.insert_bytes(b"H\0\0\0\x04")
+        self.in_batch = True
+        self.phase = PHASE_AWAITING
+        return STOP
+
+    cdef int on_changed(self, Statement statement) except -1:
+        """The statement would return something else on this link than it did when the session had it parsed."""
+        if self.phase == PHASE_AWAITING:
+            self.changed = statement
+        elif self.may_retry():
+            self.retry()
+        return 0
+
+    cdef int refuse_changed(self, bint describe) except -1:
+        """Makes the server refuse what the session is told it refuses.
+
+        To Describe PostgreSQL answers with the parameters before it finds out about the rows.
+        """
+        cdef bytes types
+        if describe:
+            types = self.changed.described[self.link.pool.state.index][0].partition(b"\0")[2]
+            self.write_bytes(b"t" + (len(types) + 4).to_bytes(4, "big") + types)
+        self.changed = None
+        replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD).flags = FLAG_FAILS
+        return self.insert_bytes(describe_statement(b"pgshunt_changed"))
+
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
+        cdef tuple described = None if name is not None else statement.described.get(self.link.pool.state.index)
+        cdef bytes body = statement.body if described is None else described[0]
+        cdef tuple change = (self, name, statement, None)
         cdef uint8_t header[5]
         if statement.id in self.link.doubtful:
             self.close_at_server(statement.name)   # the server may or may not hold it
             self.link.doubtful.discard(statement.id)
         header[0] = b"P"
-        write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(statement.body) + 4))
+        write_uint32(header + 1, <uint32_t> (len(statement.name) + 1 + len(body) + 4))
         self.insert(header, 5)
         self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.name), len(statement.name) + 1)
-        self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.body), len(statement.body))
-        self.note_change(replies_push(&self.link.replies, REPLY_PARSE, action), (self, name, statement, None))
+        self.insert_bytes(body)
+        self.note_change(replies_push(&self.link.replies, REPLY_PARSE, action), change)
+        self.insert_bytes(describe_statement(statement.name))
+        self.note_change(replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_SKIP), change)
         self.link.prepared[statement.id] = statement
         return 0
 
@@ -178,3 +218,7 @@ cdef class Statements(Unit):
         self.link.dropping = True
         self.phase = PHASE_AWAITING
         return self.insert_bytes(b"H\0\0\0\x04") if flush else 0
+
+
+cdef bytes describe_statement(bytes name):
+    return b"D" + (len(name) + 6).to_bytes(4, "big") + b"S" + name + b"\0"
