@@ -155,8 +155,6 @@ cdef class Answers(Owed):
         if kind == b"C":
             if self.dropping and drops_all(data, size):
                 self.drop_all()
-            if alters(data, size):
-                self.relay.prepare_anew()
             if self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
                 self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
@@ -241,7 +239,7 @@ cdef class Answers(Owed):
                 self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
                 return VERDICT_FORWARD
         head = replies_head(&self.replies)[0]
-        if head.action == ACTION_SKIP and self.in_own_unit() and not fatal:
+        if head.action == ACTION_SKIP and not head.flags & FLAG_BEGIN and self.in_own_unit() and not fatal:
             self.skip_failed()
             return VERDICT_SKIP
         unit = self.unit_reply()
@@ -332,12 +330,6 @@ cdef bint drops_all(const uint8_t* data, size_t size) noexcept:
     """Whether this CommandComplete says that all prepared statements are gone."""
     return (size == 17 and memcmp(data + 5, b"DISCARD ALL", 12) == 0
             or size == 20 and memcmp(data + 5, b"DEALLOCATE ALL", 15) == 0)
-
-
-cdef inline bint alters(const uint8_t* data, size_t size) noexcept:
-    """Whether this CommandComplete is one of ALTER or DROP (or CREATE VIEW, which may replace one)."""
-    return size > 12 and (data[5] == b"A" and data[6] == b"L"
-                          or data[6] == b"R" and (data[5] == b"D" or data[12] == b"V"))
 
 
 cdef inline bint is_status(uint8_t status) noexcept:

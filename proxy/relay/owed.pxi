@@ -15,15 +15,15 @@ cdef enum:
     FLAG_FAILS = 64          # the proxy's own, sent for the error it ends with
     FLAG_TIMED_OUT = 128     # the server was asked to cancel it, for it took too long
 
+# What a server says of a statement whose rows have another shape now than when it was parsed (plancache.c).
+cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
+cdef bytes STALE_PLAN_BODY = (
+    b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c" + STALE_PLAN + b"\0")
+
 
 cdef inline bytes shared_name(long id):
     """What all servers call the statement of that number."""
     return b"pgshunt_%d" % id
-
-# What a server says of a statement whose rows have another shape now than when it was parsed (plancache.c).
-cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
-cdef bytes STALE_PLAN_BODY = (b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c" + STALE_PLAN
-                              + b"\0")
 
 
 cdef class Statement:
@@ -213,8 +213,8 @@ cdef class Owed(Connection):
     cdef int on_described(self, tuple change, const uint8_t* data, size_t size) except -1:
         """What a statement takes and returns on this server: for good, as far as its sessions are concerned.
 
-        `change` as for `undo`. Parsed again after an ALTER TABLE it may return something else; PostgreSQL refuses to run
-        it then, unless it was the client that asked for it anew.
+        `change` as for `undo`. Parsed again after an ALTER TABLE it may return something else; PostgreSQL refuses to
+        run it then, unless it was the client that asked for it anew.
         """
         cdef Session session
         cdef Statement statement, renewed
@@ -237,7 +237,8 @@ cdef class Owed(Connection):
         if name is None:
             session.on_changed(statement)
         elif session.statements is not None and session.statements.get(name) is statement:
-            renewed = self.relay.statement(statement.body, statement.entry, session.identity.search_path_id, not self.defined)
+            renewed = self.relay.statement(statement.body, statement.entry, session.identity.search_path_id,
+                                           not self.defined)
             renewed.described[index] = found
             session.statements[name] = renewed
         return 0

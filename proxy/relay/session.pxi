@@ -380,6 +380,9 @@ cdef class Session(Statements):
             self.write_bytes(ready_for_query(self.status))
             self.end_unit()
             return TAKEN
+        if not self.in_batch and self.unit_on_copy and self.link.replies.count:
+            self.phase = PHASE_AWAITING    # of a unit that may have to be sent again, this is not a part
+            return STOP
         self.in_batch = False
         self.link.failed = False
         reply = replies_push(&self.link.replies, REPLY_SYNC, ACTION_FORWARD)

@@ -49,7 +49,8 @@ cdef class Statements(Unit):
         A unit that can be sent to the owner instead need not wait for that.
         """
         self.send_parse(statement, ACTION_SKIP, None)
-        if self.link.pool.state.index not in statement.described or (self.unit_on_copy and buffer_waiting(&self.replay)):
+        if (self.link.pool.state.index not in statement.described
+                or self.unit_on_copy and buffer_waiting(&self.replay)):
             return TAKEN
         self.insert_bytes(b"H\0\0\0\x04")
         self.in_batch = True

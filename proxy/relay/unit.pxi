@@ -328,6 +328,8 @@ cdef class Unit(Client):
         again = self.replay
         self.replay = Buffer(NULL, 0, 0, 0)
         buffer_append(&again, self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
+        if self.phase == PHASE_LEAVING:
+            buffer_append(&again, b"X\0\0\0\x04", 5)
         buffer_free(&self.inbound)
         self.inbound = again
         self.phase = PHASE_AWAITING

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.wire import SYNC, WireClient, bind, execute, kinds, parse, sqlstate
+from support.wire import SYNC, TERMINATE, Frame, WireClient, bind, execute, kinds, parse, sqlstate
 
 TABLES = ("t", "u")
 
@@ -156,6 +156,19 @@ def test_an_error_that_the_owner_makes_as_well_is_the_clients(databases: tuple[D
         assert sqlstate(client.query("SELECT v, 1 / (id - id) FROM t WHERE id = 1")) == "22012"
         assert sqlstate(client.query("SELECT nope FROM t")) == "42703"
         assert client.value("SELECT v FROM t WHERE id = 1") == "copy"
+
+
+def test_what_is_sent_behind_a_unit_asked_again_is_not_lost(databases: tuple[Database, Database]) -> None:
+    """An empty batch, then the client's farewell, while the copy has not yet answered."""
+    databases[1].execute("ALTER TABLE t RENAME v TO w")
+    with moving(databases) as relay:
+        for behind, answer in ((SYNC, "12DCZZ"), (SYNC + TERMINATE, "12DCZZ"), (TERMINATE, "12DCZ")):
+            with client_of(relay) as client:
+                client.send(parse("", "SELECT v FROM t WHERE id = 1"), bind("", ""), execute(), SYNC, behind)
+                heard = "".join(kinds(client.until_ready()) for _ in answer[answer.index("Z") :])
+                assert heard == answer
+                if TERMINATE in behind:
+                    assert client.until_ready() == [Frame("", b"closed")]
 
 
 def test_a_copy_that_dies_under_a_read_costs_the_client_nothing(databases: tuple[Database, Database]) -> None:
