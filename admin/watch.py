@@ -81,16 +81,9 @@ class Watch:
         if different:
             self.judge()
 
-    def probed(
-        self, service: str, *, candidate_answers: bool, baseline_answers: bool, loop_lag_ms: float
-    ) -> None:
-        """One probe of both databases of a service."""
-        self.guard.probe(
-            service,
-            candidate_answers=candidate_answers,
-            baseline_answers=baseline_answers,
-            loop_lag_ms=loop_lag_ms,
-        )
+    def probed(self, service: str, *, candidate_answers: bool | None, baseline_answers: bool | None) -> None:
+        """One probe of both databases of a service; None: not known."""
+        self.guard.probe(service, candidate_answers=candidate_answers, baseline_answers=baseline_answers)
         self.judge()
 
     def judge(self) -> None:

@@ -37,7 +37,7 @@ Side = Literal["baseline", "candidate"]
 SLOW_PERCENT_MAX = 5.0
 
 _RUN_LENGTH, _RUN_OF_20, _RUN_LINKS = 5, 10, 2
-_PROBE_RUN, _LOOP_LAG_MS_MAX = 3, 100
+_PROBE_RUN = 3
 _SLOW_RATIO_MIN = 1.5  # slow at the baseline too: a slow query, not a slow database
 _DIFFERENCES_MIN, _COMPARED_MIN = 5, 1000
 _UNDECIDED_SHARE_MAX = 0.2
@@ -167,17 +167,16 @@ class Guard:
             slow = self._watches[service].slow_now.setdefault(worker, {"baseline": 0, "candidate": 0})
             slow[side] = calls
 
-    def probe(
-        self, service: str, *, candidate_answers: bool, baseline_answers: bool, loop_lag_ms: float
-    ) -> None:
-        """One probe of both sides. One that we ourselves delayed, or that both fail, says nothing."""
+    def probe(self, service: str, *, candidate_answers: bool | None, baseline_answers: bool | None) -> None:
+        """One probe of both sides; None: not known. One that both fail says nothing."""
         watch = self._watches.get(service)
         if watch is None:
             return
-        watch.baseline_answers = baseline_answers
+        if baseline_answers is not None:
+            watch.baseline_answers = baseline_answers
         if candidate_answers:
             watch.probe_failures = 0
-        elif baseline_answers and loop_lag_ms < _LOOP_LAG_MS_MAX:
+        elif candidate_answers is False and baseline_answers:
             watch.probe_failures += 1
 
     def compare(self, service: str, now_s: float, *, equal: int, different: int, undecided: int) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import time
 
+import pytest
+
 from pgshunt.admin.probe import Probed, Prober
 from pgshunt.admin.watch import Watch
 from pgshunt.config.model import Control
@@ -22,31 +24,44 @@ def endpoint(name: str, port: int) -> Endpoint:
     return Endpoint(name, name, "127.0.0.1", port, "postgres", "primary")
 
 
-def trips_after_some_rounds(server: Server, shared_port: int, own_port: int) -> list[Trip]:
-    """Probes for some rounds; what tripped."""
+def trips_of(
+    server: Server, shared_port: int, own_port: int, stall_s: float = 0.0, rounds_max: int = 1000
+) -> list[Trip]:
+    """Probes until something trips, for no more than so many rounds; `stall_s`: how late the loop is."""
 
     async def main() -> list[Trip]:
         trips: list[Trip] = []
+        enough = asyncio.Event()
+
+        def tripped(trip: Trip) -> None:
+            trips.append(trip)
+            enough.set()
+
         guard = Guard()
         guard.arm(SERVICE)
         guard.expose(SERVICE, True)
-        watch = Watch(guard, clock=time.monotonic, on_trip=trips.append, has_only_link=lambda *_: False)
+        watch = Watch(guard, clock=time.monotonic, on_trip=tripped, has_only_link=lambda *_: False)
         rounds = 0
-        enough = asyncio.Event()
 
         def probed() -> list[Probed]:
             nonlocal rounds
             rounds += 1
-            if rounds > ROUNDS:
+            if rounds > rounds_max:
                 enough.set()
             return [Probed(SERVICE, endpoint("auth_db", own_port))]
 
+        async def stall() -> None:
+            while stall_s:
+                time.sleep(stall_s)  # noqa: ASYNC251 - this is what is tried
+                await asyncio.sleep(0)
+
         control = Control(user=server.user, password=Secret(server.password))
         prober = Prober(watch, endpoint("shared", shared_port), control, probed)
-        probing = asyncio.ensure_future(prober.run())
-        await asyncio.wait_for(enough.wait(), 30)
-        probing.cancel()
-        await asyncio.gather(probing, return_exceptions=True)
+        tasks = [asyncio.ensure_future(prober.run()), asyncio.ensure_future(stall())]
+        await asyncio.wait_for(enough.wait(), 60)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         return trips
 
     return asyncio.run(main())
@@ -57,20 +72,23 @@ def closed_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def test_a_database_that_refuses_trips(postgres: Server) -> None:
-    (trip,) = trips_after_some_rounds(postgres, postgres.port, closed_port())
+@pytest.mark.parametrize("stall_s", [0.0, 0.15])
+def test_a_database_that_refuses_trips(postgres: Server, stall_s: float) -> None:
+    (trip,) = trips_of(postgres, postgres.port, closed_port(), stall_s)
     assert (trip.service, trip.judgement.detector) == (SERVICE, "D1")
 
 
-def test_a_database_that_hangs_trips(postgres: Server) -> None:
+@pytest.mark.parametrize("stall_s", [0.0, 0.15])
+def test_a_database_that_hangs_trips(postgres: Server, stall_s: float) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
-        (trip,) = trips_after_some_rounds(postgres, postgres.port, silent.getsockname()[1])
+        (trip,) = trips_of(postgres, postgres.port, silent.getsockname()[1], stall_s)
     assert trip.judgement.detector == "D1"
 
 
-def test_databases_that_answer_do_not_trip(postgres: Server) -> None:
-    assert trips_after_some_rounds(postgres, postgres.port, postgres.port) == []
+@pytest.mark.parametrize("stall_s", [0.0, 0.15])
+def test_databases_that_answer_do_not_trip(postgres: Server, stall_s: float) -> None:
+    assert trips_of(postgres, postgres.port, postgres.port, stall_s, ROUNDS) == []
 
 
 def test_nothing_trips_when_the_shared_database_is_gone_too(postgres: Server) -> None:
-    assert trips_after_some_rounds(postgres, closed_port(), closed_port()) == []
+    assert trips_of(postgres, closed_port(), closed_port(), rounds_max=ROUNDS) == []

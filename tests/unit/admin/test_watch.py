@@ -105,7 +105,7 @@ def test_a_comparison_that_began_before_the_service_was_armed_says_nothing_about
 def test_probes_trip_without_traffic() -> None:
     scene = Scene()
     for _ in range(3):
-        scene.watch.probed(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=0)
+        scene.watch.probed(SERVICE, candidate_answers=False, baseline_answers=True)
     assert [trip.judgement.detector for trip in scene.trips] == ["D1"]
 
 

@@ -100,9 +100,9 @@ def test_what_a_dead_worker_reported_is_over() -> None:
 def test_three_failed_probes_in_a_row_trip_without_any_traffic() -> None:
     guard = armed()
     for failed in (True, True, False, True, True):
-        guard.probe(SERVICE, candidate_answers=not failed, baseline_answers=True, loop_lag_ms=1.0)
+        guard.probe(SERVICE, candidate_answers=not failed, baseline_answers=True)
         assert guard.trips(0.0) == []
-    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=1.0)
+    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True)
     (trip,) = guard.trips(0.0)
     assert trip.judgement.detector == "D1"
     assert trip.judgement.reason == "3 probes in a row failed while the baseline answered"
@@ -121,22 +121,27 @@ def test_a_hard_failure_comes_first_and_the_rate_only_if_it_is_over_its_limit() 
     assert reason(50) == f"{why}; 10 % of 50 calls failed in the last 10 s, limit 3 %"
 
 
-def test_a_probe_that_our_own_loop_delayed_says_nothing() -> None:
+def test_a_probe_of_which_one_side_is_not_known_says_nothing() -> None:
     guard = armed()
     for _ in range(10):
-        guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=150.0)
+        guard.probe(SERVICE, candidate_answers=None, baseline_answers=True)
+        guard.probe(SERVICE, candidate_answers=False, baseline_answers=None)
     assert guard.trips(0.0) == []
+    for _ in range(3):
+        guard.probe(SERVICE, candidate_answers=None, baseline_answers=None)
+        guard.probe(SERVICE, candidate_answers=False, baseline_answers=True)
+    assert [trip.service for trip in guard.trips(0.0)] == [SERVICE]
 
 
 def test_nothing_is_rolled_back_into_a_baseline_that_is_down() -> None:
     guard = armed()
     for _ in range(10):
-        guard.probe(SERVICE, candidate_answers=False, baseline_answers=False, loop_lag_ms=1.0)
+        guard.probe(SERVICE, candidate_answers=False, baseline_answers=False)
     assert feed(guard, 0.0, Counts(calls=50, infrastructure=50)) == []
     judgement = judged(guard, "error_rate", 0.0)
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "baseline does not answer" in judgement.reason
-    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=1.0)
+    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True)
     assert [trip.service for trip in guard.trips(0.2)] == [SERVICE]
 
 
@@ -415,9 +420,9 @@ def test_what_was_counted_before_reads_began_again_trips_nothing() -> None:
     guard.count(SERVICE, 0.0, Counts(calls=20, infrastructure=20), NOTHING)
     guard.report_run(SERVICE, 0, Run(20, 20, 3))
     for _ in range(2):
-        guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=0)
+        guard.probe(SERVICE, candidate_answers=False, baseline_answers=True)
     guard.expose(SERVICE, True)
-    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True, loop_lag_ms=0)
+    guard.probe(SERVICE, candidate_answers=False, baseline_answers=True)
     assert not guard.trips(1.0)
 
 
