@@ -171,6 +171,14 @@ class Fleet:
         await asyncio.gather(*(self._until_acknowledged(member, table.epoch) for member in told))
         return time.monotonic() - began_s
 
+    def reload(self, config: Config) -> None:
+        """Has every worker read its certificates again, and meet clients with those of this configuration."""
+        self.config = config
+        message = {"type": "tls", "listen": config.listen.tls.model_dump(mode="json", exclude_none=True)}
+        for member in self.members:
+            if member.greeted and member.channel is not None:
+                member.channel.send(message)
+
     def check(self) -> None:
         """Kills workers that have not ticked for 10 s: stopped, or caught in something endless."""
         silent_ns = time.monotonic_ns() - int(SILENT_S_MAX * 1e9)

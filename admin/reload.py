@@ -22,6 +22,8 @@ LIVE = (
     "services.*.shadow_percent",
     "admin.token",
 )
+# A section of which keys may come and go, too.
+LIVE_SECTION = "listen.tls."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,11 @@ def changes(before: Config, after: Config) -> Changes:
     """What differs between two configurations."""
     old, new = dict(_leaves(before.dump_revealed())), dict(_leaves(after.dump_revealed()))
     differing = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
-    live = tuple(path for path in differing if path in old and path in new and _is_live(path))
+    live = tuple(
+        path
+        for path in differing
+        if path.startswith(LIVE_SECTION) or (path in old and path in new and _is_live(path))
+    )
     return Changes(live, tuple(path for path in differing if path not in live))
 
 
@@ -65,7 +71,10 @@ def merged(before: Config, after: Config) -> Config:
     # Taking the token away, or giving one for the first time, changes who may call: that needs a restart.
     both = before.admin.token is not None and after.admin.token is not None
     admin = before.admin.with_secret(after.admin.token) if both and after.admin.token else before.admin
-    return before.model_copy(update={"services": services, "rollback": rollback, "admin": admin})
+    listen = before.listen.model_copy(update={"tls": after.listen.tls})
+    return before.model_copy(
+        update={"services": services, "rollback": rollback, "admin": admin, "listen": listen}
+    )
 
 
 def _is_live(path: str) -> bool:

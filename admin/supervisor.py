@@ -235,6 +235,7 @@ class Supervisor:
             consistency_percent_min=self._config.rollback.consistency_percent_min,
         )
         self.api.token = self._config.admin.token
+        self.fleet.reload(self._config)
         if any(path.startswith("services.") for path in differing.live):
             await self.controller.reconfigure(routing_table(self._config))
         self.events.add("reloaded", changed=differing.live, restart_needed=differing.restart)

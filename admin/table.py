@@ -30,6 +30,8 @@ def routing_table(config: Config) -> RoutingTable:
 
 def _endpoints(name: str, database: Database) -> Iterator[Endpoint]:
     primary = database.primary
-    yield Endpoint(name, name, primary.host, primary.port, database.dbname, "primary")
+    yield Endpoint(name, name, primary.host, primary.port, database.dbname, "primary", database.tls)
     for number, replica in enumerate(database.replicas, start=1):
-        yield Endpoint(f"{name}/{number}", name, replica.host, replica.port, database.dbname, "replica")
+        yield Endpoint(
+            f"{name}/{number}", name, replica.host, replica.port, database.dbname, "replica", database.tls
+        )

@@ -97,6 +97,62 @@ class Address(Section):
     port: Port = 5432
 
 
+class Tls(Section):
+    """The files and the versions of one side's TLS. Paths are relative to this configuration's folder."""
+
+    certificate_file: Path | None = None
+    """PEM: the own certificate, and the intermediate ones behind it."""
+    key_file: Path | None = None
+    """PEM: the certificate's private key, without a passphrase."""
+    ca_file: Path | None = None
+    """PEM: the authorities that may have signed the other side's certificate."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is spoken."""
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise _refuse("has only one of certificate_file and key_file", "name both, or none")
+        return self
+
+
+class ServerTls(Tls):
+    """How connections to a database's servers are encrypted; the modes are libpq's sslmode."""
+
+    mode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    """`prefer` takes what the server offers; `require` also verifies if there is a ca_file. The verify modes
+    take the system's authorities if there is none."""
+    channel_binding: Literal["disable", "prefer", "require"] = "prefer"
+    """Whether a SCRAM login is bound to the server's certificate, as libpq's channel_binding."""
+
+    @model_validator(mode="after")
+    def _files_are_used(self) -> Self:
+        for name in ("certificate_file", "ca_file"):
+            if self.mode in ("disable", "prefer") and getattr(self, name) is not None:
+                raise _refuse(f"{self.mode} makes no use of {name}", "write require, or a verify mode")
+        return self
+
+
+class ListenTls(Tls):
+    """How clients' connections are encrypted; the modes are PgBouncer's client_tls_sslmode."""
+
+    mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "disable"
+    """`allow` and `prefer`: for clients that ask for it. From `require` on there is no login without.
+    `verify-ca` and `verify-full`: nor without a certificate that `ca_file` has signed."""
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        if self.mode != "disable" and self.certificate_file is None:
+            raise _refuse(f"{self.mode} needs a certificate", "add certificate_file and key_file")
+        if self.mode.startswith("verify") and self.ca_file is None:
+            raise _refuse(f"{self.mode} has nothing to verify clients by", "add ca_file")
+        return self
+
+    @property
+    def is_required(self) -> bool:
+        return self.mode in ("require", "verify-ca", "verify-full")
+
+
 class Database(Section):
     """One logical PostgreSQL database: a primary and any number of replicas."""
 
@@ -108,6 +164,7 @@ class Database(Section):
     """Physical standbys of the primary: they serve reads."""
     max_connections: Count = 100
     """Connections that one server of this database accepts (PostgreSQL's max_connections, 100 by default)."""
+    tls: ServerTls = ServerTls()
 
 
 class Shared(Database):
@@ -128,6 +185,7 @@ class Listen(Section):
     """Clients at once, over all workers. The lower of this and `pools.max_client_conn` holds."""
     login_timeout_ms: Milliseconds = 15_000
     """Time a client has to finish its login."""
+    tls: ListenTls = ListenTls()
 
 
 class User(SecretSection):

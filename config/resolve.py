@@ -1,15 +1,19 @@
-"""Reads the secrets a configuration points to, and makes its paths absolute."""
+"""Reads the secrets a configuration points to, makes its paths absolute, and tries its certificates."""
 
+import ssl
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 from typing import TypeVar
 
-from pgshunt.config.model import Config, SecretSection
+from pgshunt.config import tls
+from pgshunt.config.model import Config, Database, ListenTls, SecretSection, ServerTls
 from pgshunt.config.problem import Path, Problem, Severity
 from pgshunt.config.secret import Secret
 
 S = TypeVar("S", bound=SecretSection)
+T = TypeVar("T", ListenTls, ServerTls)
+D = TypeVar("D", bound=Database)
 
 
 def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tuple[Config, list[Problem]]:
@@ -30,9 +34,28 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
             return section
         return section.with_secret(secret) if secret else section
 
+    def placed(section: T, path: Path, make_context: Callable[[T], object]) -> T:
+        files = {name: getattr(section, name) for name in _TLS_FILES}
+        section = section.model_copy(
+            update={name: folder / file for name, file in files.items() if file is not None}
+        )
+        problems.extend(_try(section, path, make_context))
+        return section
+
+    def reached(database: D, path: Path) -> D:
+        return database.model_copy(update={"tls": placed(database.tls, (*path, "tls"), tls.connecting)})
+
+    tls.forget()  # what was read from the files before may not be in them any more
     users = tuple(secured(user, ("auth", "users", i)) for i, user in enumerate(config.auth.users))
     resolved = config.model_copy(
         update={
+            "shared": reached(config.shared, ("shared",)),
+            "databases": {
+                name: reached(database, ("databases", name)) for name, database in config.databases.items()
+            },
+            "listen": config.listen.model_copy(
+                update={"tls": placed(config.listen.tls, ("listen", "tls"), tls.accepting)}
+            ),
             "auth": config.auth.model_copy(update={"users": users}),
             "control": secured(config.control, ("control",)),
             "admin": secured(config.admin, ("admin",)),
@@ -40,6 +63,31 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
         }
     )
     return resolved, problems
+
+
+_TLS_FILES = ("certificate_file", "key_file", "ca_file")
+
+
+def _try(section: T, path: Path, make_context: Callable[[T], object]) -> list[Problem]:
+    """What is wrong with a section's certificates: each file by itself, then what only shows in use."""
+    problems = []
+    for name in _TLS_FILES:
+        file: FilePath | None = getattr(section, name)
+        try:
+            if file is not None:
+                file.read_bytes()
+        except OSError as error:
+            problem = f"{file}: {error.strerror or error}"
+            problems.append(Problem((*path, name), problem, "name a file that pgshunt's user can read"))
+    if problems or section.mode == "disable":
+        return problems
+    try:
+        make_context(section)
+    except OSError as error:
+        reason = error.reason.lower().replace("_", " ") if isinstance(error, ssl.SSLError) else str(error)
+        remedy = "give PEM files, and the key that belongs to the certificate, without a passphrase"
+        return [Problem(path, f"the certificates cannot be used: {reason}", remedy)]
+    return []
 
 
 def _from_file(file: FilePath, path: Path, report: Callable[[Problem], None]) -> Secret | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pgshunt.config.model import Control
-from pgshunt.migration.sql import conninfo
+from pgshunt.migration.sql import conninfo, tls_options
 from pgshunt.routing.table import Endpoint
 
 DUMP_TIMEOUT_S: Final = 120.0
@@ -85,7 +85,13 @@ async def dump_script(
     """
     with tempfile.TemporaryDirectory(prefix="pgshunt-") as directory:
         archive, contents = Path(directory, "schema"), Path(directory, "contents")
-        source = conninfo(host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, user=control.user)
+        source = conninfo(
+            host=endpoint.host,
+            port=endpoint.port,
+            dbname=endpoint.dbname,
+            user=control.user,
+            **tls_options(endpoint.tls),
+        )
         await _run(
             [
                 *(

@@ -106,8 +106,14 @@ class Lane:
         """Starts the copy, then the stream. Raises ServerError, whose message never holds the password."""
         control, endpoint = self._source.control, self._source.endpoint
         password = {"password": control.password.reveal()} if control.password else {}
+        # The target's own walreceiver connects: it verifies by the root.crt of its own machine's user.
         connection = conninfo(
-            host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, user=control.user, **password
+            host=endpoint.host,
+            port=endpoint.port,
+            dbname=endpoint.dbname,
+            user=control.user,
+            sslmode=endpoint.tls.mode,
+            **password,
         )
         target = self._target
         knowing = Server(target.endpoint, target.control, target.purpose, hiding(connection))

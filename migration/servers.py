@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,8 @@ from typing import Any, Final, TypeVar
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.native import Connection, PreparedStatement
 
-from pgshunt.config.model import Control
+from pgshunt.config.model import Control, ServerTls
+from pgshunt.config.tls import connecting
 from pgshunt.routing.table import Endpoint
 
 Result = TypeVar("Result")
@@ -188,6 +190,7 @@ def connect(
             database=endpoint.dbname,
             password=control.password.reveal() if control.password else None,
             timeout=timeout_s,
+            ssl_context=_ssl_context(endpoint.tls),
             application_name=f"pgshunt {purpose}",
             startup_params=dict(settings or {}),
         )
@@ -204,6 +207,13 @@ def connect(
         where = f"{endpoint.host}:{endpoint.port}"
         raise Unreachable(endpoint.name, f"cannot connect to {where}: {reason}") from None
     return Link(connection, endpoint.name)
+
+
+def _ssl_context(tls: ServerTls) -> ssl.SSLContext | bool | None:
+    """pg8000's word for a mode: False does without, None takes what the server offers."""
+    if tls.mode == "disable":
+        return False
+    return None if tls.mode == "prefer" else connecting(tls)
 
 
 class Server:

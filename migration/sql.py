@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 from pg8000.native import literal
 
-__all__ = ["conninfo", "literal", "literals", "quoted", "relation", "relations"]
+from pgshunt.config.model import ServerTls
+
+__all__ = ["conninfo", "literal", "literals", "quoted", "relation", "relations", "tls_options"]
 
 
 def quoted(name: str) -> str:
@@ -35,6 +37,12 @@ def conninfo(**fields: object) -> str:
     PostgreSQL's manual.
     """
     return " ".join(f"{key}={_conninfo_value(str(value))}" for key, value in fields.items())
+
+
+def tls_options(tls: ServerTls) -> dict[str, object]:
+    """The words of a connection string for a mode and its files, for a program on this machine."""
+    files = {"sslrootcert": tls.ca_file, "sslcert": tls.certificate_file, "sslkey": tls.key_file}
+    return {"sslmode": tls.mode} | {word: file for word, file in files.items() if file is not None}
 
 
 def _conninfo_value(text: str) -> str:

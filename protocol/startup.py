@@ -6,6 +6,9 @@ one difference: where PostgreSQL closes without a word because a length is impos
 08P01 first.
 
 What the startup packet asks for is collected, never applied: before authentication nobody has asked anything.
+
+A client may ask for TLS first (SSLRequest), or begin with it (PostgreSQL 17's direct connections). Then the
+handshake here pauses at StartTls, and goes on with what comes through the tunnel after `secured`.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pgshunt.protocol.errors import (
     INVALID_AUTHORIZATION,
     INVALID_PARAMETER_VALUE,
     INVALID_PASSWORD,
+    PROTOCOL_VIOLATION,
     ClientProtocolError,
     PgError,
 )
@@ -29,6 +33,10 @@ from pgshunt.protocol.messages import CancelRequest, GSSENCRequest, SSLRequest, 
 from pgshunt.protocol.phases import FRONTEND, Phase
 from pgshunt.protocol.scram import MECHANISM, ScramServer
 
+# The newest protocol 3.x there is (PostgreSQL 18). It differs from 3.0 in the length of cancel keys.
+MINOR_NEWEST = 2
+# TLSPlaintext.type of a handshake (RFC 8446, section 5.1). No startup packet is so long as to begin with it.
+TLS_HANDSHAKE = 0x16
 # pg_config_manual.h: NAMEDATALEN counts the NUL; longer user and database names are cut, not refused.
 NAME_BYTES_MAX = 63
 
@@ -46,6 +54,24 @@ class Cancel:
 
     process_id: int
     secret_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """From here on the connection is encrypted; `received` of the client's TLS handshake is here already."""
+
+    received: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What clients are offered. `is_required`: nobody logs in without.
+
+    `binding` is what SCRAM with channel binding is bound to, None where the certificate does not allow it.
+    """
+
+    is_required: bool = False
+    binding: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +95,14 @@ class Close:
     error: PgError | None = None
 
 
-Action = Send | Cancel | NeedWelcome | Close
+Action = Send | Cancel | StartTls | NeedWelcome | Close
 
 
 class State(Enum):
     """What the handshake waits for."""
 
     STARTUP = "startup packet"
+    TLS = "nothing: the TLS handshake is others' work"
     SASL_INITIAL_RESPONSE = "SASLInitialResponse"
     SASL_CLIENT_FIRST = "SASLResponse with client-first-message"
     SASL_CLIENT_FINAL = "SASLResponse with client-final-message"
@@ -90,11 +117,21 @@ class Handshake:
     caller's, beginning with `leftover`, which a client in a hurry has sent behind its last message.
     """
 
-    def __init__(self, authenticator: Authenticator, *, minor_newest: int = 0) -> None:
-        """`minor_newest`: the newest protocol 3.x to agree to."""
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        minor_newest: int = MINOR_NEWEST,
+        encryption: Encryption | None = None,
+    ) -> None:
+        """`minor_newest`: the newest protocol 3.x to agree to. Without `encryption`, TLS is declined."""
         self.state = State.STARTUP
         self._authenticator = authenticator
         self._minor_newest = minor_newest
+        self._encryption = encryption
+        self._is_direct = False
+        self._is_secure = False
+        self._certificate_name: str | None = None
         self._buffer = ReceiveBuffer()
         self._declined: set[type[SSLRequest | GSSENCRequest]] = set()
         self._welcome: NeedWelcome | None = None
@@ -107,8 +144,8 @@ class Handshake:
 
     def receive(self, data: bytes) -> list[Action]:
         """What to do about these bytes, in order; everything behind a Close is dropped."""
-        if self.state is State.WELCOME:
-            raise RuntimeError("the handshake is over: what arrives now belongs to the session")
+        if self.state in (State.WELCOME, State.TLS):
+            raise RuntimeError("the handshake is over or paused: what arrives now is not its own")
         actions: list[Action] = []
         if self.state is State.CLOSED:
             return actions
@@ -125,6 +162,26 @@ class Handshake:
             actions += self._close(error)
         return actions
 
+    def secured(self, alpn: str | None, certificate_name: str | None) -> list[Action]:
+        """The TLS handshake is over: what to do about it.
+
+        `alpn` is the protocol that was agreed on, `certificate_name` the common name in the client's verified
+        certificate, None without one.
+        """
+        assert self.state is State.TLS
+        self.state = State.STARTUP
+        self._is_secure = True
+        self._certificate_name = certificate_name
+        if self._is_direct and alpn is None:
+            # Somebody may be leading another protocol's client here, with cookies and all (ALPACA).
+            refusal = PgError(
+                "received direct SSL connection request without ALPN protocol negotiation extension",
+                sqlstate=PROTOCOL_VIOLATION,
+                hint='Offer the protocol "postgresql", or begin with an SSLRequest.',
+            )
+            return list(self._close(refusal))
+        return []
+
     def _close(self, error: PgError | None = None) -> Iterator[Action]:
         self.state = State.CLOSED
         self._buffer.clear()
@@ -135,6 +192,8 @@ class Handshake:
     # --- cutting: the body of the next message, None while it is incomplete ---------------------------------
 
     def _read_startup_packet(self) -> bytes | None:
+        if self._may_encrypt() and not self._declined and self._buffer.kind() == TLS_HANDSHAKE:
+            return b""
         length = self._buffer.body_length(0)
         if length is None:
             return None
@@ -156,30 +215,55 @@ class Handshake:
 
     # --- the first packet -----------------------------------------------------------------------------------
 
+    def _may_encrypt(self) -> bool:
+        return self._encryption is not None and not self._is_secure
+
     def _on_startup_packet(self, body: bytes) -> Iterator[Action]:
+        if not body:
+            self._is_direct = True
+            yield from self._start_tls()
+            return
         request = messages.read_startup(body)
         match request:
             case CancelRequest(process_id, secret_key):
                 yield Cancel(process_id, secret_key)
                 yield from self._close()
+            case SSLRequest() if self._may_encrypt():
+                yield from self._accept(request)
             case SSLRequest() | GSSENCRequest():
                 yield from self._decline(request)
             case StartupRequest():
                 yield from self._on_startup_message(request)
 
-    def _decline(self, request: SSLRequest | GSSENCRequest) -> Iterator[Action]:
-        """Answers a request for encryption with `N`, each kind once.
+    def _accept(self, request: SSLRequest) -> Iterator[Action]:
+        """Answers `S`. What was sent without waiting for it is refused before anything is encrypted."""
+        self._refuse_unencrypted(request)
+        yield Send(b"S")
+        yield from self._start_tls()
 
-        Whoever has sent more without waiting for the answer is refused, as by PostgreSQL, after `N` as well
-        as after `S`: those bytes were meant for an encrypted stream, or are an attacker's who wants them
-        taken for part of one (CVE-2021-23214).
-        """
-        name, code = _ENCRYPTION_REQUESTS[type(request)]
-        if type(request) in self._declined:
+    def _start_tls(self) -> Iterator[Action]:
+        self.state = State.TLS
+        received = bytes(self._buffer)
+        self._buffer.clear()
+        yield StartTls(received)
+
+    def _decline(self, request: SSLRequest | GSSENCRequest) -> Iterator[Action]:
+        """Answers a request for encryption with `N`, each kind once."""
+        _, code = _ENCRYPTION_REQUESTS[type(request)]
+        if type(request) in self._declined or self._is_secure:
             raise self._unsupported(code >> 16, code & 0xFFFF)
         self._declined.add(type(request))
         yield Send(b"N")
+        self._refuse_unencrypted(request)
+
+    def _refuse_unencrypted(self, request: SSLRequest | GSSENCRequest) -> None:
+        """Whoever has sent more without waiting for the answer is refused, as by PostgreSQL.
+
+        Those bytes were meant for an encrypted stream, or are an attacker's who wants them taken for part of
+        one (CVE-2021-23214).
+        """
         if self._buffer:
+            name, _ = _ENCRYPTION_REQUESTS[type(request)]
             raise ClientProtocolError(
                 f"received unencrypted data after {name} request",
                 detail="This could be either a client-software bug or evidence of an attempted"
@@ -189,6 +273,12 @@ class Handshake:
     def _on_startup_message(self, request: StartupRequest) -> Iterator[Action]:
         if request.major != messages.PROTOCOL_MAJOR:
             raise self._unsupported(request.major, request.minor)
+        if self._encryption is not None and self._encryption.is_required and not self._is_secure:
+            raise PgError(
+                "connections without TLS are not accepted",
+                sqlstate=INVALID_AUTHORIZATION,
+                hint="Set sslmode=require, or a stronger one, in the client's connection string.",
+            )
         parameters = dict(request.parameters)
         _refuse_replication(parameters.pop(b"replication", b"false"))
         protocol_minor = min(request.minor, self._minor_newest)

@@ -2,9 +2,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from pgshunt.config.model import ListenTls
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.connect import LinkError
 from pgshunt.proxy.policy import Welcome
+from pgshunt.proxy.tls import TlsEnd
 from pgshunt.routing.table import Catalogue, RoutingTable
 
 class Session:
@@ -53,10 +55,17 @@ class Relay:
     def cancelled(self, link: Link, *, told: bool = True) -> None: ...
     def finish_session(self, session: Session) -> None: ...
     def link_opened(
-        self, pool: Pool, fd: int, process_id: int, secret_key: bytes, welcome: Welcome | None
+        self,
+        pool: Pool,
+        fd: int,
+        process_id: int,
+        secret_key: bytes,
+        welcome: Welcome | None,
+        tls_end: TlsEnd | None = None,
     ) -> None: ...
     def link_failed(self, pool: Pool, error: LinkError) -> None: ...
     def drain_counters(self) -> dict[str, Any] | None: ...
+    def reload_tls(self, listen: ListenTls) -> None: ...
     def tick(self) -> None: ...
     async def drain(self, grace_ms: int) -> None: ...
     def close(self) -> None: ...

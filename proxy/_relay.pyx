@@ -9,9 +9,12 @@ from asyncio import wait
 from collections import deque
 from hmac import compare_digest
 from logging import getLogger
+from ssl import SSLError, SSLWantReadError
 from weakref import WeakValueDictionary
 
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -32,7 +35,8 @@ from pgshunt.routing._shapes cimport (
 )
 
 from pgshunt.protocol.errors import PgError, classify_sqlstate
-from pgshunt.protocol.startup import Cancel, NeedWelcome, Send
+from pgshunt.protocol.messages import backend_key_data
+from pgshunt.protocol.startup import Cancel, NeedWelcome, Send, StartTls
 from pgshunt.routing.classify import classify
 from pgshunt.routing.decide import REASON_CODES, Reason, decide
 from pgshunt.routing.shape import Kind, unknown
@@ -50,8 +54,10 @@ cdef extern from "Python.h":
 cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_NOSIGNAL
+        SHUT_RD
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
+    int shutdown(int fd, int how)
 
 cdef extern from "sys/epoll.h" nogil:
     enum:
@@ -103,6 +109,7 @@ def local_tag(shape):
     return shape.kind.name
 
 
+include "relay/tls.pxi"
 include "relay/poller.pxi"
 include "relay/counters.pxi"
 include "relay/pool.pxi"

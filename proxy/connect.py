@@ -14,13 +14,12 @@ from typing import Any
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import PgError, ServerProtocolError, classify_sqlstate
 from pgshunt.protocol.login import Login, LoginRefused, LoginResult
+from pgshunt.proxy.stream import CANNOT_CONNECT, Stream, TlsRefused
 from pgshunt.routing.table import Endpoint
 
-CANNOT_CONNECT = "08001"
 CONNECTION_FAILURE = "08006"
 LIMIT_EXCEEDED = "54000"
 
-RECEIVE_BYTES = 16_384
 # A peer that has vanished is noticed within 30 + 3 × 10 seconds, also on a link that nobody uses.
 KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
@@ -53,13 +52,17 @@ class LinkError(PgError):
 
 @dataclass(frozen=True, slots=True)
 class OpenedLink:
-    """A server session at its first ReadyForQuery, `leftover` read behind it. The socket does not block."""
+    """A server session at its first ReadyForQuery, `leftover` read behind it."""
 
-    socket: socket.socket
+    stream: Stream
     process_id: int
     secret_key: bytes = field(repr=False)
     parameters: dict[bytes, bytes]
     leftover: bytes
+
+    @property
+    def socket(self) -> socket.socket:
+        return self.stream.socket
 
 
 async def open_link(
@@ -84,16 +87,17 @@ async def open_link(
             f"no startup packet for {endpoint.name}: {problem}", sqlstate=LIMIT_EXCEEDED
         ) from problem
     deadline = loop.time() + timeout_ms / 1000
-    connection = await _connect(loop, endpoint, deadline)
+    stream = Stream(loop, await _connect(loop, endpoint, deadline))
     try:
         async with asyncio.timeout_at(deadline):
-            result = await _log_in(loop, connection, login)
+            await stream.encrypt(endpoint)
+            result = await _log_in(stream, login)
     except BaseException as failure:
-        connection.close()
+        stream.socket.close()
         if isinstance(failure, OSError | PgError):
             raise _explain(failure, endpoint, timeout_ms) from failure
         raise
-    return OpenedLink(connection, result.process_id, result.secret_key, result.parameters, result.leftover)
+    return OpenedLink(stream, result.process_id, result.secret_key, result.parameters, result.leftover)
 
 
 async def send_cancel(
@@ -106,18 +110,19 @@ async def send_cancel(
     or did not close in time.
     """
     deadline = loop.time() + timeout_ms / 1000
-    connection = await _connect(loop, endpoint, deadline)
+    stream = Stream(loop, await _connect(loop, endpoint, deadline))
     try:
         async with asyncio.timeout_at(deadline):
-            await loop.sock_sendall(connection, messages.cancel_request(process_id, secret_key))
-            while await loop.sock_recv(connection, RECEIVE_BYTES):
+            await stream.encrypt(endpoint)
+            await stream.send(messages.cancel_request(process_id, secret_key))
+            while await stream.receive():
                 continue  # A server that answers a cancel request has nothing to tell us.
     except ConnectionResetError:
         return  # Closed, if less politely.
-    except OSError as failure:
+    except (OSError, PgError) as failure:
         raise _explain(failure, endpoint, timeout_ms) from failure
     finally:
-        connection.close()
+        stream.socket.close()
 
 
 async def _connect(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, deadline: float) -> socket.socket:
@@ -194,17 +199,17 @@ def _tune(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-async def _log_in(loop: asyncio.AbstractEventLoop, connection: socket.socket, login: Login) -> LoginResult:
-    await loop.sock_sendall(connection, login.start())
+async def _log_in(stream: Stream, login: Login) -> LoginResult:
+    await stream.send(login.start())
     while True:
-        data = await loop.sock_recv(connection, RECEIVE_BYTES)
+        data = await stream.receive()
         if not data:
             raise ConnectionResetError("server closed the connection")
         answer, result = login.receive(data)
         if result is not None:
             return result
         if answer:
-            await loop.sock_sendall(connection, answer)
+            await stream.send(answer)
 
 
 def _explain(failure: OSError | PgError, endpoint: Endpoint, timeout_ms: float) -> LinkError:
@@ -218,6 +223,10 @@ def _explain(failure: OSError | PgError, endpoint: Endpoint, timeout_ms: float) 
                 detail=failure.detail,
                 hint=failure.hint,
                 error_frame=failure.response,
+            )
+        case TlsRefused():
+            return LinkError(
+                f"cannot connect to {where}: {failure.message}", sqlstate=failure.sqlstate, hint=failure.hint
             )
         case ServerProtocolError():
             return LinkError(f"{where} broke the protocol: {failure.message}", sqlstate=failure.sqlstate)

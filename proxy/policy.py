@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pgshunt.config.model import Config
+from pgshunt.config import tls
+from pgshunt.config.model import Config, ListenTls
 from pgshunt.protocol import messages
 from pgshunt.protocol.authentication import Authenticator, Passwords, Trust
 from pgshunt.protocol.errors import PgError
 from pgshunt.protocol.frames import scan
-from pgshunt.protocol.startup import Handshake, NeedWelcome
-from pgshunt.proxy.connect import CANNOT_CONNECT, LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.protocol.startup import Encryption, Handshake, NeedWelcome
+from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.proxy.stream import CANNOT_CONNECT
+from pgshunt.proxy.tls import TlsEnd, end_point, first_certificate
 from pgshunt.routing.names import split_search_path
 from pgshunt.routing.table import Endpoint
 
@@ -93,6 +97,9 @@ class Policy:
             secret = bytes.fromhex(start["login_secret"]) if "login_secret" in start else os.urandom(32)
             known = {name: password for name, password in self._passwords.items() if password is not None}
             self._authenticator = Passwords(known, secret)
+        self._encryption: Encryption | None = None
+        self._tls_context: ssl.SSLContext | None = None
+        self.reload_tls(config.listen.tls)
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancels = 0
         servers = config.pools.server_connections
@@ -128,7 +135,26 @@ class Policy:
     # --- clients --------------------------------------------------------------------------------------------
 
     def handshake(self) -> Handshake:
-        return Handshake(self._authenticator)
+        return Handshake(self._authenticator, encryption=self._encryption)
+
+    def tls_end(self) -> TlsEnd:
+        """Our end of a connection whose client was promised TLS."""
+        assert self._tls_context is not None
+        return TlsEnd.accepting(self._tls_context)
+
+    def reload_tls(self, listen: ListenTls) -> None:
+        """Clients that come from now on are met with these certificates, and servers with what their files
+        hold now; connections there are keep theirs. Raises OSError when a file will not do: then nothing has
+        changed.
+        """
+        context, encryption = None, None
+        if listen.mode != "disable":
+            assert listen.certificate_file is not None
+            context = tls.accepting(listen)
+            certificate = first_certificate(listen.certificate_file.read_text())
+            encryption = Encryption(listen.is_required, end_point(certificate))
+        self._tls_context, self._encryption = context, encryption
+        tls.forget()
 
     def refusal(self, request: NeedWelcome) -> tuple[str, str, str] | None:
         """(SQLSTATE, message, hint) if an authenticated client asks for what is not served."""
@@ -205,8 +231,9 @@ class Policy:
             log.exception("opening a link to %s", endpoint.name)
             self._relay.link_failed(pool, LinkError(f"cannot open a link: {fault!r}", sqlstate="XX000"))
         else:
+            fd = opened.socket.detach()
             self._relay.link_opened(
-                pool, opened.socket.detach(), opened.process_id, opened.secret_key, welcome
+                pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls
             )
 
     async def _welcome(self, opened: OpenedLink, identity: Identity) -> Welcome:
@@ -230,10 +257,10 @@ class Policy:
 
     async def _show(self, opened: OpenedLink, sql: bytes) -> bytes:
         """The one value of a SHOW."""
-        await self._loop.sock_sendall(opened.socket, messages.query(sql))
+        await opened.stream.send(messages.query(sql))
         received = b""
         while True:
-            data = await self._loop.sock_recv(opened.socket, 16_384)
+            data = await opened.stream.receive()
             if not data:
                 raise ConnectionResetError("server closed the connection")
             received += data

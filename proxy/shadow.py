@@ -339,12 +339,12 @@ class Shadows:
         """One transaction at the target, rolled back, in one write. Raises OSError, PgError."""
         started = time.monotonic_ns()
         request = b"".join((OPENING, *(statement.frames for statement in statements), CLOSING))
-        await self._loop.sock_sendall(link.socket, request)
+        await link.stream.send(request)
         wanted = len(statements) + 2
         answers: list[list[tuple[int, bytes]]] = [[]]
         received = bytearray()
         while len(answers) <= wanted:
-            data = await self._loop.sock_recv(link.socket, 65_536)
+            data = await link.stream.receive()
             if not data:
                 raise ConnectionResetError("the target closed the connection")
             received += data

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import uvloop
 
-from pgshunt.config.model import Config
+from pgshunt.config.model import Config, ListenTls
 from pgshunt.proxy.accept import Acceptor, Clients
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.channel import Channel, Message
@@ -49,6 +49,9 @@ class Relay(Clients, Protocol):
 
     def drain_counters(self) -> dict[str, Any] | None:
         """What was counted since the last call, in the channel's terms; None when nothing changed."""
+
+    def reload_tls(self, listen: ListenTls) -> None:
+        """Meets new clients and servers with what the certificates' files hold now. Raises OSError."""
 
     async def drain(self, grace_ms: int) -> None:
         """Closes sessions as they become idle, those left after `grace_ms` with 57P01; close() ends it."""
@@ -188,6 +191,8 @@ class Worker:
             while (message := await self._channel.receive()) is not None:
                 if message["type"] == "table":
                     self._apply(message)
+                elif message["type"] == "tls":
+                    self._reload_tls(message)
                 elif message["type"] == "stop":
                     self.stop(message["grace_ms"])
         finally:
@@ -199,6 +204,13 @@ class Worker:
         self._send_delta()  # what the old table decided is told before it is said to be gone
         self._relay.apply(table, Catalogue.from_dict(message["catalogue"]))
         self._channel.send({"type": "ack", "epoch": table.epoch})
+
+    def _reload_tls(self, message: Message) -> None:
+        """The supervisor has tried the files; a worker that still cannot use them keeps what it has."""
+        try:
+            self._relay.reload_tls(ListenTls.model_validate(message["listen"]))
+        except OSError as error:
+            self._channel.send({"type": "event", "kind": "tls_reload_failed", "reason": str(error)})
 
     # -- what it reports --------------------------------------------------------------------------------
 

@@ -12,17 +12,21 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pgshunt.config.model import ServerTls
+
 Role = Literal["primary", "replica"]
 Stage = Literal["shared", "syncing", "shadowing", "reading"]
 
 SHARED = "shared"
 """Name of the shared database; it owns every table that no service has moved away."""
 
+PLAINTEXT = ServerTls(mode="disable")
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server address of a database. Names read "auth_db" for the primary and "auth_db/1" for its first
-    replica.
+    """One server address of a database, and how connections to it are encrypted. Names read "auth_db" for the
+    primary and "auth_db/1" for its first replica.
     """
 
     name: str
@@ -31,9 +35,18 @@ class Endpoint:
     port: int
     dbname: str
     role: Role
+    tls: ServerTls = PLAINTEXT
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "name": self.name,
+            "database": self.database,
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.dbname,
+            "role": self.role,
+            "tls": self.tls.model_dump(mode="json", exclude_none=True),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Endpoint:
@@ -44,6 +57,7 @@ class Endpoint:
             port=int(data["port"]),
             dbname=data["dbname"],
             role=data["role"],
+            tls=ServerTls.model_validate(data["tls"]) if "tls" in data else PLAINTEXT,
         )
 
 

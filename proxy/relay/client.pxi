@@ -14,6 +14,8 @@ cdef enum:
     REPLAY_BYTES_MAX = 65536
     OUTBOUND_BYTES_MAX = 65536             # local answers that may pile up before reading from the client stops
 
+    LONG_KEY_BYTES = 32                    # of a cancel key in protocol 3.2: MAX_CANCEL_KEY_LENGTH of procsignal.h
+
     OP_READ = 0
     OP_WRITE = 1
     OP_OTHER = 2
@@ -31,7 +33,7 @@ cdef class Client(Connection):
     cdef bint refused                      # too many clients: told so once it has logged in
     cdef Identity identity
     cdef readonly uint32_t process_id
-    cdef readonly bytes secret_key
+    cdef readonly bytes secret_key         # 4 bytes; more for a client that speaks protocol 3.2
     cdef Link link
     cdef uint8_t status                    # as the client knows it: I, T or E
     cdef dict statements                   # client's name -> Statement, made when first needed
@@ -104,14 +106,17 @@ cdef class Client(Connection):
         buffer_free(&self.replay)
 
     cdef int on_readable(self) except -1:
-        cdef ssize_t count = self.receive()
+        return self.on_received(self.receive())
+
+    cdef int on_received(self, ssize_t count) except -1:
+        """Deals with `count` bytes in the scratch buffer; -1: the client has gone."""
         cdef size_t used
         if count <= 0:
             return 0 if count == 0 else self.on_lost()
         self.active_ns = self.poller.now_ns
         if self.phase != PHASE_READY:
             if self.phase == PHASE_HANDSHAKE:
-                return self.shake(self.poller.scratch[:count])
+                return self.relay.shake(self, self.handshake.receive(self.poller.scratch[:count]))
             if self.phase < PHASE_LEAVING:
                 buffer_append(&self.inbound, self.poller.scratch, count)
             return 0
@@ -369,9 +374,10 @@ cdef class Client(Connection):
         self.shadow = None
         return 0
 
-    cdef int shake(self, bytes data) except -1:
-        self.relay.shake(self, data)
-        return 0
+    cdef int on_secured(self) except -1:
+        end = self.tls.end
+        return self.relay.shake(
+            self, self.handshake.secured(end.ssl_object.selected_alpn_protocol(), end.common_name()))
 
 
 cdef inline int32_t read_int32(const uint8_t* at) noexcept:

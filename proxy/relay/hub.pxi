@@ -153,11 +153,13 @@ cdef class Relay(Clock):
         self.deadlines.add(session)
         session.refused = refuse
 
-    cdef int shake(self, Session session, bytes data) except -1:
-        """Login: the handshake says what to do."""
-        for action in session.handshake.receive(data):
+    cdef int shake(self, Session session, list actions) except -1:
+        """Login: does what the handshake says is to be done."""
+        for action in actions:
             if isinstance(action, Send):
                 session.write_bytes(action.data)
+            elif isinstance(action, StartTls):
+                self.start_tls(session, action.received)
             elif isinstance(action, NeedWelcome):
                 self.welcome_later(session, action)
             elif isinstance(action, Cancel):
@@ -165,6 +167,16 @@ cdef class Relay(Clock):
                 return 0
             else:
                 session.finish()
+        return 0
+
+    cdef int start_tls(self, Session session, bytes received) except -1:
+        """From here on the client's connection is encrypted; `received` of it has arrived."""
+        if buffer_waiting(&session.outbound):
+            return session.end()               # it has not even taken our answer
+        session.tls = Tls(self.policy.tls_end(), False)
+        if received:
+            session.tls.arrived(<const uint8_t*> PyBytes_AS_STRING(received), len(received))
+            session.on_received(session.unseal())
         return 0
 
     cdef int welcome_later(self, Session session, request) except -1:
@@ -191,6 +203,8 @@ cdef class Relay(Clock):
         session.identity = identity
         session.handshake = None
         session.phase = PHASE_WELCOME
+        if request.protocol_minor >= 2:
+            session.secret_key = os.urandom(LONG_KEY_BYTES)
         identity.sessions += 1
         session.listen()
         buffer_append(&session.inbound, <const uint8_t*> PyBytes_AS_STRING(leftover), len(leftover))
@@ -206,7 +220,7 @@ cdef class Relay(Clock):
         self.deadlines.discard(session)
         session.phase = PHASE_READY
         session.write_bytes(
-            session.identity.welcome + b"K\0\0\0\x0c" + session.process_id.to_bytes(4, "big") + session.secret_key
+            session.identity.welcome + backend_key_data(session.process_id, session.secret_key)
             + ready_for_query(b"I"))
         if buffer_waiting(&session.inbound):
             self.resume(session)
@@ -280,8 +294,11 @@ cdef class Relay(Clock):
         self.policy.open_link(pool, pool.state.endpoint, pool.identity)
         return 0
 
-    def link_opened(self, Pool pool, int fd, uint32_t process_id, bytes secret_key, welcome):
-        """A server connection is logged in; `welcome` is a policy.Welcome, None if that is known already."""
+    def link_opened(self, Pool pool, int fd, uint32_t process_id, bytes secret_key, welcome, tls_end=None):
+        """A server connection is logged in; `welcome` is a policy.Welcome, None if that is known already.
+
+        `tls_end` is the proxy.tls.TlsEnd of one that is encrypted.
+        """
         cdef Link link
         cdef Session session
         pool.opening -= 1
@@ -289,6 +306,8 @@ cdef class Relay(Clock):
         pool.state.down_until_ns = 0
         self.link_numbers += 1
         link = Link(self, pool, fd, process_id, secret_key, self.link_numbers)
+        if tls_end is not None:
+            link.tls = Tls(tls_end, True)
         self.links.add(link)
         self.poller.watch(link)
         if welcome is not None:
@@ -336,6 +355,10 @@ cdef class Relay(Clock):
         self.grow_pools()
         self.run_ready()
         self.run()
+
+    def reload_tls(self, listen):
+        """New clients are met with the certificates of this config.model.ListenTls. Raises OSError."""
+        self.policy.reload_tls(listen)
 
     async def drain(self, int grace_ms):
         """Closes sessions as they become idle, those left after `grace_ms` with 57P01."""

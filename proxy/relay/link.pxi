@@ -175,7 +175,7 @@ cdef class Link(Answers):
         if self.closed:
             return 0
         if not self.broken and buffer_waiting(&self.outbound) == 0 and self.stream_left == 0:
-            send(self.fd, b"X\0\0\0\x04", 5, MSG_NOSIGNAL)
+            self.transmit(<const uint8_t*> b"X\0\0\0\x04", 5)
         self.shut()
         self.changes.clear()
         self.prepared.clear()

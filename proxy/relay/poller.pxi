@@ -121,7 +121,10 @@ cdef class Poller:
 
 
 cdef class Connection:
-    """A non-blocking socket with what was received but not used, and what was not taken by the kernel yet."""
+    """A non-blocking socket with what was received but not used, and what was not taken by the kernel yet.
+
+    Both are plaintext; `tls` stands between them and the socket, None on a connection that is not encrypted.
+    """
 
     cdef Poller poller
     cdef int fd
@@ -129,6 +132,7 @@ cdef class Connection:
     cdef bint closed
     cdef bint broken               # a send failed: the next event closes the connection
     cdef bint unread               # the last receive may have left something behind
+    cdef Tls tls
     cdef Buffer inbound
     cdef Buffer outbound
 
@@ -167,6 +171,10 @@ cdef class Connection:
         """All that was waiting in `outbound` has been sent."""
         return 0
 
+    cdef int on_secured(self) except -1:
+        """The TLS handshake is over."""
+        return 0
+
     cdef int on_fault(self, object error) except -1:
         raise NotImplementedError("a connection must survive its faults")
 
@@ -182,7 +190,7 @@ cdef class Connection:
         if count == 0 or self.broken or self.closed:
             return 0
         if buffer_waiting(&self.outbound) == 0:
-            sent = send(self.fd, data, count, MSG_NOSIGNAL)
+            sent = self.transmit(data, count)
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
                     self.broken = True
@@ -200,9 +208,9 @@ cdef class Connection:
         if self.broken:
             buffer_free(&self.outbound)
         while buffer_waiting(&self.outbound):
-            sent = send(self.fd, self.outbound.data + self.outbound.start, buffer_waiting(&self.outbound), MSG_NOSIGNAL)
-            if sent < 0:
-                if errno == EAGAIN or errno == EINTR:
+            sent = self.transmit(self.outbound.data + self.outbound.start, buffer_waiting(&self.outbound))
+            if sent <= 0:
+                if sent == 0 or errno == EAGAIN or errno == EINTR:
                     self.listen_for(self.interest | EPOLLOUT)
                     return 0
                 self.broken = True
@@ -210,23 +218,58 @@ cdef class Connection:
                 self.listen_for(self.interest | EPOLLIN)
                 break
             buffer_consume(&self.outbound, sent)
+        if self.tls is not None and self.tls.push(self.fd) == 0:
+            return self.listen_for(self.interest | EPOLLOUT)
         self.listen_for(self.interest & ~<uint32_t> EPOLLOUT)
         self.on_drained()
         return 0
 
-    cdef ssize_t receive(self) except -2:
+    cdef inline ssize_t transmit(self, const uint8_t* data, size_t count) except -2:
+        """send(2), encrypted if need be."""
+        if self.tls is None:
+            return send(self.fd, data, count, MSG_NOSIGNAL)
+        return self.tls.send(self.fd, data, count)
+
+    cdef inline ssize_t receive(self) except -2:
         """Bytes now in the poller's scratch buffer; 0: nothing yet; -1: the peer has gone."""
-        cdef ssize_t count = recv(self.fd, self.poller.scratch, SCRATCH_BYTES, 0)
-        self.unread = count == SCRATCH_BYTES
+        cdef size_t room = SCRATCH_BYTES if self.tls is None else CIPHERTEXT_BYTES_MAX
+        cdef ssize_t count = recv(self.fd, self.poller.scratch, room, 0)
+        self.unread = count == <ssize_t> room
         if count > 0:
-            return count
+            return count if self.tls is None else self.decrypt(count)
         if count < 0 and (errno == EAGAIN or errno == EINTR):
             self.unread = errno == EINTR
             return 0
         return -1
 
+    cdef ssize_t decrypt(self, size_t count) except -2:
+        """What `receive` returns when `count` encrypted bytes stand in the scratch buffer."""
+        self.tls.arrived(self.poller.scratch, count)
+        return self.unseal()
+
+    cdef ssize_t unseal(self) except -2:
+        cdef ssize_t count
+        if not self.tls.established:
+            self.tls.shake_hands()
+            if self.tls.established:
+                self.on_secured()
+                if self.closed:
+                    return 0
+        count = -1 if self.tls.failure is not None else 0
+        if self.tls.established:
+            count = self.tls.decrypt(self.poller.scratch, SCRATCH_BYTES)
+        if self.tls.push(self.fd) == 0:        # what TLS itself has to say
+            self.listen_for(self.interest | EPOLLOUT)
+        if count > 0 and self.tls.ended:
+            # The rest is told as for a stream in plaintext: the next read finds the end.
+            shutdown(self.fd, SHUT_RD)
+            self.unread = True
+        return count
+
     cdef int shut(self) except -1:
         if not self.closed:
+            if self.tls is not None and not self.broken and buffer_waiting(&self.outbound) == 0:
+                self.tls.say_goodbye(self.fd)
             self.closed = True
             self.poller.forget(self)
             close(self.fd)

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from pgshunt.config.model import ServerTls
 from pgshunt.proxy._relay import Relay
 from pgshunt.proxy.board import Board
-from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable, Service
+from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, RoutingTable, Service
 from support.fixtures import Database
 
 SAFE_FUNCTIONS = frozenset(
@@ -39,7 +40,9 @@ class RunningRelay:
         reads_percent: int = 0,
         shadow_writes: str = "off",
         config: dict[str, Any] | None = None,
+        tls: ServerTls = PLAINTEXT,
     ) -> None:
+        self.tls = tls
         self.shared, self.copy = shared, copy
         self.tables = tuple(f"public.{name}" for name in tables)
         self.events: list[dict[str, Any]] = []
@@ -115,9 +118,8 @@ class RunningRelay:
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
         def endpoint(name: str, database: Database) -> Endpoint:
-            return Endpoint(
-                name, name, database.server.host, database.server.port, database.dbname, "primary"
-            )
+            server = database.server
+            return Endpoint(name, name, server.host, server.port, database.dbname, "primary", self.tls)
 
         copies = () if self.copy is None else (endpoint("svc_db", self.copy),)
         return (endpoint("shared", self.shared), *copies)

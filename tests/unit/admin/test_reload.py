@@ -75,3 +75,12 @@ def test_whether_there_is_a_token_is_not_changed_by_a_reload() -> None:
 def test_changed_secrets_are_named_not_shown() -> None:
     found = changes(config(), config(control={"user": "pgshunt", "password": "second"}))
     assert "second" not in repr(found)
+
+
+def test_the_clients_tls_is_live_whatever_of_it_changes() -> None:
+    tls = {"mode": "require", "certificate_file": "/own.crt", "key_file": "/own.key"}
+    after = config(listen={"tls": tls})
+    found = changes(config(), after)
+    assert found.restart == () and "listen.tls.mode" in found.live
+    assert merged(config(), after).listen == after.listen
+    assert changes(after, config()).restart == ()

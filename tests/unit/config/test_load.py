@@ -4,6 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.certificates import PEM, Authority
 
 from pgshunt.config import Config, ConfigError, Report, Severity, examine, load
 
@@ -189,3 +192,58 @@ def test_nothing_but_dump_revealed_shows_a_secret(minimal: str, examined: Examin
     config = examined(minimal + "admin: {token: hunter2}\n").config
     assert config is not None
     assert "hunter2" not in repr(config) + str(config.model_dump()) + config.model_dump_json()
+
+
+# --- TLS --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tls", "problem"),
+    [
+        ("{mode: require}", "listen.tls: require needs a certificate; add certificate_file and key_file"),
+        (
+            "{certificate_file: own.crt}",
+            "listen.tls: has only one of certificate_file and key_file; name both, or none",
+        ),
+        (
+            "{mode: verify-full, certificate_file: own.crt, key_file: own.key}",
+            "listen.tls: verify-full has nothing to verify clients by; add ca_file",
+        ),
+        (
+            "{mode: require, certificate_file: own.crt, key_file: none.key}",
+            "listen.tls.key_file: {folder}/none.key: No such file or directory;"
+            " name a file that pgshunt's user can read",
+        ),
+        (
+            "{mode: require, certificate_file: own.crt, key_file: other.key}",
+            "listen.tls: the certificates cannot be used: key values mismatch; give PEM files, and the key"
+            " that belongs to the certificate, without a passphrase",
+        ),
+        (
+            "{mode: require, certificate_file: own.crt, key_file: secret.key}",
+            "listen.tls: the certificates cannot be used: the key has a passphrase; give PEM files, and the"
+            " key that belongs to the certificate, without a passphrase",
+        ),
+        ("{mode: require, certificate_file: own.crt, key_file: own.key}", None),
+    ],
+)
+def test_certificates_are_tried(
+    minimal: str, examined: Examine, tmp_path: Path, tls: str, problem: str | None
+) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("own", "own")
+    authority.issue("other", "other")
+    key = ec.generate_private_key(ec.SECP256R1())
+    locked = serialization.BestAvailableEncryption(b"a passphrase")
+    (tmp_path / "secret.key").write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, locked))
+    found = [str(problem) for problem in examined(f"{minimal}\nlisten: {{tls: {tls}}}\n").problems]
+    if problem is None:
+        assert found == []
+    else:
+        (one,) = found
+        assert one.partition(": ")[2] == problem.format(folder=tmp_path)
+
+
+def test_a_mode_that_makes_no_use_of_files_refuses_them(minimal: str, problems: Problems) -> None:
+    (problem,) = problems(minimal.replace("shared: {", "shared: {tls: {mode: prefer, ca_file: some.crt}, "))
+    assert "prefer makes no use of ca_file; write require, or a verify mode" in problem

@@ -121,7 +121,7 @@ def test_both_kinds_of_encryption_may_be_asked_for_once(cut: Cut) -> None:
     assert refusal(play(handshake, messages.gssenc_request(), cut)) == (
         "FATAL",
         "0A000",
-        "unsupported frontend protocol 1234.5680: server supports 3.0 to 3.0",
+        "unsupported frontend protocol 1234.5680: server supports 3.0 to 3.2",
     )
 
 
@@ -149,7 +149,7 @@ def test_other_major_versions_are_refused(version: tuple[int, int], cut: Cut) ->
     assert refusal(play(Handshake(Trust()), packet, cut)) == (
         "FATAL",
         "0A000",
-        f"unsupported frontend protocol {version[0]}.{version[1]}: server supports 3.0 to 3.0",
+        f"unsupported frontend protocol {version[0]}.{version[1]}: server supports 3.0 to 3.2",
     )
 
 
