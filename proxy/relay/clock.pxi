@@ -62,6 +62,7 @@ cdef class Clock(Routes):
                         pool.state.pools.remove(pool)
                 self.policy.forget(identity)
                 self.shadows.forget(identity)
+        self.shadows.sweep()
         if self.waiting or self.arriving:
             self.grow_pools()
         return 0

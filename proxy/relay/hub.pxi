@@ -320,6 +320,22 @@ cdef class Relay(Clock):
         pool.give_back(link)
         self.run_ready()
 
+    def reserve_link(self, int index):
+        """Counts in a link that belongs to no pool; False if the limits leave no room for one."""
+        cdef EndpointState state = self.endpoints[index]
+        if state.links >= state.links_max or self.links_open >= self.links_total_max:
+            return False
+        state.links += 1
+        self.links_open += 1
+        return True
+
+    def release_link(self, int index):
+        """A link that `reserve_link` counted in is closed."""
+        (<EndpointState> self.endpoints[index]).links -= 1
+        self.links_open -= 1
+        if self.waiting or self.arriving:
+            self.grow_pools()
+
     def link_failed(self, Pool pool, error):
         """No server connection could be had. Reads go to the owner; what needs this server is told why."""
         cdef Session session

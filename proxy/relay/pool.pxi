@@ -166,7 +166,7 @@ cdef class Pool:
                 if pool is not self and pool.idle_count and (not same_user or pool.identity.user == self.identity.user):
                     (<Link> pool.idle[0]).end()
                     return True
-        return False
+        return not same_user and self.relay.shadows.make_room(-1 if anywhere else self.state.index)
 
     cdef int give_back(self, Link link) except -1:
         """A link without a session: to whoever waits longest, else to the idle ones."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
 from support.wire import SYNC, TERMINATE, Frame, WireClient, bind, execute, kinds, parse, sqlstate
+
+from pgshunt.proxy._relay import Relay
 
 TABLES = ("t", "u")
 
@@ -264,8 +267,8 @@ def test_a_service_database_that_is_down_costs_reads_nothing(databases: tuple[Da
 # --- shadow writes ------------------------------------------------------------------------------------
 
 
-def shadowed(databases: tuple[Database, Database]) -> RunningRelay:
-    return RunningRelay(*databases, tables=TABLES, shadow_writes="validate")
+def shadowed(databases: tuple[Database, Database], config: dict[str, Any] | None = None) -> RunningRelay:
+    return RunningRelay(*databases, tables=TABLES, shadow_writes="validate", config=config)
 
 
 def test_writes_are_validated_at_the_target_and_leave_nothing_there(
@@ -334,3 +337,34 @@ def test_a_target_that_hangs_delays_no_client(databases: tuple[Database, Databas
         relay.wait_for(lambda: relay.count("shadow", "svc", "undecided") >= 1, "lock timeouts are undecided")
         assert relay.count("shadow", "svc", "mismatch") == 0
         blocker.close()
+
+
+def test_links_for_validation_are_few_and_counted(
+    databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beside_the_pools(relay: Relay) -> int:
+        return relay.links_open - len(relay.links)
+
+    with shadowed(databases) as relay, ExitStack() as stack:
+        for number in range(5):
+            client = stack.enter_context(WireClient(relay.connect()))
+            client.log_in("app", relay.shared.dbname, application_name=f"a{number}")
+            client.query(f"INSERT INTO t (id) VALUES ({400 + number})")
+            relay.wait_for(
+                lambda done=number + 1: relay.count("shadow", "svc", "match") == done, "it matches"
+            )
+            assert 1 <= relay.call(beside_the_pools) <= 2
+        monkeypatch.setattr("pgshunt.proxy.spares.IDLE_S_MAX", 0.0)
+        relay.wait_for(lambda: relay.call(beside_the_pools) == 0, "those that nobody needs are closed")
+
+
+def test_links_for_validation_make_room(databases: tuple[Database, Database]) -> None:
+    """One link in all: what was opened to validate a write is given up for the next statement."""
+    limits = {"server_connections": {"total": 2, "reserved": 0, "monitoring": 0}}
+    with shadowed(databases, config={"pools": limits}) as relay, client_of(relay) as first:
+        first.query("INSERT INTO t (id) VALUES (500)")
+        relay.wait_for(lambda: relay.count("shadow", "svc", "match") == 1, "it matches")
+        assert first.query("BEGIN") + first.query("SELECT 1 FROM other")
+        with client_of(relay) as second:
+            assert second.value("SELECT 1") == "1"
+            assert relay.call(lambda r: r.links_open) == 2

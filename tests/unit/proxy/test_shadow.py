@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgshunt.proxy.policy import share
-from pgshunt.proxy.shadow import Outcome, Statement, compare, definite
+from pgshunt.proxy.verdict import Outcome, Statement, compare, definite
 from pgshunt.routing.shape import Kind, Shape
 
 INSERT = Statement(Shape(Kind.WRITE, writes=frozenset({"public.t"})), b"", exact_count=True)
