@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -71,12 +73,13 @@ class Target:
         """Explicit options win over the environment, that over the configuration."""
         config = load(self.config) if self.config and not (self.url and self.token_file) else None
         url = self.url or (_url_of(config) if config else DEFAULT_URL)
-        token = config.admin.token if config else None
+        token, source = config.admin.token if config else None, f"admin of {self.config}"
         if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
-            token = Secret(variable)
+            token, source = Secret(variable), "PGSHUNT_ADMIN_TOKEN"
         if self.token_file:
-            token = Secret(self.token_file.read_text(encoding="utf-8").partition("\n")[0].strip())
-        return AdminClient(url, token)
+            text = self.token_file.read_text(encoding="utf-8")
+            token, source = Secret(text.partition("\n")[0].strip()), str(self.token_file)
+        return AdminClient(url, token, source)
 
 
 def _url_of(config: Config) -> str:
@@ -355,20 +358,32 @@ def _error(kind: str, detail: str) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the command in sys.argv and exits."""
-    asked: dict[str, str] = {}
+    asked = {"output": "json"} if _asks_for_json(sys.argv[1:]) else {}
     try:
-        cli(obj=asked)
+        sys.exit(cli.main(prog_name="pgshunt", obj=asked, standalone_mode=False))
+    except click.Abort:
+        code, message, error = Exit.FAILED, "pgshunt: aborted", _error("aborted", "aborted")
+    except click.ClickException as wrong:
+        wrong.show(usage := StringIO())
+        code, message = Exit(wrong.exit_code), usage.getvalue().rstrip()
+        error = _error("wrong_usage", wrong.format_message())
     except Problem as problem:
         code, message = _exit_code(problem), f"pgshunt: {problem}"
         error = problem.more.get("answer") or problem.to_dict()
     except Unreachable as unreachable:
         code, message = Exit.UNREACHABLE, f"pgshunt: {unreachable}"
         error = _error("unreachable", str(unreachable))
-    except ConfigError as wrong:
-        code, message, error = Exit.USAGE, str(wrong), _error("bad_configuration", str(wrong))
+    except ConfigError as bad:
+        code, message, error = Exit.USAGE, str(bad), _error("bad_configuration", str(bad))
     except (OSError, ServerError) as failure:
         code, message, error = Exit.FAILED, f"pgshunt: {failure}", _error("failed", str(failure))
     if asked.get("output") == "json":
         _print_json({"error": error})
     click.echo(message, err=True)
     sys.exit(code)
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether -o json is among them: what is wrong with a command line is told before click has read it."""
+    options = " ".join(arguments).replace("--output", "-o").replace("=", " ")
+    return bool(re.search(r"(^| )-o ?json( |$)", options))

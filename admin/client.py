@@ -21,10 +21,11 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AdminClient:
-    """`url` as in http://127.0.0.1:6433."""
+    """`url` as in http://127.0.0.1:6433; `token_source`: where the token was found, for messages."""
 
     url: str
     token: Secret | None = None
+    token_source: str = ""
 
     def get(self, path: str, timeout_s: float = TIMEOUT_S, /, **query: str | float) -> Any:
         """The JSON answer. Raises Problem, Unreachable."""
@@ -56,7 +57,19 @@ class AdminClient:
             ) from error
         finally:
             connection.close()
-        return _value(answer.status, text, self.url)
+        try:
+            return _value(answer.status, text, self.url)
+        except Problem as problem:
+            if problem.status is HTTPStatus.UNAUTHORIZED:
+                problem.remedy = self._token_remedy()
+                problem.more = {"answer": {**problem.more["answer"], "remedy": problem.remedy}}
+            raise
+
+    def _token_remedy(self) -> str:
+        """Says which token was sent: of several sources one has won."""
+        if self.token is None:
+            return "no token was sent: give one with -c, --token-file or PGSHUNT_ADMIN_TOKEN"
+        return f"the token of {self.token_source} was sent: give the one that {self.url} is configured with"
 
 
 def _value(status: int, text: bytes, url: str) -> Any:
@@ -66,6 +79,8 @@ def _value(status: int, text: bytes, url: str) -> Any:
         raise Unreachable(f"{url} answers, but not as pgshunt's admin API: check address and port") from None
     if status < HTTPStatus.BAD_REQUEST:
         return value
+    if not isinstance(value, dict):
+        raise Unreachable(f"{url} answers {status}, but not as pgshunt's admin API: check address and port")
     kind = str(value.get("type", "")).rpartition(":")[2]
     raise Problem(
         kind,

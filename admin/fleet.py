@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ log = logging.getLogger("pgshunt.fleet")
 
 ACK_S_MAX = 2.0
 SILENT_S_MAX = 10.0
+TICKED_S_MAX = 2.0  # a worker ticks every 100 ms
 START_S_MAX = 30.0  # a machine without a core to spare may take seconds to import
 PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 5.0
 STARTS_MAX = 3
@@ -39,6 +41,8 @@ WORKER_COMMAND = (sys.executable, "-m", "pgshunt", "worker")
 # Secrets may be in the environment under any name, so a worker gets only what an interpreter needs.
 _PASSED_ON = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
 _PASSED_ON_PREFIXES = ("LC_", "PYTHON", "COV_", "COVERAGE_")
+
+_TCP_INFO = struct.Struct("=24x2I")  # up to tcpi_unacked and tcpi_sacked
 
 Stage = Literal["starting", "live", "ended"]
 Report = Callable[[str, Mapping[str, Any]], object]
@@ -178,6 +182,22 @@ class Fleet:
         for member in self.members:
             if member.greeted and member.channel is not None:
                 member.channel.send(message)
+
+    def unready(self) -> str:
+        """Why a client that connects now would not be served; empty when it would be.
+
+        One worker is enough: all of them accept on the same sockets. It must have ticked lately, and the
+        kernel must have room for one more client that waits to be accepted.
+        """
+        if not self.live:
+            return "no worker is live"
+        lately_ns = time.monotonic_ns() - int(TICKED_S_MAX * 1e9)
+        ticked = [self.board.alive[member.index] for member in self.members if member.stage == "live"]
+        if max(ticked) < lately_ns:
+            return f"no worker has ticked for {TICKED_S_MAX:g} s"
+        if any(_is_full(listener) for listener in self.listeners):
+            return "the queue of clients that wait to be accepted is full"
+        return ""
 
     def check(self) -> None:
         """Kills workers that have not ticked for 10 s: stopped, or caught in something endless."""
@@ -355,6 +375,13 @@ class Fleet:
             self._report("worker_unresponsive", {"worker": member.index, "pid": pid, "epoch": epoch})
             member.kill()
             await acknowledged()
+
+
+def _is_full(listener: socket.socket) -> bool:
+    """Of a listening socket, Linux's tcp_info tells how many wait (tcpi_unacked) and may (tcpi_sacked)."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    waiting, waiting_max = _TCP_INFO.unpack(info)
+    return bool(waiting > waiting_max)
 
 
 def _environment() -> dict[str, str]:

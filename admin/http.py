@@ -161,8 +161,7 @@ class AdminApi:
                 "unauthorized",
                 HTTPStatus.UNAUTHORIZED,
                 "the bearer token is missing or wrong",
-                "send the one of admin.token, token_file or token_env, whichever is configured: "
-                "pgshunt -c or --token-file, or PGSHUNT_ADMIN_TOKEN",
+                "send Authorization: Bearer and the token that this pgshunt is configured with under `admin`",
             )
 
     # -- reading --------------------------------------------------------------------------------------
@@ -292,8 +291,8 @@ def _number(query: Mapping[str, str], name: str, least: float, most: float) -> f
 async def _body(request: web.Request, fields: Mapping[str, type]) -> Document:
     """The JSON object sent, if it has no other keys than these."""
     try:
-        body = json.loads(await request.text() or "{}")
-    except ValueError as error:
+        body = json.loads((await request.read()).decode() or "{}")  # JSON is UTF-8, whatever the charset says
+    except (ValueError, RecursionError) as error:
         raise Problem("not_json", HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Problem("not_json", HTTPStatus.BAD_REQUEST, "the body is not a JSON object")

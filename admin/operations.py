@@ -15,6 +15,7 @@ from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, not_ready, unknown_service
 from pgshunt.admin.watch import Watch
+from pgshunt.admin.words import counted
 from pgshunt.migration.lane import LaneFailed
 from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.servers import ServerError
@@ -102,12 +103,14 @@ class SupervisorOperations:
     # -- reading --------------------------------------------------------------------------------------
 
     def readiness(self) -> list[str]:
-        """A service's own database that is down is no reason: the shared one serves."""
+        """A service's own database that is down is no reason: the shared one serves. Nor is a worker that is
+        missing: the others serve its clients, and the status warns.
+        """
         reasons = []
         if self.health.draining:
             reasons.append("draining")
-        if not self.fleet.live:
-            reasons.append("no worker is live")
+        elif reason := self.fleet.unready():
+            reasons.append(reason)
         if error := self.baseline_error():
             reasons.append(f"the shared database cannot be used: {error}")
         return reasons
@@ -260,6 +263,8 @@ class SupervisorOperations:
 
     def _warnings(self) -> list[str]:
         warnings = [reason for reason in self.readiness() if reason != "draining"]
+        if self.fleet.live < len(self.fleet.members):
+            warnings.append(f"{self.fleet.live} of {counted(len(self.fleet.members), 'worker')} live")
         if self.mover.unkept:
             warnings.append(f"what is in force holds only until a restart: {self.mover.unkept}")
         if self.events.write_error:

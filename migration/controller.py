@@ -255,9 +255,11 @@ class MigrationController:
             return
         move(self._state(service).stage, "rearm")
         await self._require_healthy(service)
-        if not self._copying.movers[service].tally.is_clean_since(latch.at):
+        if not self._copying.movers[service].tally.is_clean_since(latch.at, time.time()):
             found = self._copying.movers[service].tally
-            state = f"{len(found.open)} rows differ" if found.open else "no clean pass since the rollback yet"
+            state = (
+                f"{len(found.open)} rows differ" if found.open else "no recent clean pass since the rollback"
+            )
             raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
 
         def rearmed(state: ServiceState) -> ServiceState:
@@ -311,9 +313,9 @@ class MigrationController:
             raise Held(
                 f"{len(tally.open)} rows of {service} differ from the shared database: repair them first"
             )
-        if reads_percent == 100 and not tally.is_clean_since(0):
+        if reads_percent == 100 and not tally.is_clean_since(0, time.time()):
             raise Held(
-                f"100 % needs a whole pass of verification without a difference; {service} has none yet"
+                f"100 % needs a recent whole pass of verification without a difference; {service} has none"
             )
 
     async def _require_healthy(self, service: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pgshunt.migration.verify import Divergence, VerifyResult
 
 SHOWN_MAX: Final = 20
+RECENT_S_MIN: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Tally:
     worked_s: float = 0.0
     pass_began_at: float | None = None
     clean_since: float | None = None
+    pass_ended_at: float = 0.0
     open: tuple[Divergence, ...] = ()
     tables_without_key: tuple[str, ...] = ()
 
@@ -44,15 +46,21 @@ class Tally:
         self.open = result.confirmed
         self.tables_without_key = result.tables_without_key
         self.clean_since = None if result.confirmed or result.undecided else self.pass_began_at
-        self.pass_began_at = None
+        self.pass_began_at, self.pass_ended_at = None, now
 
     def interrupted(self) -> None:
         """The pass under way broke off: it says nothing about the whole."""
         self.pass_began_at = None
 
-    def is_clean_since(self, moment: float) -> bool:
-        """Whether the last pass began after `moment`, was whole, and every row was found equal."""
-        return self.clean_since is not None and self.clean_since > moment
+    def is_clean_since(self, moment: float, now: float) -> bool:
+        """Whether the last pass began after `moment`, was whole, and every row was found equal; and whether
+        it is recent: passes follow each other, so where none ended for twice as long as one takes,
+        verification is held up.
+        """
+        if self.clean_since is None or self.clean_since <= moment:
+            return False
+        took_s = self.pass_ended_at - self.clean_since
+        return now - self.pass_ended_at <= max(RECENT_S_MIN, 2 * took_s)
 
     @property
     def consistency_percent(self) -> float | None:

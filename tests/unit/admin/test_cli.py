@@ -51,6 +51,10 @@ ANSWERS: dict[str, tuple[int, Any]] = {
         404,
         {"type": "urn:pgshunt:problem:unknown_service", "detail": "no such"},
     ),
+    "GET /api/v1/services/locked": (
+        401,
+        {"type": "urn:pgshunt:problem:unauthorized", "detail": "wrong token"},
+    ),
     "POST /api/v1/services/auth_service/begin": (200, SERVICE),
     "POST /api/v1/services/auth_service/shift": (200, SERVICE),
     "POST /api/v1/services/auth_service/rollback": (200, SERVICE),
@@ -294,3 +298,45 @@ def test_serve_refuses_a_wrong_configuration(monkeypatch: Patch, capsys: Printed
     path.write_text("version: 7\n")
     assert pgshunt(monkeypatch, "serve", "-c", str(path)) == Exit.USAGE
     assert "version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("shift", "auth_service", "-o", "json"), "--reads"),
+        (("shift", "auth_service", "--reads", "200", "--output=json"), "200"),
+        (("status", "-ojson", "--nonsense"), "--nonsense"),
+        (("nonsense", "-o", "json"), "nonsense"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_the_form_asked_for(
+    monkeypatch: Patch, capsys: Printed, arguments: tuple[str, ...], told: str
+) -> None:
+    assert pgshunt(monkeypatch, *arguments) == Exit.USAGE
+    printed = capsys.readouterr()
+    error = json.loads(printed.out)["error"]
+    assert error["type"] == "urn:pgshunt:problem:wrong_usage"
+    assert told in error["detail"]
+    assert "Usage: pgshunt" in printed.err
+
+
+def test_a_wrong_command_line_is_told_once_on_standard_error(monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "shift", "auth_service", "--reads", "many") == Exit.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("Usage:") == 1
+
+
+@pytest.mark.parametrize("source", ["variable", "file", "none"])
+def test_a_refused_token_is_told_with_where_it_was_found(
+    api: Asked, monkeypatch: Patch, capsys: Printed, tmp_path: Path, source: str
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("word\n")
+    if source == "none":
+        monkeypatch.delenv("PGSHUNT_ADMIN_TOKEN")
+    given = ("--token-file", str(token_file)) if source == "file" else ()
+    assert pgshunt(monkeypatch, "status", "locked", "-o", "json", *given) == Exit.FAILED
+    remedy = json.loads(capsys.readouterr().out)["error"]["remedy"]
+    told = {"variable": "the token of PGSHUNT_ADMIN_TOKEN", "file": f"the token of {token_file}"}
+    assert told.get(source, "no token was sent") in remedy

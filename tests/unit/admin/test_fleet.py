@@ -184,6 +184,32 @@ def test_a_stopped_worker_is_found_and_replaced() -> None:
     with_fleet(scenario, workers=1)
 
 
+def test_it_is_ready_while_one_worker_ticks_and_the_kernel_has_room() -> None:
+    async def scenario(watched: Watched) -> None:
+        assert watched.fleet.unready() == "no worker is live"
+        await watched.fleet.start()
+        await watched.all_live()
+        first, second = watched.fleet.members
+        os.kill(first.pid, signal.SIGSTOP)
+        watched.fleet.board.alive[first.index] = 1
+        assert watched.fleet.unready() == ""
+        os.kill(second.pid, signal.SIGSTOP)
+        watched.fleet.board.alive[second.index] = 1
+        assert watched.fleet.unready() == "no worker has ticked for 2 s"
+        watched.fleet.kill()
+
+    with_fleet(scenario)
+
+
+def test_a_queue_of_clients_that_is_full_is_seen() -> None:
+    (listener,) = bind("127.0.0.1", 0)
+    listener.listen(1)
+    with listener, socket.create_connection(listener.getsockname()):
+        assert not fleet._is_full(listener)
+        with socket.create_connection(listener.getsockname()):
+            assert fleet._is_full(listener)
+
+
 def test_stopping_drains_and_leaves_no_process() -> None:
     async def scenario(watched: Watched) -> None:
         await watched.fleet.start()

@@ -224,6 +224,45 @@ def test_bad_requests_are_told_what_to_do(action: str, body: Any, status: int) -
     with_api(scenario)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[" * 30_000,
+        b'{"reads": ' * 5_000,
+        b'{"reason": "\xff"}',
+        b"\xff\xfe{\x00}\x00",
+        b"1" * 5_000,
+    ],
+    ids=["torn", "lists", "objects", "not UTF-8", "UTF-16", "number"],
+)
+def test_a_body_that_is_not_json_is_told_so(body: bytes) -> None:
+    async def scenario(api: Api) -> None:
+        answered, problem = await api.ask(
+            "POST",
+            "/api/v1/services/auth_service/rollback",
+            data=body,
+            headers={"Content-Type": "application/json; charset=nonsense"},
+        )
+        assert (answered, problem["type"]) == (400, "urn:pgshunt:problem:not_json")
+        assert api.operations.called == []
+
+    with_api(scenario)
+
+
+def test_a_charset_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(api: Api) -> None:
+        answered, _ = await api.ask(
+            "POST",
+            "/api/v1/services/auth_service/rollback",
+            data='{"reason": "naïve"}'.encode(),
+            headers={"Content-Type": "application/json; charset=nonsense"},
+        )
+        assert (answered, api.operations.called) == (200, [("rollback", "auth_service", "naïve")])
+
+    with_api(scenario)
+
+
 def test_a_latched_service_says_how_to_go_on() -> None:
     async def scenario(api: Api) -> None:
         _, problem = await api.ask("POST", "/api/v1/services/auth_service/shift", json={"reads": 99})

@@ -161,7 +161,7 @@ def test_a_slow_rearm_does_not_lift_the_latch_of_a_later_rollback() -> None:
             await controller._keeper.note(service, lambda state: later)
 
         controller._require_healthy = overtaken  # type: ignore[method-assign]
-        clean = SimpleNamespace(tally=SimpleNamespace(is_clean_since=lambda moment: True))
+        clean = SimpleNamespace(tally=SimpleNamespace(is_clean_since=lambda moment, now: True))
         controller._copying.movers[SERVICE] = clean  # type: ignore[assignment]
         with pytest.raises(Held, match="by somebody else"):
             await controller.rearm(SERVICE, "looked at it")
@@ -226,7 +226,7 @@ def test_a_copy_that_is_no_longer_watched_does_not_pass_for_verified() -> None:
         await asyncio.wait(mover._watching, return_when=asyncio.FIRST_COMPLETED)
         assert [kind for kind, _ in world.events] == ["defect"]
         assert "nobody foresaw" in controller.trouble(SERVICE)
-        assert not mover.tally.is_clean_since(0)
+        assert not mover.tally.is_clean_since(0, 100.0)
         await controller.stop()
 
     world.run(scenario)

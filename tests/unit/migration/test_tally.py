@@ -1,0 +1,39 @@
+"""What passes of verification prove, and for how long."""
+
+from __future__ import annotations
+
+from pgshunt.migration.tally import RECENT_S_MIN, Tally
+from pgshunt.migration.verify import Divergence, VerifyResult
+
+
+def passed(
+    tally: Tally, began_at: float, ended_at: float, *confirmed: Divergence, undecided: int = 0
+) -> None:
+    tally.add(VerifyResult("public.users", 100, confirmed, undecided, 1.0), began_at + 1.0)
+    tally.add(VerifyResult("", 100, confirmed, undecided, 1.0, is_pass=True), ended_at)
+
+
+def test_a_pass_is_clean_if_it_began_later_and_found_every_row_equal() -> None:
+    tally = Tally()
+    assert not tally.is_clean_since(0, 0)
+    passed(tally, 100, 160)
+    assert tally.is_clean_since(99, 170)
+    assert not tally.is_clean_since(100, 170)
+    passed(tally, 200, 260, undecided=1)
+    assert not tally.is_clean_since(0, 270)
+    passed(tally, 300, 360, Divergence("public.users", ("1",), "missing"))
+    assert not tally.is_clean_since(0, 370)
+
+
+def test_a_clean_pass_grows_old_unless_another_follows() -> None:
+    tally = Tally()
+    passed(tally, 100, 160)
+    assert tally.is_clean_since(0, 160 + RECENT_S_MIN)
+    assert not tally.is_clean_since(0, 161 + RECENT_S_MIN)
+
+
+def test_where_a_pass_takes_hours_it_is_recent_for_hours() -> None:
+    tally = Tally()
+    passed(tally, 0.5, 7200)
+    assert tally.is_clean_since(0, 3 * 7200 - 1)
+    assert not tally.is_clean_since(0, 3 * 7200 + 1)
