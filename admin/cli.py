@@ -169,6 +169,26 @@ def check(config: Path, output: Output) -> None:
     sys.exit(Exit.OK if report.config is not None else Exit.USAGE)
 
 
+@cli.command()
+@_output
+@click.option(
+    "-c", "--config", type=_file, default="pgshunt.yaml", help="The file to write; it must not exist."
+)
+@click.argument("url")
+def init(url: str, config: Path, output: Output) -> None:
+    """Propose a configuration for the database postgres://user@host/dbname (password: PGPASSWORD)."""
+    from pgshunt.admin.init import document, draft_from, parse_url, save, told
+
+    try:
+        endpoint, control = parse_url(url)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="URL") from error
+    if config.exists():
+        raise click.BadParameter(f"{config} exists: name another file", param_hint="--config")
+    draft = draft_from(endpoint, control)
+    _answer(output, document(draft, config, save(draft, config)), told)
+
+
 @cli.command(hidden=True)
 @click.option("--index", type=int, required=True)
 @click.option("--channel-fd", type=int, required=True)

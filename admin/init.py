@@ -1,0 +1,214 @@
+"""Writes a first configuration from an existing database; passwords are left to the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pgshunt.admin.words import counted
+from pgshunt.config import Secret, examine
+from pgshunt.config.model import Control
+from pgshunt.config.problem import Problem as Found
+from pgshunt.migration.propose import Proposal, Proposed, propose
+from pgshunt.migration.servers import connect
+from pgshunt.migration.survey import Name, Survey, read_survey
+from pgshunt.routing.table import SHARED, Endpoint
+
+SURVEY_TIMEOUT_S = 60.0
+CONTROL_VARIABLE = "PGSHUNT_CONTROL_PASSWORD"
+TOKEN_VARIABLE = "PGSHUNT_ADMIN_TOKEN"
+
+# What YAML reads as a text without quotes. Our own reader takes no scalar for a number or a truth value.
+_PLAIN = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The text of a configuration; `variables`: what must be set in the environment before it is good."""
+
+    text: str
+    proposal: Proposal
+    variables: tuple[str, ...]
+
+
+def parse_url(url: str) -> tuple[Endpoint, Control]:
+    """postgres://user:password@host:port/dbname; PGPASSWORD stands in for the password.
+
+    Raises ValueError that says what is wrong, without the password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgres", "postgresql"):
+        raise ValueError("it begins with postgres:// or postgresql://")
+    dbname = unquote(parts.path.lstrip("/"))
+    if not (parts.username and parts.hostname and dbname):
+        raise ValueError(
+            "it names a user, a host and a database: postgres://user@host:5432/dbname (/ in a name or a "
+            "password is written %2F, @ is %40)"
+        )
+    if unknown := sorted(key for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        raise ValueError(f"it has no parameters here: leave out {', '.join(unknown)}")
+    try:
+        port = parts.port or 5432
+    except ValueError:
+        raise ValueError("its port is not between 0 and 65535") from None
+    password = unquote(parts.password) if parts.password else os.environ.get("PGPASSWORD")
+    endpoint = Endpoint(SHARED, SHARED, parts.hostname, port, dbname, "primary")
+    return endpoint, Control(user=unquote(parts.username), password=Secret(password) if password else None)
+
+
+def draft_from(endpoint: Endpoint, control: Control) -> Draft:
+    """Looks at the database and proposes. Raises ServerError."""
+    link = connect(endpoint, control, "init")
+    try:
+        link.limit(SURVEY_TIMEOUT_S)
+        survey = read_survey(link)
+    finally:
+        link.close()
+    return write_draft(endpoint, control.user, survey)
+
+
+def write_draft(endpoint: Endpoint, user: str, survey: Survey) -> Draft:
+    """Pure. `user` is the control role."""
+    proposal = propose(survey)
+    roles = sorted({role for service in proposal.services for role in service.users} - {user})
+    variables = _variables(user, roles or [user], proposal.services)
+    lines = [*_head(endpoint, user, roles or [user], survey, variables)]
+    if proposal.services:
+        lines += ["", "# To be made: an empty database for each service.", "databases:"]
+        for service in proposal.services:
+            host = f'"${{{variables[service.name]}:?the host of {service.name}_db}}"'
+            lines += [f"  {service.name}_db:", f"    primary: {{ host: {host} }}"]
+        lines += ["", "# A proposal: correct what is wrong.", "services:"]
+        for service in proposal.services:
+            lines += _service(service, survey)
+    if proposal.unowned:
+        lines += ["", "# In no service, so they stay on the shared database:"]
+        lines += [f"#   {_spelled(name)}" for name in proposal.unowned]
+    lines += ["", f"admin: {{ token_env: {TOKEN_VARIABLE} }}", ""]
+    return Draft("\n".join(lines), proposal, (*dict.fromkeys(variables.values()), TOKEN_VARIABLE))
+
+
+def save(draft: Draft, path: Path) -> tuple[Found, ...]:
+    """Writes the file, which must not exist, and returns what `check` will say when the variables are set.
+
+    Raises FileExistsError and other OSErrors.
+    """
+    with path.open("x", encoding="utf-8") as file:
+        file.write(draft.text)
+    return examine(path, dict.fromkeys(draft.variables, "set")).problems
+
+
+def document(draft: Draft, path: Path, problems: Iterable[Found]) -> dict[str, Any]:
+    """The draft as JSON values, for `-o json`."""
+    return {
+        "config": str(path),
+        "services": [
+            {
+                "name": service.name,
+                "why": service.why,
+                "tables": [_spelled(name) for name in service.tables],
+                "external_refs": [_spelled(name) for name in service.external_refs],
+                "users": list(service.users),
+            }
+            for service in draft.proposal.services
+        ],
+        "unowned": [_spelled(name) for name in draft.proposal.unowned],
+        "variables": list(draft.variables),
+        "problems": [str(problem) for problem in problems],
+    }
+
+
+def told(answer: dict[str, Any]) -> str:
+    """The same for people."""
+    services = answer["services"]
+    lines = [
+        f"{answer['config']}: {counted(len(services), 'service')}, "
+        f"{counted(len(answer['unowned']), 'table')} in none of them"
+    ]
+    lines += [f"  {one['name']}: {', '.join(one['tables'])} ({one['why']})" for one in services]
+    lines += answer["problems"]
+    lines += ["Correct it; set in the environment (a host may stand in the file instead):"]
+    lines += [f"  {variable}" for variable in answer["variables"]]
+    return "\n".join([*lines, f"Then: pgshunt check -c {answer['config']}"])
+
+
+# -- the parts of the text ------------------------------------------------------------------------------
+
+
+def _head(
+    endpoint: Endpoint, user: str, roles: list[str], survey: Survey, variables: dict[str, str]
+) -> Iterator[str]:
+    yield "version: 1"
+    yield ""
+    yield "# Where the services connect from now on."
+    yield "listen: { host: 127.0.0.1, port: 6432 }"
+    yield ""
+    yield "auth:"
+    yield "  users: # login roles that may write one of the tables below"
+    for role in roles:
+        yield f"    - {{ name: {_scalar(role)}, password_env: {variables[f'role {role}']} }}"
+    yield ""
+    yield "# The role of pgshunt itself; README tells what it needs."
+    yield f"control: {{ user: {_scalar(user)}, password_env: {CONTROL_VARIABLE} }}"
+    yield ""
+    yield "shared:"
+    yield f"  dbname: {_scalar(endpoint.dbname)}"
+    yield f"  primary: {{ host: {_scalar(endpoint.host)}, port: {endpoint.port} }}"
+    yield f"  max_connections: {survey.max_connections}"
+
+
+def _service(service: Proposed, survey: Survey) -> Iterator[str]:
+    yield f"  {service.name}: # {service.why}"
+    yield f"    database: {service.name}_db"
+    yield "    tables:"
+    for name in service.tables:
+        note = "" if name in survey.replicable else " # has no primary key: cannot be copied as it is"
+        yield f"      - {_scalar(_spelled(name))}{note}"
+    if service.external_refs:
+        yield f"    external_refs: [{', '.join(_scalar(_spelled(name)) for name in service.external_refs)}]"
+    if service.users:
+        yield f"    users: [{', '.join(map(_scalar, service.users))}]"
+
+
+def _variables(user: str, roles: Iterable[str], services: Iterable[Proposed]) -> dict[str, str]:
+    """A variable for each password and host. The control role's serves it as a client, too."""
+    wanted = {"control": CONTROL_VARIABLE}
+    for role in roles:
+        key = f"role {role}"
+        wanted[key] = CONTROL_VARIABLE if role == user else _free(f"{role}_PASSWORD", wanted)
+    for service in services:
+        wanted[service.name] = _free(f"{service.name}_DB_HOST", wanted)
+    return wanted
+
+
+def _free(wish: str, taken: dict[str, str]) -> str:
+    """Two roles may differ in what a variable's name cannot hold."""
+    plain = re.sub(r"[^A-Z0-9_]", "_", wish.upper())
+    plain = plain if re.match(r"[A-Z_]", plain) else f"_{plain}"
+    number, name = 1, plain
+    while name in (*taken.values(), TOKEN_VARIABLE):
+        number += 1
+        name = f"{plain}_{number}"
+    return name
+
+
+def _spelled(name: Name) -> str:
+    """As the configuration names tables."""
+    parts = [name.table] if name.schema == "public" else [name.schema, name.table]
+    return ".".join(part if re.fullmatch(r"[a-z_][a-z0-9_]*", part) else _quoted(part) for part in parts)
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _scalar(text: str) -> str:
+    """A YAML scalar of this text, in which nothing is taken for a variable."""
+    text = text.replace("${", "$${")
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

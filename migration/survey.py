@@ -1,0 +1,95 @@
+"""Reads what is to be known of a shared database before its services have names: for `pgshunt init`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pgshunt.migration.servers import Link
+
+# Partitions go with their parents, an extension's tables with it.
+_OURS: Final = r"""
+    c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgshunt') AND n.nspname NOT LIKE 'pg\_%'
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                    AND d.deptype = 'e')
+"""
+
+_TABLES: Final = f"""
+SELECT n.nspname::text, c.relname::text, c.relreplident = 'f' OR EXISTS (
+           SELECT FROM pg_index i WHERE i.indrelid = c.oid
+             AND (i.indisprimary AND c.relreplident = 'd' OR i.indisreplident))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE {_OURS}
+ORDER BY 1, 2
+"""
+
+# In the order of the columns, which is mostly that of their weight to who wrote the table.
+_REFERENCES: Final = f"""
+SELECT n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text,
+       (SELECT bool_and(a.attnotnull) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey)),
+       k.confdeltype = 'c'
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
+WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid AND NOT r.relispartition AND {_OURS}
+ORDER BY 1, 2, k.conkey
+"""
+
+_WRITERS: Final = f"""
+SELECT n.nspname::text, c.relname::text, u.rolname::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN pg_roles u
+WHERE u.rolcanlogin AND NOT u.rolsuper AND u.rolname <> current_user AND u.rolname NOT LIKE 'pg\\_%'
+  AND has_table_privilege(u.oid, c.oid, 'INSERT, UPDATE, DELETE') AND {_OURS}
+ORDER BY 1, 2, 3
+"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Name:
+    """A table as the catalogue spells it."""
+
+    schema: str
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key. `required`: no column of it may be null; `owned`: the row goes with the one it names."""
+
+    child: Name
+    parent: Name
+    required: bool
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """`replicable`: tables with what identifies a row; `writers`: login roles that may write each table."""
+
+    tables: tuple[Name, ...]
+    replicable: frozenset[Name]
+    references: tuple[Reference, ...]
+    writers: dict[Name, tuple[str, ...]]
+    max_connections: int
+
+
+def read_survey(link: Link) -> Survey:
+    """One consistent look. Raises ServerError."""
+    with link.transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+        tables = [(Name(schema, table), replicable) for schema, table, replicable in link.rows(_TABLES)]
+        references = [
+            Reference(Name(*row[:2]), Name(*row[2:4]), bool(row[4]), bool(row[5]))
+            for row in link.rows(_REFERENCES)
+        ]
+        writers: dict[Name, tuple[str, ...]] = {}
+        for schema, table, role in link.rows(_WRITERS):
+            name = Name(schema, table)
+            writers[name] = (*writers.get(name, ()), role)
+        return Survey(
+            tables=tuple(name for name, _ in tables),
+            replicable=frozenset(name for name, replicable in tables if replicable),
+            references=tuple(references),
+            writers=writers,
+            max_connections=int(link.value("SELECT setting FROM pg_settings WHERE name = 'max_connections'")),
+        )

@@ -1,0 +1,82 @@
+"""A draft is a good configuration once its variables are set, whatever tables and roles are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgshunt.admin.init import parse_url, save, write_draft
+from pgshunt.config import examine
+from pgshunt.migration.survey import Name, Reference, Survey
+from pgshunt.routing.table import Endpoint
+
+SHARED = Endpoint("shared", "shared", "db.internal", 5433, "mono ${x} lith", "primary")
+ODD = tuple(Name("public", name) for name in ("order", "order_$ {a: b}", 'order_"quoted"', "order_ünïcode"))
+
+
+def survey(*tables: Name, writers: tuple[str, ...] = ()) -> Survey:
+    keys = (Reference(tables[0], Name("public", "rates"), True, False),)
+    return Survey(tables, frozenset(tables[1:]), keys, dict.fromkeys(tables, writers), 250)
+
+
+def test_odd_names_survive_the_way_into_the_file_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "pgshunt.yaml"
+    draft = write_draft(SHARED, "pg shunt", survey(*ODD, writers=("a-b", "a_b", "yes")))
+    assert [problem for problem in save(draft, path) if problem.severity == "error"] == []
+    config = examine(path, dict.fromkeys(draft.variables, "db.example")).config
+    assert config is not None
+    assert (config.shared.dbname, config.shared.primary.port) == ("mono ${x} lith", 5433)
+    assert config.shared.max_connections == 250
+    assert config.control.user == "pg shunt"
+    assert config.services["order"].tables == (
+        "public.order",
+        "public.order_$ {a: b}",
+        'public."order_""quoted"""',
+        "public.order_ünïcode",
+    )
+    assert config.services["order"].users == ("a-b", "a_b", "yes")
+    assert config.databases["order_db"].primary.host == "db.example"
+    assert len(set(draft.variables)) == len(draft.variables)
+    assert draft.text.count("has no primary key") == 1
+
+
+def test_where_nobody_else_may_write_the_control_role_is_the_client(tmp_path: Path) -> None:
+    draft = write_draft(SHARED, "postgres", survey(Name("public", "alone")))
+    assert [problem for problem in save(draft, tmp_path / "new.yaml") if problem.severity == "error"] == []
+    assert draft.variables.count("PGSHUNT_CONTROL_PASSWORD") == 1
+    assert "#   alone" in draft.text
+
+
+def test_a_file_that_exists_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "pgshunt.yaml"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError):
+        save(write_draft(SHARED, "postgres", survey(*ODD)), path)
+    assert path.read_text() == "mine"
+
+
+def test_a_url_is_read_and_its_password_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "of the environment")
+    endpoint, control = parse_url("postgresql://me%40home:p%2Fw@[::1]/mono%20lith")
+    assert (endpoint.host, endpoint.port, endpoint.dbname) == ("::1", 5432, "mono lith")
+    assert (control.user, control.password and control.password.reveal()) == ("me@home", "p/w")
+    _, control = parse_url("postgres://me@host:5433/db")
+    assert control.password and control.password.reveal() == "of the environment"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://me@host/db", "postgres://"),
+        ("postgres://host/db", "a user"),
+        ("postgres://me@host", "a database"),
+        ("postgres://me@host/db?sslmode=require", "leave out sslmode"),
+        ("postgres://me:secret/word@host/db", "%2F"),
+        ("postgres://me@host:70000/db", "65535"),
+    ],
+)
+def test_a_url_that_will_not_do_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as refused:
+        parse_url(url)
+    assert "secret" not in str(refused.value)
