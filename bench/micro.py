@@ -34,7 +34,6 @@ def measure() -> dict[str, dict[str, float]]:
     measured = {}
     for name, sql in STATEMENTS.items():
         cache = ShapeCache(resolver(catalogue))
-        cache.search_path_id(PUBLIC)
         shape = classify(sql, PUBLIC, catalogue)
         measured[name] = {
             "text_seen_ns": bench_lookup(cache, sql.encode(), LOOKUPS),

@@ -88,10 +88,19 @@ ctypedef struct TemplateSet:
 
 
 @cython.final
+cdef class SearchPath:
+    cdef readonly int number
+    cdef readonly tuple names
+    cdef object __weakref__
+
+
+@cython.final
 cdef class ShapeCache:
     cdef object resolve
-    cdef dict path_ids
-    cdef list paths
+    cdef object paths             # names -> SearchPath, while somebody holds it
+    cdef object numbers           # number -> SearchPath, likewise
+    cdef SearchPath usual_path
+    cdef int next_path
     cdef Entry unknown_path
     cdef uint64_t seed
     cdef uint64_t secret

@@ -16,6 +16,7 @@ from libc.string cimport memchr, memcmp, memcpy
 
 import os
 import time
+from weakref import WeakValueDictionary
 
 from pgshunt.routing.shape import unknown
 
@@ -31,7 +32,6 @@ cdef enum:
     KEYS_BYTES_MAX = 33554432         # all keys together
     STRIP_BYTES_MAX = 1048576         # longer texts go to the classifier as they are
     SCRATCH_BYTES_KEPT = 65536
-    SEARCH_PATHS_MAX = 4096
     WHOLE = 0x5bd1e995                # sets keys that are whole texts apart from stripped ones
 
 
@@ -52,11 +52,20 @@ cdef class Entry:
         self.plan = None
 
 
+cdef class SearchPath:
+    """Schemas in the order in which names are looked for. The number is never given to another one."""
+
+    def __init__(self, number, names):
+        self.number = number
+        self.names = names
+
+
 cdef class ShapeCache:
     """Query texts to entries, bounded in number and bytes. `resolve(sql, search_path)` makes the shape that
     is missing.
 
-    A search path is known by a number (`search_path_id`); 0 is PostgreSQL's default, "$user", public.
+    A search path is known by its number as long as somebody holds it (`search_path`); without one every shape is
+    unknown. 0 is PostgreSQL's default, "$user", public.
     """
 
     def __cinit__(self, resolve, capacity=10_000):
@@ -82,10 +91,10 @@ cdef class ShapeCache:
 
     def __init__(self, resolve, capacity=10_000):
         self.resolve = resolve
-        self.path_ids = {}
-        self.paths = []
+        self.paths = WeakValueDictionary()
+        self.numbers = WeakValueDictionary()
         self.unknown_path = Entry(unknown("search_path"))
-        self.search_path_id(("$user", "public"))
+        self.usual_path = self.search_path(("$user", "public"))
         self.seed = int.from_bytes(os.urandom(8), "little")
         self.secret = int.from_bytes(os.urandom(8), "little") | 1
 
@@ -114,17 +123,14 @@ cdef class ShapeCache:
         """Bytes of all keys of the second level."""
         return self.key_bytes
 
-    def search_path_id(self, path):
-        """The number of a search path, as a tuple of schema names; -1 once there are too many: then every
-        shape is unknown.
-        """
-        number = self.path_ids.get(path)
-        if number is None:
-            if len(self.paths) >= SEARCH_PATHS_MAX:
-                return -1
-            number = self.path_ids[path] = len(self.paths)
-            self.paths.append(path)
-        return number
+    def search_path(self, names):
+        """The SearchPath of a tuple of schema names. It is forgotten when nobody holds it any more."""
+        cdef SearchPath path = self.paths.get(names)
+        if path is None:
+            path = SearchPath(self.next_path, names)
+            self.next_path += 1
+            self.paths[names] = self.numbers[path.number] = path
+        return path
 
     def find(self, text, search_path_id=0):
         """The entry of a query text (bytes), as `lookup` gives it to the hot path."""
@@ -146,8 +152,7 @@ cdef class ShapeCache:
         cdef TemplateSet *templates = NULL
         cdef Template *template
         cdef Literals literals
-        if search_path_id < 0 or search_path_id >= len(self.paths):
-            return self.unknown_path
+        cdef SearchPath path
         if length <= TEXT_BYTES_MAX:
             hash = self._hash(text, length, search_path_id, False)
             slot = &self.slots[hash & (SLOTS - 1)]
@@ -164,8 +169,11 @@ cdef class ShapeCache:
                 self.hits_template += 1
                 return <Entry>template.entry
         if length > STRIP_BYTES_MAX:
+            path = self.numbers.get(search_path_id)
+            if path is None:
+                return self.unknown_path
             self.misses += 1
-            return Entry(self.resolve(PyBytes_FromStringAndSize(text, length), self.paths[search_path_id]))
+            return Entry(self.resolve(PyBytes_FromStringAndSize(text, length), path.names))
 
         if length > self.scratch_room // 2:
             self._make_room(2 * length)
@@ -192,10 +200,13 @@ cdef class ShapeCache:
         # buffer.
         cdef bytes sql = PyBytes_FromStringAndSize(text, length)
         cdef bytes key = None
+        cdef SearchPath path = self.numbers.get(search_path_id)
+        if path is None:
+            return self.unknown_path
         if key_length >= 0:
             key = PyBytes_FromStringAndSize(self.scratch, key_length)
         self.misses += 1
-        shape = self.resolve(sql, self.paths[search_path_id])
+        shape = self.resolve(sql, path.names)
         cdef Entry entry = Entry(shape)
         if key is not None and not shape.literal_sensitive:
             self._insert(key, search_path_id, False, entry)

@@ -312,7 +312,8 @@ cdef class Relay(Clock):
         self.poller.watch(link)
         if welcome is not None:
             pool.identity.welcome = welcome.frames
-            pool.identity.search_path_id = self.shapes.search_path_id(welcome.search_path)
+            pool.identity.search_path = self.shapes.search_path(welcome.search_path)
+            pool.identity.search_path_id = pool.identity.search_path.number
             pool.identity.plain_text = welcome.plain_text
         if pool.identity.welcome is not None:
             for session in self.arrived(pool.identity):

@@ -30,7 +30,8 @@ cdef class Identity:
     cdef readonly str user
     cdef readonly dict parameters          # startup parameters, user and database left out
     cdef readonly object password          # str or None
-    cdef readonly int search_path_id
+    cdef object search_path                # routing's SearchPath
+    cdef readonly int search_path_id       # its number
     cdef readonly bint plain_text          # string literals follow the standard, encoding is ASCII-safe
     cdef public object welcome             # ParameterStatus pairs as the server sent them, None until known
     cdef list pools                        # per endpoint index: Pool or None

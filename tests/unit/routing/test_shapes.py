@@ -85,21 +85,27 @@ def test_a_text_that_does_not_parse_spoils_no_key(resolve: Resolver) -> None:
 
 def test_every_search_path_has_shapes_of_its_own(resolve: Resolver) -> None:
     cache = ShapeCache(resolve)
-    audit = cache.search_path_id(("audit",))
-    assert cache.search_path_id(("audit",)) == audit != 0
-    assert cache.search_path_id(("$user", "public")) == 0
+    path = cache.search_path(("audit",))
+    assert cache.search_path(("audit",)) is path
+    assert cache.search_path(("$user", "public")).number == 0
+    audit = path.number
     for _ in range(3):
         assert cache.find(b"SELECT 1", 0) is not cache.find(b"SELECT 1", audit)
     assert resolve.asked == [(b"SELECT 1", ("$user", "public")), (b"SELECT 1", ("audit",))]
 
 
-def test_too_many_search_paths_make_every_shape_unknown(resolve: Resolver) -> None:
+def test_a_search_path_that_nobody_holds_is_forgotten_and_its_number_not_used_again(
+    resolve: Resolver,
+) -> None:
     cache = ShapeCache(resolve)
-    numbers = [cache.search_path_id((f"schema_{n}",)) for n in range(5_000)]
-    assert numbers[-1] == -1
-    assert cache.find(b"SELECT 1", -1).kind == Kind.UNKNOWN
-    assert cache.find(b"SELECT 1", 1_000_000).writes
+    held = cache.search_path(("held",))
+    numbers = {cache.search_path((f"schema_{n}",)).number for n in range(100)}
+    assert len(numbers) == 100
+    for number in (*numbers, -1, 1_000_000):
+        assert cache.find(b"SELECT 1", number).kind == Kind.UNKNOWN
     assert resolve.asked == []
+    assert cache.find(b"SELECT 1", held.number).kind == Kind.READ
+    assert cache.search_path(("schema_7",)).number not in numbers
 
 
 def test_clear_forgets_and_leaves_what_others_hold(resolve: Resolver) -> None:
@@ -224,7 +230,8 @@ def test_a_cached_shape_is_the_shape(asked: list[tuple[bytes, int, int]], capaci
     paths = (("$user", "public"), ("audit",), ())
     resolve = resolver(Catalogue(relations={"public.users": "r", "audit.users": "r"}))
     cache = ShapeCache(resolve, capacity=capacity)
-    numbers = [cache.search_path_id(path) for path in paths]
+    held = [cache.search_path(path) for path in paths]
+    numbers = [path.number for path in held]
     for template, number, path in asked:
         text = template % number
         assert cache.find(text, numbers[path]).shape == resolve(text, paths[path])
