@@ -1,29 +1,28 @@
 """Runs a statement with a secret in it that no server log, statistics view or extension gets to see.
 
-The secret is a setting of the connection's start, and a DO block writes it into the statement: neither
-log_statement, log_min_duration_statement, pg_stat_activity nor pg_stat_statements shows more than the block.
-The context of an error would show the statement inside it (log_min_error_statement does not matter here), so
-the block catches every error and raises it anew. Works for every role: the settings that would keep a
-statement out of the log are a superuser's.
+The secret travels as COPY data, which nothing logs, into a temporary table, and a DO block writes it into the
+statement: log_statement, log_min_duration_statement, pg_stat_activity and pg_stat_statements show no more
+than the block. The context of an error would show the statement inside it, so the block catches every error
+and raises it anew. Works for every role: the settings that keep a statement out of the log are a superuser's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from io import StringIO
 from typing import Final
 
 from pgshunt.migration.servers import Link
 from pgshunt.migration.sql import literal
 
-SETTING: Final = "pgshunt.hidden"
-
 # OTHERS leaves out query_canceled, which is how a statement_timeout comes.
 _BLOCK: Final = """
 DECLARE
+    hidden text;
     detail text;
     hint text;
 BEGIN
-    EXECUTE format({statement}, current_setting('{setting}'));
+    SELECT secret INTO STRICT hidden FROM pg_temp.pgshunt_hidden;
+    EXECUTE format({statement}, hidden);
 EXCEPTION WHEN OTHERS OR query_canceled THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
     RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM, DETAIL = detail, HINT = hint;
@@ -31,14 +30,13 @@ END
 """
 
 
-def hiding(secret: str) -> Mapping[str, str]:
-    """The settings of a connection on which `run_hidden` knows the secret."""
-    return {SETTING: secret}
-
-
-def run_hidden(link: Link, statement: str) -> None:
+def run_hidden(link: Link, statement: str, secret: str) -> None:
     """Runs a statement in which `%L` stands for the secret, as a literal; another % is written %%.
 
     It must be one that a transaction block may hold. Raises ServerError.
     """
-    link.rows(f"DO {literal(_BLOCK.format(statement=literal(statement), setting=SETTING))}")
+    quoted = '"' + secret.replace('"', '""') + '"'
+    with link.transaction():
+        link.rows("CREATE TEMPORARY TABLE pgshunt_hidden (secret text) ON COMMIT DROP")
+        link.rows("COPY pg_temp.pgshunt_hidden FROM STDIN (FORMAT csv)", stream=StringIO(quoted + "\n"))
+        link.rows(f"DO {literal(_BLOCK.format(statement=literal(statement)))}")

@@ -15,7 +15,7 @@ from typing import Final
 
 from pgshunt.migration.heartbeat import TABLE as HEARTBEAT
 from pgshunt.migration.heartbeat import ensure_table
-from pgshunt.migration.hidden import hiding, run_hidden
+from pgshunt.migration.hidden import run_hidden
 from pgshunt.migration.lane_state import (
     SYNC_STATES,
     LaneStatus,
@@ -115,12 +115,7 @@ class Lane:
             sslmode=endpoint.tls.mode,
             **password,
         )
-        target = self._target
-        knowing = Server(target.endpoint, target.control, target.purpose, hiding(connection))
-        try:
-            await knowing.run(self._subscribe, CHANGE_TIMEOUT_S)
-        finally:
-            await knowing.close()
+        await self._target.run(partial(self._subscribe, connection=connection), CHANGE_TIMEOUT_S)
 
     async def progress(self) -> list[TableProgress]:
         """What the live view shows. Raises ServerError."""
@@ -244,7 +239,7 @@ class Lane:
 
     # At the target
 
-    def _subscribe(self, link: Link) -> None:
+    def _subscribe(self, link: Link, connection: str) -> None:
         ensure_table(link)
         name = quoted(self.name)
         escaped = name.replace("%", "%%")
@@ -260,9 +255,10 @@ class Lane:
                 link,
                 f"CREATE SUBSCRIPTION {escaped} CONNECTION %L PUBLICATION {escaped} "
                 f"WITH (create_slot = false, slot_name = {escaped}, copy_data = true)",
+                connection,
             )
             return
-        run_hidden(link, f"ALTER SUBSCRIPTION {escaped} CONNECTION %L")
+        run_hidden(link, f"ALTER SUBSCRIPTION {escaped} CONNECTION %L", connection)
         link.rows(f"ALTER SUBSCRIPTION {name} SET (slot_name = {name})")
         if not subscription.enabled:
             link.rows(f"ALTER SUBSCRIPTION {name} ENABLE")

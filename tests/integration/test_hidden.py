@@ -13,10 +13,10 @@ from support.moving import CONTROL, databases, endpoint
 from pgshunt.config.model import Control
 from pgshunt.config.secret import Secret
 from pgshunt.demo.postgres import Server as Postgres
-from pgshunt.migration.hidden import hiding, run_hidden
+from pgshunt.migration.hidden import run_hidden
 from pgshunt.migration.servers import ServerError, connect
 
-WORD = "it's a \\ hidden % word"
+WORD = "it's a \"\\\t hidden % word\n\\.\n"
 SUBSCRIBE = "CREATE SUBSCRIPTION sub CONNECTION %L PUBLICATION pub WITH (create_slot = false, slot_name = s)"
 ORDINARY = Control(user="pgshunt_ordinary", password=Secret("plain"))
 
@@ -38,11 +38,11 @@ def log_of(server: Postgres) -> str:
 
 def refused(own: Database, control: Control, conninfo: str, timeout_s: float = 10) -> str:
     """The SQLSTATE with which a subscription is refused."""
-    link = connect(endpoint(own, "own_db"), control, "test", settings=hiding(conninfo))
+    link = connect(endpoint(own, "own_db"), control, "test")
     link.limit(timeout_s)
     try:
         with pytest.raises(ServerError) as caught:
-            run_hidden(link, SUBSCRIBE)
+            run_hidden(link, SUBSCRIBE, conninfo)
     finally:
         link.close()
     assert "hidden % word" not in str(caught.value)
@@ -50,9 +50,9 @@ def refused(own: Database, control: Control, conninfo: str, timeout_s: float = 1
 
 
 def test_the_secret_arrives_as_it_is(own: Database) -> None:
-    link = connect(endpoint(own, "own_db"), CONTROL, "test", settings=hiding(WORD))
+    link = connect(endpoint(own, "own_db"), CONTROL, "test")
     link.rows("CREATE TABLE t (word text)")
-    run_hidden(link, "INSERT INTO t VALUES (%L || '%%')")
+    run_hidden(link, "INSERT INTO t VALUES (%L || '%%')", WORD)
     assert link.value("SELECT word FROM t") == WORD + "%"
     link.close()
 
@@ -62,9 +62,10 @@ def test_the_log_tells_an_error_without_the_secret_whoever_asks(own: Database) -
         "DO $$ BEGIN CREATE ROLE pgshunt_ordinary LOGIN PASSWORD 'plain'; "
         "EXCEPTION WHEN duplicate_object THEN NULL; END $$"
     )
+    word = "it's a \\ hidden % word"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        quoted = WORD.replace("\\", "\\\\").replace("'", "\\'")
+        quoted = word.replace("\\", "\\\\").replace("'", "\\'")
         conninfo = f"host=127.0.0.1 port={port} user=u password='{quoted}'"
         assert refused(own, ORDINARY, conninfo) == "42501"
         assert refused(own, CONTROL, conninfo, 0.5) == "57014"  # statement_timeout
