@@ -1,7 +1,7 @@
 """Says in this project's words what pydantic found wrong with a value."""
 
 from collections.abc import Mapping
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -38,6 +38,18 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
 def explain(error: ValidationError, source: Source) -> list[Problem]:
     """The problems in `error`, in words. Values appear as the file has them, before variables are put in."""
     return [_problem(details, source) for details in error.errors(include_url=False, include_input=False)]
+
+
+def stand_in(path: Path) -> Any:
+    """Something that may stand at `path`, where a required value is missing."""
+    declared = _type_at(path)
+    if get_origin(declared) is Literal:
+        return get_args(declared)[0]
+    if get_origin(declared) is tuple:
+        return ["x"]
+    if get_origin(declared) is dict or issubclass(declared, BaseModel):
+        return {}
+    return 1 if issubclass(declared, int) else "x"
 
 
 def _problem(details: ErrorDetails, source: Source) -> Problem:

@@ -6,16 +6,19 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from pgshunt.config.check import check
-from pgshunt.config.explain import explain
+from pgshunt.config.explain import explain, stand_in
 from pgshunt.config.model import Config
 from pgshunt.config.problem import ConfigError, Path, Problem, Severity
 from pgshunt.config.resolve import resolve
 from pgshunt.config.source import Source
+
+DEPTH_MAX: Final = 6
+"""Sections within sections, of which each may have something missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +75,52 @@ def _examine(source: Source, folder: FilePath, environ: Mapping[str, str]) -> Re
 
 
 def _validate(source: Source) -> tuple[Config | None, list[Problem]]:
-    """The configuration in `source`; if values are wrong, the one without them, for the rules to look at."""
+    """The configuration in `source`; if values are wrong or missing, one in which the rules can still look at
+    all the others.
+    """
     try:
         return Config.model_validate(source.values), []
     except ValidationError as error:
-        problems = explain(error, source)
-        values = _without(source.values, (problem.path for problem in problems))
-    try:
-        return Config.model_validate(values), problems
-    except ValidationError:
-        return None, problems
+        problems, values = explain(error, source), _repaired(source.values, error)
+    for _ in range(DEPTH_MAX):
+        try:
+            return Config.model_validate(values), problems
+        except ValidationError as error:
+            values = _repaired(values, error)
+    return None, problems
+
+
+def _repaired(values: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
+    """`values` without what is wrong, and with something in place of what is missing; what that is does not
+    matter, since no rule's word about it is told.
+    """
+    filled, wrong = deepcopy(dict(values)), []
+    for details in error.errors(include_url=False, include_input=False):
+        path = details["loc"]
+        if details["type"] != "missing":
+            wrong.append(path[:-1] if path and path[-1] == "[key]" else path)
+        elif isinstance(section := _at(filled, path[:-1]), dict):
+            section[path[-1]] = stand_in(path)
+    return _without(filled, wrong)
+
+
+def _at(values: Any, path: Iterable[str | int]) -> Any:
+    """What stands at `path`; None where something on the way was removed."""
+    for step in path:
+        if isinstance(values, dict):
+            values = values.get(step)
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
+            values = values[step]
+        else:
+            return None
+    return values
 
 
 def _without(values: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
     """`values` without what stands at `paths`, the last items of a list first, so that indexes stay true."""
     remaining = deepcopy(dict(values))
     for *parents, last in sorted(paths, key=_nested_last, reverse=True):
-        section: Any = remaining
-        for step in parents:
-            section = section[step]
+        section = _at(remaining, parents)
         if isinstance(last, int) or last in section:
             del section[last]
     return remaining

@@ -96,6 +96,30 @@ def test_an_empty_file_says_what_is_missing(problems: Problems) -> None:
         "pgshunt.yaml:1:1: version: is missing; add it",
         "pgshunt.yaml:1:1: shared: is missing; add it",
         "pgshunt.yaml:1:1: control: is missing; add it",
+        "pgshunt.yaml:1:1: auth.users: is empty, so nobody can log in; list the services' login roles",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "without", "missing"),
+    [
+        ("version: 1\n", "", "version: is missing"),
+        ("shared: {dbname: monolith, primary: {host: 127.0.0.1}}\n", "", "shared: is missing"),
+        ("control: {user: pgshunt}", "control: {}", "control.user: is missing"),
+        ("primary: {host: 127.0.0.1, port: 5433}", "", "databases.auth_db.primary: is missing"),
+        ("{host: 127.0.0.1, port: 5433}", "{}", "databases.auth_db.primary.host: is missing"),
+        ("database: auth_db, ", "", "services.auth.database: is missing"),
+    ],
+)
+def test_what_is_missing_hides_nothing_else(
+    minimal: str, problems: Problems, line: str, without: str, missing: str
+) -> None:
+    assert line in minimal
+    text = minimal.replace(line, without).replace("database: audit_db", "database: audit_dv")
+    told = [problem.split(": ", 1)[1] for problem in problems(text)]
+    assert sorted(told, key=lambda problem: "audit_dv" in problem) == [
+        f"{missing}; add it",
+        "services.audit.database: there is no database 'audit_dv'; did you mean 'audit_db'?",
     ]
 
 
