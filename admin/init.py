@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from pydantic import ValidationError
+
 from pgshunt.admin.words import counted
 from pgshunt.config import Secret, examine
-from pgshunt.config.model import Control
+from pgshunt.config.model import Control, ServerTls
 from pgshunt.config.problem import Problem as Found
 from pgshunt.migration.propose import Proposal, Proposed, propose
 from pgshunt.migration.servers import connect
@@ -23,6 +25,14 @@ from pgshunt.routing.table import SHARED, Endpoint
 SURVEY_TIMEOUT_S = 60.0
 CONTROL_VARIABLE = "PGSHUNT_CONTROL_PASSWORD"
 TOKEN_VARIABLE = "PGSHUNT_ADMIN_TOKEN"
+
+TLS_PARAMETERS = {
+    "sslmode": "mode",
+    "sslrootcert": "ca_file",
+    "sslcert": "certificate_file",
+    "sslkey": "key_file",
+    "channel_binding": "channel_binding",
+}
 
 # What YAML reads as a text without quotes. Our own reader takes no scalar for a number or a truth value.
 _PLAIN = re.compile(r"[A-Za-z_][\w.-]*")
@@ -51,15 +61,28 @@ def parse_url(url: str) -> tuple[Endpoint, Control]:
             "it names a user, a host and a database: postgres://user@host:5432/dbname (/ in a name or a "
             "password is written %2F, @ is %40)"
         )
-    if unknown := sorted(key for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        raise ValueError(f"it has no parameters here: leave out {', '.join(unknown)}")
+    tls = _tls(dict(parse_qsl(parts.query, keep_blank_values=True)))
     try:
         port = parts.port or 5432
     except ValueError:
         raise ValueError("its port is not between 0 and 65535") from None
     password = unquote(parts.password) if parts.password else os.environ.get("PGPASSWORD")
-    endpoint = Endpoint(SHARED, SHARED, parts.hostname, port, dbname, "primary")
+    endpoint = Endpoint(SHARED, SHARED, parts.hostname, port, dbname, "primary", tls)
     return endpoint, Control(user=unquote(parts.username), password=Secret(password) if password else None)
+
+
+def _tls(parameters: dict[str, str]) -> ServerTls:
+    """Those of libpq's connection parameters that this configuration has too."""
+    if unknown := sorted(set(parameters) - set(TLS_PARAMETERS)):
+        raise ValueError(f"it may have {', '.join(TLS_PARAMETERS)}: leave out {', '.join(unknown)}")
+    values = {TLS_PARAMETERS[name]: value for name, value in parameters.items()}
+    values |= {name: str(Path(value).absolute()) for name, value in values.items() if name.endswith("_file")}
+    try:
+        return ServerTls.model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        theirs = [name for name, ours in TLS_PARAMETERS.items() if ours in wrong["loc"]]
+        raise ValueError(f"{''.join(theirs) or 'TLS'}: {wrong['msg']}") from None
 
 
 def draft_from(endpoint: Endpoint, control: Control) -> Draft:
@@ -161,6 +184,8 @@ def _head(
     yield f"  dbname: {_scalar(endpoint.dbname)}"
     yield f"  primary: {{ host: {_scalar(endpoint.host)}, port: {endpoint.port} }}"
     yield f"  max_connections: {survey.max_connections}"
+    if given := endpoint.tls.model_dump(mode="json", exclude_unset=True):
+        yield f"  tls: {{ {', '.join(f'{key}: {_scalar(value)}' for key, value in given.items())} }}"
 
 
 def _service(service: Proposed, survey: Survey) -> Iterator[str]:

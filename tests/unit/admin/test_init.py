@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,26 @@ def test_a_url_is_read_and_its_password_kept_apart(monkeypatch: pytest.MonkeyPat
     assert control.password and control.password.reveal() == "of the environment"
 
 
+def test_what_the_url_says_of_tls_stands_in_the_file(tmp_path: Path) -> None:
+    endpoint, control = parse_url("postgres://me@host/db?sslmode=verify-full&sslrootcert=ca.crt")
+    draft = write_draft(endpoint, control.user, survey(*ODD))
+    save(draft, tmp_path / "pgshunt.yaml")
+    report = examine(tmp_path / "pgshunt.yaml", dict.fromkeys(draft.variables, "set"))
+    missing = [problem.path for problem in report.problems if problem.severity == "error"]
+    assert missing == [("shared", "tls", "ca_file")]
+    assert f"mode: verify-full, ca_file: {json.dumps(str(Path('ca.crt').absolute()))}" in draft.text
+    assert "tls:" not in write_draft(parse_url("postgres://me@host/db")[0], "me", survey(*ODD)).text
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
         ("mysql://me@host/db", "postgres://"),
         ("postgres://host/db", "a user"),
         ("postgres://me@host", "a database"),
-        ("postgres://me@host/db?sslmode=require", "leave out sslmode"),
+        ("postgres://me@host/db?sslmode=require&target_session_attrs=any", "leave out target_session_attrs"),
+        ("postgres://me@host/db?sslmode=allow", "sslmode: "),
+        ("postgres://me@host/db?sslmode=prefer&sslrootcert=x", "TLS: prefer makes no use of ca_file"),
         ("postgres://me:secret/word@host/db", "%2F"),
         ("postgres://me@host:70000/db", "65535"),
     ],
