@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Buffers, frames and expected replies as C structs: what the hot path touches for every message."""
 
-from libc.stdint cimport int16_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
@@ -133,7 +133,7 @@ cdef struct Reply:
     uint8_t code
     uint8_t action
     uint8_t op               # 0 read, 1 write, 2 other
-    uint8_t flags            # the relay's own marks
+    uint16_t flags           # the relay's own marks
 
 cdef struct Replies:
     Reply* ring

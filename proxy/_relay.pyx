@@ -30,13 +30,16 @@ from pgshunt.routing._shapes cimport (
     KIND_ROLLBACK,
     KIND_SESSION,
     PLAN_SPLIT,
+    UNRESOLVED,
     Entry,
     ShapeCache,
 )
 
-from pgshunt.protocol.errors import PgError, classify_sqlstate
+from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error
 from pgshunt.protocol.messages import backend_key_data
 from pgshunt.protocol.startup import Cancel, NeedWelcome, Send, StartTls
+from pgshunt.proxy import settings as settings_of
+from pgshunt.proxy.settings import VERIFIED
 from pgshunt.routing.classify import classify
 from pgshunt.routing.decide import REASON_CODES, Reason, decide
 from pgshunt.routing.shape import Kind, unknown
@@ -114,9 +117,11 @@ include "relay/poller.pxi"
 include "relay/counters.pxi"
 include "relay/pool.pxi"
 include "relay/owed.pxi"
+include "relay/readback.pxi"
 include "relay/answers.pxi"
 include "relay/link.pxi"
 include "relay/client.pxi"
+include "relay/state.pxi"
 include "relay/unit.pxi"
 include "relay/statements.pxi"
 include "relay/session.pxi"

@@ -22,6 +22,7 @@ from pgshunt.protocol.errors import PgError
 from pgshunt.protocol.frames import scan
 from pgshunt.protocol.startup import Encryption, Handshake, NeedWelcome
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.proxy.settings import UNSAFE_ENCODINGS
 from pgshunt.proxy.stream import CANNOT_CONNECT
 from pgshunt.proxy.tls import TlsEnd, end_point, first_certificate
 from pgshunt.routing.names import split_search_path
@@ -40,10 +41,6 @@ IDLE_MS_MAX = 600_000  # a link that nobody has needed for so long is closed
 STATEMENT_BYTES_MAX = 16 * 1024 * 1024
 # Long statements that one worker is receiving, all clients together.
 HELD_BYTES_MAX = 256 * 1024 * 1024
-
-# In these client encodings a byte below 0x80 can be part of a character, so a quote or a backslash cannot
-# be told by its byte (PostgreSQL's PG_VALID_FE_ENCODING-only encodings, mb/pg_wchar.h).
-UNSAFE_ENCODINGS = frozenset({b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +247,9 @@ class Policy:
         frames = b"".join(messages.parameter_status(name, value) for name, value in parameters.items())
         plain = (
             parameters.get(b"standard_conforming_strings", b"on") == b"on"
-            and parameters.get(b"client_encoding", b"UTF8") not in UNSAFE_ENCODINGS
+            and parameters.get(b"client_encoding", b"UTF8").decode() not in UNSAFE_ENCODINGS
         )
-        schemas = split_search_path(path.decode(errors="replace"))
-        return Welcome(frames, tuple(identity.user if name == "$user" else name for name in schemas), plain)
+        return Welcome(frames, split_search_path(path.decode(errors="replace")), plain)
 
     async def _show(self, opened: OpenedLink, sql: bytes) -> bytes:
         """The one value of a SHOW."""

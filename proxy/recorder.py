@@ -77,7 +77,7 @@ class Unit:
         harmless = (
             shape.statements == 1
             and not shape.volatile
-            and shape.pins is None
+            and not shape.stateful
             and (
                 (shape.kind is Kind.WRITE and bool(shape.writes) and _MODIFIES.match(sql) is not None)
                 or (shape.kind is Kind.READ and bool(shape.reads))

@@ -20,14 +20,16 @@ cdef enum:
     PLAN_FIXED = 0
     PLAN_SPLIT = 1
 
+    UNRESOLVED = 1               # number of the empty search path
+
 
 @cython.final
 cdef class Entry:
     cdef public object shape
     cdef public int kind
     cdef public bint splittable   # a plain read of at least one table: may go to a copy
-    cdef public bint pins         # leaves session state behind that outlives the transaction
-    cdef public bint releases     # ends session state: RESET ALL, DISCARD ALL, UNLISTEN * …
+    cdef public bint stateful     # changes state of its session: SET, LISTEN, a temporary table …
+    cdef public bint unreadable   # nobody knows what it does
     cdef public bint writes       # writes, locks, volatile or unknown: the owner only
     cdef public bint defines      # DDL
     cdef public bint read_only    # BEGIN READ ONLY, SET TRANSACTION READ ONLY
@@ -99,7 +101,7 @@ cdef class ShapeCache:
     cdef object resolve
     cdef object paths             # names -> SearchPath, while somebody holds it
     cdef object numbers           # number -> SearchPath, likewise
-    cdef SearchPath usual_path
+    cdef SearchPath usual_path, unresolved_path
     cdef int next_path
     cdef Entry unknown_path
     cdef uint64_t seed

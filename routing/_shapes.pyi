@@ -7,8 +7,8 @@ class Entry:
     shape: Shape
     kind: int
     splittable: bool
-    pins: bool
-    releases: bool
+    stateful: bool
+    unreadable: bool
     writes: bool
     defines: bool
     read_only: bool

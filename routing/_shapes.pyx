@@ -42,8 +42,8 @@ cdef class Entry:
         self.shape = shape
         self.kind = int(shape.kind)
         self.splittable = shape.splittable
-        self.pins = shape.pins is not None
-        self.releases = bool(shape.releases)
+        self.stateful = shape.stateful
+        self.unreadable = shape.unreadable
         self.writes = shape.writing
         self.defines = shape.defines
         self.read_only = shape.read_only is True
@@ -65,7 +65,7 @@ cdef class ShapeCache:
     is missing.
 
     A search path is known by its number as long as somebody holds it (`search_path`); without one every shape is
-    unknown. 0 is PostgreSQL's default, "$user", public.
+    unknown. 0 is PostgreSQL's default, "$user", public; on UNRESOLVED no unqualified name is found.
     """
 
     def __cinit__(self, resolve, capacity=10_000):
@@ -95,6 +95,7 @@ cdef class ShapeCache:
         self.numbers = WeakValueDictionary()
         self.unknown_path = Entry(unknown("search_path"))
         self.usual_path = self.search_path(("$user", "public"))
+        self.unresolved_path = self.search_path(())
         self.seed = int.from_bytes(os.urandom(8), "little")
         self.secret = int.from_bytes(os.urandom(8), "little") | 1
 

@@ -46,7 +46,7 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
     found = Findings(search_path, catalogue)
     examine(found, node)
     if found.kind is Kind.WRITE and temporary:
-        found.pins = found.pins or "temp_table"
+        found.pins.add("temp_table")
     return Shape(
         kind=found.kind,
         reads=frozenset(found.reads),
@@ -54,14 +54,19 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
         locks=found.locks,
         volatile=found.volatile,
         time_dependent=found.time_dependent,
-        pins=found.pins,
+        pins=frozenset(found.pins),
         releases=frozenset(found.releases),
         local=found.local,
         literal_sensitive=found.literal_sensitive,
         read_only=found.read_only,
         isolation=found.isolation,
         chain=found.chain,
-        setting=found.setting,
+        touches=frozenset(found.touches),
+        resets=frozenset(found.resets),
+        creates=frozenset(found.creates),
+        renames=found.renames,
+        rereads=found.rereads,
+        obscures=found.obscures,
         deallocates=found.deallocates,
         defines=found.reason == "definition" and found.local != "temp_table",
         ordered=found.ordered,
@@ -73,33 +78,35 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
 
 STRENGTH: Final = (Kind.EMPTY, Kind.READ, Kind.SESSION, Kind.COPY_IN, Kind.WRITE, Kind.UNKNOWN)
 TRANSACTION_CONTROL: Final = frozenset({Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, Kind.SAVEPOINT})
-RENAMING: Final = frozenset({"search_path", "role", "session_authorization", "all", "*"})
-"""Settings after which a name may mean another table; "*" is one that cannot be told."""
 
 
 def _unit(shapes: list[Shape]) -> Shape:
     controls = any(shape.kind in TRANSACTION_CONTROL for shape in shapes)
-    settings = {shape.setting for shape in shapes} - {None}
-    if settings & RENAMING and any(shape.tables for shape in shapes):
-        # The names after it may mean other tables than they do now.
-        return unknown("search_path")
     reason = next((shape.reason for shape in shapes if shape.reason), "")
     kind = Kind.WRITE if controls else max((shape.kind for shape in shapes), key=STRENGTH.index)
+    # Behind some settings the names may mean other tables than they do now, or the text other statements.
+    unclear = any(shape.renames for shape in shapes) and any(shape.tables for shape in shapes)
+    obscured = any(shape.obscures for shape in shapes)
     return Shape(
-        kind=kind,
-        reads=_union(shape.reads for shape in shapes),
-        writes=_union(shape.writes for shape in shapes),
+        kind=Kind.UNKNOWN if unclear or obscured else kind,
+        reads=frozenset() if unclear else _union(shape.reads for shape in shapes),
+        writes=frozenset() if unclear else _union(shape.writes for shape in shapes),
         locks=any(shape.locks for shape in shapes),
         volatile=any(shape.volatile for shape in shapes),
         time_dependent=any(shape.time_dependent for shape in shapes),
-        pins=next((shape.pins for shape in shapes if shape.pins), None),
+        pins=_union(shape.pins for shape in shapes) | ({"unreadable"} if obscured else set()),
         releases=_union(shape.releases for shape in shapes),
         local=next((shape.local for shape in shapes if shape.local), None),
         literal_sensitive=any(shape.literal_sensitive for shape in shapes),
-        setting=settings.pop() if len(settings) == 1 else "*" if settings else None,
+        touches=_union(shape.touches for shape in shapes),
+        resets=_union(shape.resets for shape in shapes),
+        creates=_union(shape.creates for shape in shapes),
+        renames=any(shape.renames for shape in shapes),
+        rereads=any(shape.rereads for shape in shapes),
+        obscures=obscured,
         defines=any(shape.defines for shape in shapes),
         statements=len(shapes),
-        reason="transaction_block" if controls else reason,
+        reason="search_path" if unclear else "transaction_block" if controls else reason,
     )
 
 

@@ -97,12 +97,13 @@ def _traits(shape: Shape) -> tuple[str, ...]:
         "takes locks": shape.locks,
         "volatile": shape.volatile,
         "tells the time": shape.time_dependent,
-        f"pins the session: {shape.pins}": shape.pins,
+        f"pins the session: {', '.join(sorted(shape.pins))}": shape.pins,
+        f"sets: {', '.join(sorted(shape.touches | shape.resets))}": shape.touches or shape.resets,
         f"tied to the server: {shape.local}": shape.local,
         "literals matter": shape.literal_sensitive,
         "read only": shape.read_only,
         f"{shape.statements} statements": shape.statements > 1,
-        shape.reason: shape.reason not in ("", "locks", shape.pins, shape.local),
+        shape.reason: shape.reason not in ("", "locks", *shape.pins, shape.local),
     }
     return tuple(trait for trait, holds in said.items() if holds)
 

@@ -41,7 +41,8 @@ EFFECTS: Final[dict[str, Effect]] = {
     **dict.fromkeys(("nextval", "setval", "currval"), SEQUENCE),
     "lastval": Effect(volatile=True, literal_sensitive=True),
     "setseed": Effect(volatile=True, pins="seed"),
-    "set_config": Effect(volatile=True, literal_sensitive=True, pins="set"),
+    # Pins only where it cannot be told which parameter it sets.
+    "set_config": Effect(volatile=True, literal_sensitive=True, pins="set_config"),
     **dict.fromkeys(
         (
             "pg_advisory_lock",
@@ -52,7 +53,10 @@ EFFECTS: Final[dict[str, Effect]] = {
         SESSION_LOCK,
     ),
     "pg_prepared_statement": Effect(volatile=True, pins="prepared_statements"),
-    "pg_advisory_unlock_all": Effect(volatile=True, releases="advisory_lock"),
+    **dict.fromkeys(
+        ("pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"),
+        Effect(volatile=True, releases="advisory_lock"),
+    ),
     # Volatile in pg_proc, yet they only look.
     **dict.fromkeys(
         (

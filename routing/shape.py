@@ -30,16 +30,21 @@ class Shape:
     `reads` and `writes` hold schema-qualified names ("public.users"); a name the catalogue does not know
     stays as written.
 
-    `pins` is the cause for which a session must keep its link after the transaction (it leaves session state
-    behind), and `releases` are the causes that end with it (RESET ALL, UNLISTEN *, DISCARD ALL …). `local`
-    names what ties the answer to the server it is asked from (a system view, `ctid`, a cursor …): such a
-    statement is never sent to a copy. `literal_sensitive` means that another literal could make another
-    shape, so that only the whole text is a key. `read_only`, `isolation` and `chain` belong to transaction
-    control: None (False) where nothing was said. `setting` is the configuration parameter that is set or
-    reset ("search_path"; "all"; "*" where it cannot be told). `deallocates` is the name of the prepared
-    statement that is dropped, "*" for all of them. `defines` is DDL that others may notice: what was
+    `pins` are the causes for which a session must keep its link after the transaction (it leaves state
+    behind that cannot be made again elsewhere), and `releases` are the causes that may end with it (UNLISTEN,
+    DISCARD ALL …). `local` names what ties the answer to the server it is asked from (a system view, `ctid`,
+    a cursor …): such a statement is never sent to a copy. `literal_sensitive` means that another literal
+    could make another shape, so that only the whole text is a key. `read_only`, `isolation` and `chain`
+    belong to transaction control: None (False) where nothing was said. `deallocates` is the name of the
+    prepared statement that is dropped, "*" for all of them. `defines` is DDL that others may notice: what was
     parsed before may mean something else behind it. `reason` says in a word what made it so, "" for
     a plain statement.
+
+    Configuration parameters, in lower case: `touches` are those that may keep another value behind the
+    transaction, `resets` those that may go back to their default ("*": all but role and
+    session_authorization), `creates` custom ones that exist behind it, if only with an empty value. Behind
+    it, be it only in this transaction, a name may mean another table (`renames`), a literal another value
+    (`rereads`), a text may be cut into other tokens (`obscures`).
     """
 
     kind: Kind
@@ -48,14 +53,19 @@ class Shape:
     locks: bool = False
     volatile: bool = False
     time_dependent: bool = False
-    pins: str | None = None
+    pins: frozenset[str] = frozenset()
     releases: frozenset[str] = frozenset()
     local: str | None = None
     literal_sensitive: bool = False
     read_only: bool | None = None
     isolation: str | None = None
     chain: bool = False
-    setting: str | None = None
+    touches: frozenset[str] = frozenset()
+    resets: frozenset[str] = frozenset()
+    creates: frozenset[str] = frozenset()
+    renames: bool = False
+    rereads: bool = False
+    obscures: bool = False
     deallocates: str | None = None
     defines: bool = False
     statements: int = 1
@@ -65,6 +75,17 @@ class Shape:
     @property
     def tables(self) -> frozenset[str]:
         return self.reads | self.writes
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it may change the state of its session."""
+        kept = self.pins or self.releases or self.touches or self.resets or self.creates
+        return bool(kept) or self.renames or self.rereads or self.obscures
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether nobody knows what it does to its session either."""
+        return self.kind is Kind.UNKNOWN and not self.stateful
 
     @property
     def writing(self) -> bool:
@@ -79,7 +100,7 @@ class Shape:
         return (
             self.kind is Kind.READ
             and not self.writing
-            and self.pins is None
+            and not self.pins
             and self.local is None
             and bool(self.reads)
         )

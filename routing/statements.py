@@ -39,7 +39,7 @@ def _definition(found: Findings, node: Any) -> None:
 def _create_table(found: Findings, node: pg.CreateStmt) -> None:
     _definition(found, node)
     if node.oncommit == pg.ONCOMMIT_DROP:
-        found.pins = None
+        found.pins.clear()
 
 
 def _create_table_as(found: Findings, node: pg.CreateTableAsStmt) -> None:
@@ -63,6 +63,7 @@ PARTS_OF_RELATIONS: Final = frozenset({pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJ
 
 def _drop(found: Findings, node: pg.DropStmt) -> None:
     found.write("definition")
+    found.releases.add("temp_table")
     for item in node.objects:
         parts = strings(item.list.items)
         if node.remove_type in PARTS_OF_RELATIONS:
@@ -112,7 +113,7 @@ def _explain(found: Findings, node: pg.ExplainStmt) -> None:
     found.reads |= found.writes
     found.writes.clear()
     found.locks = False
-    found.pins = None
+    found.pins.clear()
     if not found.volatile:
         found.kind = Kind.READ
         found.reason = "explain"
@@ -184,33 +185,61 @@ def _session(
 ) -> None:
     found.kind = Kind.SESSION
     found.reason = reason
-    found.pins = pins
+    if pins:
+        found.pins.add(pins)
     found.releases |= releases
 
 
+TRANSACTION_ONLY: Final = frozenset(
+    {"transaction_isolation", "transaction_read_only", "transaction_deferrable"}
+)
+"""Parameters that begin anew with every transaction."""
+PLAIN_VALUES: Final = {
+    "standard_conforming_strings": frozenset({"on", "true", "yes", "1"}),
+    "client_encoding": frozenset({"utf8", "unicode", "sqlascii", "latin1", "latin9", "win1252"}),
+}
+"""Values with which a text is cut into tokens as usual, without punctuation and in lower case."""
+
+
 def _set(found: Findings, node: pg.VariableSetStmt) -> None:
-    found.setting = node.name.lower()
-    if node.kind == pg.VAR_SET_MULTI and node.name != "SESSION CHARACTERISTICS":
-        found.setting = None
-        _session(found, "set_transaction")
+    name = node.name.lower()
+    if node.kind == pg.VAR_RESET_ALL:
+        found.renames = found.rereads = True
+        found.resets.add("*")
+        return _session(found, "reset_all")
+    if node.kind == pg.VAR_SET_MULTI and name == "session characteristics":
+        found.touches |= {f"default_{option.def_elem.defname}" for option in node.args}
+        return _session(found, "set")
+    if node.kind == pg.VAR_SET_MULTI or name in TRANSACTION_ONLY:
         _transaction_modes(found, node.args)
-    elif node.kind == pg.VAR_RESET_ALL:
-        found.setting = "all"
-        _session(found, "reset_all", releases=frozenset({"set", "reset"}))
-    elif node.kind == pg.VAR_RESET:
-        _session(found, "reset", pins="reset")
-    else:
+        return _session(found, "set_transaction")
+    if name == "seed":
+        return _session(found, "set", pins="seed")
+    if node.kind in (pg.VAR_RESET, pg.VAR_SET_DEFAULT) and not node.is_local:
+        found.sets(name, local=False)
+        found.resets |= found.touches
+        found.touches.clear()
+        found.obscures = False
+        return _session(found, "reset")
+    found.sets(name, local=node.is_local)
+    if found.obscures:
         found.literal_sensitive = True
-        _session(found, "set_local" if node.is_local else "set", pins=None if node.is_local else "set")
+        found.obscures = not _is_plain(name, node.args)
+    return _session(found, "set_local" if node.is_local else "set")
+
+
+def _is_plain(name: str, values: Any) -> bool:
+    value = values[0].a_const.sval.sval if len(values) == 1 else ""
+    return "".join(filter(str.isalnum, value.lower())) in PLAIN_VALUES[name]
 
 
 def _discard(found: Findings, node: pg.DiscardStmt) -> None:
-    everything = frozenset(
-        {"set", "reset", "temp_table", "listen", "advisory_lock", "hold_cursor", "prepare"}
-    )
+    everything = frozenset({"temp_table", "listen", "advisory_lock", "hold_cursor", "prepare"})
     released = {pg.DISCARD_ALL: everything, pg.DISCARD_TEMP: frozenset({"temp_table"})}
-    found.setting = "all" if node.target == pg.DISCARD_ALL else None
     _session(found, "discard", releases=released.get(node.target, frozenset()))
+    if node.target == pg.DISCARD_ALL:
+        found.renames = found.rereads = True
+        found.resets |= {"*", "role", "session_authorization"}
 
 
 def _listen(found: Findings, node: pg.ListenStmt) -> None:
@@ -218,7 +247,7 @@ def _listen(found: Findings, node: pg.ListenStmt) -> None:
 
 
 def _unlisten(found: Findings, node: pg.UnlistenStmt) -> None:
-    _session(found, "unlisten", releases=frozenset() if node.conditionname else frozenset({"listen"}))
+    _session(found, "unlisten", releases=frozenset({"listen"}))
 
 
 def _notify(found: Findings, node: pg.NotifyStmt) -> None:
@@ -246,7 +275,7 @@ def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
     found.walk(node)
     found.volatile = True
     found.write("execute")
-    found.pins = "prepare"
+    found.pins.add("prepare")
 
 
 def _deallocate(found: Findings, node: pg.DeallocateStmt) -> None:
@@ -262,7 +291,7 @@ def _declare_cursor(found: Findings, node: pg.DeclareCursorStmt) -> None:
     found.local = "cursor"
     found.reason = found.reason or "cursor"
     if node.options & CURSOR_OPT_HOLD:
-        found.pins = "hold_cursor"
+        found.pins.add("hold_cursor")
 
 
 def _fetch(found: Findings, node: pg.FetchStmt) -> None:
@@ -272,7 +301,7 @@ def _fetch(found: Findings, node: pg.FetchStmt) -> None:
 
 
 def _close(found: Findings, node: pg.ClosePortalStmt) -> None:
-    _session(found, "cursor", releases=frozenset() if node.portalname else frozenset({"hold_cursor"}))
+    _session(found, "cursor", releases=frozenset({"hold_cursor"}))
 
 
 STATEMENTS: Final[dict[type, Callable[[Findings, Any], None]]] = {

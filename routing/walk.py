@@ -38,6 +38,30 @@ REG_TYPES: Final = frozenset(
     }
 )
 NO_NAMES: Final[Names] = frozenset()
+RENAMING: Final = frozenset({"search_path", "role", "session_authorization"})
+"""Parameters with which a name may mean another table."""
+REREADING: Final = frozenset(
+    {
+        "array_nulls",
+        "backslash_quote",
+        "bytea_output",
+        "client_encoding",
+        "datestyle",
+        "default_text_search_config",
+        "intervalstyle",
+        "lc_monetary",
+        "lc_numeric",
+        "lc_time",
+        "standard_conforming_strings",
+        "timezone",
+        "timezone_abbreviations",
+        "transform_null_equals",
+        "xmloption",
+    }
+)
+"""Parameters with which the literals of a statement are read as it is prepared."""
+OBSCURING: Final = frozenset({"client_encoding", "standard_conforming_strings"})
+"""Parameters with which a text may be cut into other tokens."""
 
 
 class Findings:
@@ -52,14 +76,19 @@ class Findings:
         self.locks = False
         self.volatile = False
         self.time_dependent = False
-        self.pins: str | None = None
+        self.pins: set[str] = set()
         self.releases: set[str] = set()
         self.local: str | None = None
         self.literal_sensitive = False
         self.read_only: bool | None = None
         self.isolation: str | None = None
         self.chain = False
-        self.setting: str | None = None
+        self.touches: set[str] = set()
+        self.resets: set[str] = set()
+        self.creates: set[str] = set()
+        self.renames = False
+        self.rereads = False
+        self.obscures = False
         self.deallocates: str | None = None
         self.ordered = False
         self.reason = ""
@@ -67,13 +96,29 @@ class Findings:
     def relation(self, node: pg.RangeVar) -> str:
         """The name of the table a RangeVar stands for, with what its schema implies noted."""
         if is_temporary(node.schemaname) or node.relpersistence == "t":
-            self.pins = self.pins or "temp_table"
+            self.pins.add("temp_table")
             self.local = self.local or "temp_table"
         elif is_system(node.schemaname, node.relname):
             self.local = self.local or "system_catalogue"
             if node.relname == "pg_prepared_statements":
-                self.pins = self.pins or "prepared_statements"
+                self.pins.add("prepared_statements")
         return resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
+
+    def sets(self, name: str, *, local: bool) -> None:
+        """A parameter gets another value, `local`: until the transaction ends.
+
+        A custom parameter is there, and empty, for the rest of the session even where it was set locally.
+        """
+        if local:
+            if "." in name:
+                self.creates.add(name)
+        else:
+            self.touches.add(name)
+            if name == "session_authorization":
+                self.touches.add("role")
+        self.renames |= name in RENAMING
+        self.rereads |= name in REREADING
+        self.obscures |= name in OBSCURING
 
     def write(self, reason: str) -> None:
         self.kind = Kind.WRITE
@@ -143,7 +188,7 @@ def _range_var(found: Findings, node: pg.RangeVar, names: Names, stack: Stack) -
 
 
 def _into(found: Findings, node: pg.IntoClause, names: Names, stack: Stack) -> None:
-    pins = found.pins
+    pins = set(found.pins)
     found.writes.add(found.relation(node.rel))
     if node.on_commit == pg.ONCOMMIT_DROP:
         found.pins = pins
@@ -164,7 +209,7 @@ def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> Non
     found.literal_sensitive |= effect.literal_sensitive
     found.local = found.local or effect.local
     if schema and is_temporary(schema[-1]):
-        found.pins = found.pins or "temp_table"
+        found.pins.add("temp_table")
     if effect.volatile:
         found.volatile = True
         found.write(f"volatile:{name}")
@@ -174,11 +219,19 @@ def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> Non
         sequence = split_qualified(_constant(node.args[0]) or "")
         if sequence:
             found.writes.add(resolve(*sequence, found.search_path, found.catalogue.relations))
-    if name == "set_config" and effect.pins:
-        found.setting = (_constant(node.args[0]) if node.args else None) or "*"
-        if len(node.args) == 3 and node.args[2].a_const.boolval.boolval:
-            return
-    found.pins = found.pins or effect.pins
+    if effect.pins == "set_config":
+        _set_config(found, node)
+    elif effect.pins:
+        found.pins.add(effect.pins)
+
+
+def _set_config(found: Findings, node: pg.FuncCall) -> None:
+    name = _constant(node.args[0]) if len(node.args) == 3 else None
+    if name is None:
+        found.renames = found.rereads = True
+        found.pins.add("set_config")
+    else:
+        found.sets(name.lower(), local=node.args[2].a_const.boolval.boolval)
 
 
 def _constant(node: Any) -> str | None:

@@ -5,7 +5,7 @@ cdef enum:
     WHOLE_FRAME_BYTES_MAX = 65536      # frames whose content matters are waited for up to this size
 
 
-cdef class Answers(Owed):
+cdef class Answers(ReadBack):
     """Reads what the server sends and gives each message to whom it belongs."""
 
     cdef int on_ready(self) except -1:
@@ -13,9 +13,6 @@ cdef class Answers(Owed):
 
     cdef int say_goodbye(self) except -1:
         raise NotImplementedError("say_goodbye belongs to Link")
-
-    cdef int append_frame(self, bytes frame) except -1:
-        raise NotImplementedError("append_frame belongs to Link")
 
     cdef int out_of_step(self, uint8_t kind) except -2:
         raise NotImplementedError("out_of_step belongs to Link")
@@ -70,7 +67,7 @@ cdef class Answers(Owed):
                 self.out_of_step(kind)
                 return count
             if here > count - at:
-                if kind == b"D" or kind == b"d" or here > WHOLE_FRAME_BYTES_MAX:
+                if here > WHOLE_FRAME_BYTES_MAX or (kind == b"D" and self.asked is None) or kind == b"d":
                     here = count - at
                 else:
                     break
@@ -134,6 +131,11 @@ cdef class Answers(Owed):
         cdef Reply head
         if self.replies.count:
             head = replies_head(&self.replies)[0]
+            if head.flags & (FLAG_SETTINGS | FLAG_QUESTION):
+                if kind == b"N" or kind == b"S":
+                    return VERDICT_SKIP        # the client knows, or has never been told otherwise
+                if kind == b"D" and head.flags & FLAG_QUESTION:
+                    self.on_answer(data, size)
         elif kind == b"Z" and self.syncs_unsure:
             self.syncs_unsure -= 1
             self.failed = False
@@ -160,7 +162,7 @@ cdef class Answers(Owed):
         if verdict & VERDICT_POPPED:
             if head.code == REPLY_DESCRIBE_STATEMENT and head.action == ACTION_SKIP:
                 self.on_described(self.changes.popleft(), data, size)
-            elif head.flags & (FLAG_CHANGE | FLAG_UNNAMED):
+            elif head.flags & (FLAG_CHANGE | FLAG_UNNAMED | FLAG_UNREADABLE | FLAG_QUESTION):
                 self.settle(&head)
             if kind == b"Z":
                 self.status = data[5]
@@ -226,7 +228,14 @@ cdef class Answers(Owed):
             self.tainted = self.fatal_seen = True
         elif self.replies.count and replies_head(&self.replies).flags & FLAG_FAILS:
             return self.on_wanted_error()
-        if self.replies.count == 0:
+        if self.replies.count:
+            if replies_head(&self.replies).flags & FLAG_SETTINGS:
+                return self.on_settings_error(sqlstate, data + FRAME_HEADER, size - FRAME_HEADER, fatal)
+            if replies_head(&self.replies).flags & FLAG_QUESTION and not fatal:
+                self.on_no_answer(sqlstate)
+                return VERDICT_SKIP
+            replies_head(&self.replies).flags &= ~FLAG_UNREADABLE
+        else:
             # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
             self.tainted = True
             if session is None or session.phase == PHASE_WAITING:
@@ -280,6 +289,22 @@ cdef class Answers(Owed):
                 if self.session.shadow is not None:
                     self.session.shadow.observed_error(b"0A000")
             self.skip_failed()
+        return VERDICT_SKIP
+
+    cdef int on_settings_error(self, bytes sqlstate, const uint8_t* body, size_t size, bint fatal) except -2:
+        """The session's settings could not be brought here; if the error is fatal, nothing behind it runs."""
+        cdef Session session = self.session
+        self.tainted = True
+        self.flush_run()
+        if session is not None and not fatal:
+            session.fatal("08007", "the session's settings could not be restored at the server",
+                          "Reconnect and check what the statement sent last has done before repeating it.")
+            return VERDICT_SKIP
+        if session is not None:
+            self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
+            session.settings_refused(sqlstate, read_error((<const char*> body)[:size]).message)
+        self.session = None
+        self.end()
         return VERDICT_SKIP
 
     cdef inline int wake_session(self) except -1:

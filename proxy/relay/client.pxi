@@ -32,6 +32,15 @@ cdef class Client(Connection):
     cdef object handshake
     cdef bint refused                      # too many clients: told so once it has logged in
     cdef Identity identity
+    cdef readonly object settings          # proxy.settings.Settings: what deviates from the identity's
+    cdef bint unclear                      # a statement is under way that may change what the next four say
+    cdef tuple reading                     # what makes a text another statement than for other sessions
+    cdef object search_path                # routing's SearchPath, as the settings say
+    cdef int search_path_id                # of the one that is in force now
+    cdef int read_path_id                  # the one `unnamed_entry` was found on
+    cdef bint plain_text                   # statements can be read
+    cdef bint settings_failed              # a server has refused them
+    cdef Entry first_entry                 # what the session waits for a link with
     cdef readonly uint32_t process_id
     cdef readonly bytes secret_key         # 4 bytes; more for a client that speaks protocol 3.2
     cdef Link link
@@ -96,6 +105,7 @@ cdef class Client(Connection):
         self.process_id = process_id
         self.secret_key = secret_key
         self.status = b"I"
+        self.settings = settings_of.BASE
         self.unit_service = -1
         self.limited_user = -1
         self.unit_op = OP_OTHER

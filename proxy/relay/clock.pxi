@@ -79,7 +79,7 @@ cdef class Clock(Routes):
             idle_ns = now - session.active_ns
             if session.link is not None and session.link.replies.count:
                 continue
-            if session.link is not None or session.status != b"I":
+            if session.status != b"I" or session.in_batch:
                 if self.idle_transaction_ns_max and idle_ns > self.idle_transaction_ns_max:
                     self.count_timeout("idle_transaction")
                     session.fatal("25P03", "terminating connection due to idle-in-transaction timeout",

@@ -105,7 +105,7 @@ cdef class Relay(Clock):
                     if session.waiting_in is not None:
                         continue               # it has gone on by itself, and waits for a link since
                     if session.phase == PHASE_WAITING and session.link is not None:
-                        session.send_begin()
+                        session.lead_in()
                     session.phase = PHASE_READY
                     if buffer_waiting(&session.outbound) >= OUTBOUND_BYTES_MAX and session.link is None:
                         continue               # goes on when the client has taken its answers
@@ -219,6 +219,7 @@ cdef class Relay(Clock):
         """ParameterStatus to ReadyForQuery: from here on the session speaks for itself."""
         self.deadlines.discard(session)
         session.phase = PHASE_READY
+        session.clear_up()
         session.write_bytes(
             session.identity.welcome + backend_key_data(session.process_id, session.secret_key)
             + ready_for_query(b"I"))
@@ -242,14 +243,14 @@ cdef class Relay(Clock):
             self.resume(session)
             self.run_ready()
             return None
-        if link is None or link.replies.count == 0:
+        if link is None or not link.runs_clients():
             return None
         link.cancels += 1
         return self.policy.cancel(link, link.pool.state.endpoint, link.process_id, link.secret_key)
 
     def cancel_due(self, Link link):
         """Whether a cancel request may still be sent: the link must run what the client meant."""
-        return link.session is not None and link.replies.count > 0 and not link.closed
+        return link.session is not None and link.runs_clients() and not link.closed
 
     def cancelled(self, Link link, *, bint told=True):
         """The server has passed the cancel on: from now on it can hit nothing new. Not `told`: it still may."""
@@ -257,6 +258,8 @@ cdef class Relay(Clock):
         link.tainted = link.tainted or not told
         if not link.closed and link.session is None and link.replies.count == 0 and link.cancels == 0:
             link.rinse()
+        elif not link.closed:
+            link.release_if_done()
         self.run_ready()
 
     def finish_session(self, Session session):
@@ -312,8 +315,9 @@ cdef class Relay(Clock):
         self.poller.watch(link)
         if welcome is not None:
             pool.identity.welcome = welcome.frames
-            pool.identity.search_path = self.shapes.search_path(welcome.search_path)
-            pool.identity.search_path_id = pool.identity.search_path.number
+            pool.identity.schemas = welcome.search_path
+            pool.identity.search_path = self.shapes.search_path(
+                settings_of.search_path(settings_of.BASE, welcome.search_path, pool.identity.user))
             pool.identity.plain_text = welcome.plain_text
         if pool.identity.welcome is not None:
             for session in self.arrived(pool.identity):

@@ -26,8 +26,16 @@ cdef class Link(Answers):
         """Gives the link back when nothing of the session is left on it."""
         cdef Session session = self.session
         if (session is None or self.replies.count or self.status != b"I" or session.in_batch or self.copying
-                or session.stream_left or self.pins or buffer_waiting(&self.outbound) or self.failed):
+                or session.stream_left or buffer_waiting(&self.outbound) or self.failed):
             return False
+        if (self.touched is not None or self.doubted is not None) and self.must_ask():
+            if not self.cancels:
+                self.ask()             # the answer ends here as well
+            return False
+        if self.pins:
+            return False
+        if session.unclear:
+            session.clear_up()
         session.detach()
         self.free()
         return True
@@ -35,10 +43,12 @@ cdef class Link(Answers):
     cdef int free(self) except -1:
         """The link has no session: back to its pool, unless something about it forbids that."""
         self.listen_for(self.interest | EPOLLIN)
-        if self.tainted or self.pool.state.index >= len(self.relay.endpoints):
+        if self.tainted or self.pins or self.pool.state.index >= len(self.relay.endpoints):
             return self.end()
         if self.cancels:
             return 0                   # the cancel on its way must not hit the next session's statement
+        if self.touched is not None:
+            return self.ask()          # `rinse` gives it back
         while len(self.prepared) > STATEMENTS_PER_LINK_MAX:
             self.close_oldest_statement()
         if self.replies.count:

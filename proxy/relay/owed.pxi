@@ -14,6 +14,9 @@ cdef enum:
     FLAG_UNNAMED = 32        # it changes what the server's unnamed statement is
     FLAG_FAILS = 64          # the proxy's own, sent for the error it ends with
     FLAG_TIMED_OUT = 128     # the server was asked to cancel it, for it took too long
+    FLAG_SETTINGS = 256      # the proxy's own, brings the link's settings to the session's
+    FLAG_QUESTION = 512      # the proxy's own, asks what became of them
+    FLAG_UNREADABLE = 1024   # nobody knows what state it leaves behind
 
 # What a server says of a statement whose rows have another shape now than when it was parsed (plancache.c).
 cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
@@ -34,14 +37,16 @@ cdef class Statement:
     cdef readonly bytes body           # what follows the name in Parse: text, NUL, parameter types
     cdef readonly Entry entry
     cdef dict described                # endpoint index -> (body with all types, shape of rows), as first parsed there
+    cdef int search_path_id            # the one that `entry` was found on
     cdef object __weakref__
 
-    def __cinit__(self, long id, bytes body, Entry entry):
+    def __cinit__(self, long id, bytes body, Entry entry, int search_path_id):
         self.id = id
         self.name = shared_name(id)
         self.body = body
         self.entry = entry
         self.described = {}
+        self.search_path_id = search_path_id
 
 
 cdef class Owed(Connection):
@@ -69,6 +74,7 @@ cdef class Owed(Connection):
     cdef bint own_names                # the server knows the session's statements by the session's own names
     cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
     cdef readonly set pins             # causes why the session keeps this link
+    cdef readonly object settings      # proxy.settings.Settings it stands in, those on their way included
     cdef int cancels                   # cancel requests on their way to this server process
     cdef int unit_error                # 0 none, 1 infrastructure, 2 application, 3 cancelled
     cdef readonly uint32_t process_id
@@ -94,6 +100,7 @@ cdef class Owed(Connection):
         self.prepared = {}
         self.doubtful = set()
         self.pins = set()
+        self.settings = settings_of.BASE
 
     def __dealloc__(self):
         replies_free(&self.replies)
@@ -153,6 +160,19 @@ cdef class Owed(Connection):
             if replies_at(&self.replies, index).code == REPLY_SYNC:
                 return True
         return False
+
+    cdef int undo_all(self) except -1:
+        """Nothing that is owed an answer has reached the server's executor."""
+        cdef uint32_t index
+        cdef Reply* reply
+        noted = []
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.flags & FLAG_CHANGE:
+                noted.append((reply.code, reply.action, self.changes.popleft()))
+        for code, action, change in reversed(noted):
+            self.undo(code, action, change)
+        return 0
 
     cdef bint unnamed_follows(self):
         """Whether something was sent behind the failed batch that decides what the unnamed statement is."""
@@ -237,7 +257,7 @@ cdef class Owed(Connection):
         if name is None:
             session.on_changed(statement)
         elif session.statements is not None and session.statements.get(name) is statement:
-            renewed = self.relay.statement(statement.body, statement.entry, session.identity.search_path_id,
+            renewed = self.relay.statement(statement.body, statement.entry, statement.search_path_id, session.reading,
                                            not self.defined)
             renewed.described[index] = found
             session.statements[name] = renewed
@@ -279,6 +299,23 @@ cdef class Owed(Connection):
         unknown.op = <uint8_t> (self.session.unit_op if self.session is not None else OP_OTHER)
         unknown.started_ns = self.poller.now_ns
         return unknown
+
+    cdef bint owes_nothing(self):
+        """Whether the client has been answered everything."""
+        return self.replies.count == 0 or (
+            self.replies.count == 1 and replies_head(&self.replies).flags & FLAG_SETTINGS != 0)
+
+    cdef bint runs_clients(self):
+        """Whether what the server runs was asked by the client, or will be next; while settings are brought it
+        must not be cancelled.
+        """
+        cdef uint32_t index
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).flags & FLAG_SETTINGS:
+                return False
+            if replies_at(&self.replies, index).action == ACTION_FORWARD:
+                return True
+        return False
 
     cdef bint has_sync(self):
         return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC

@@ -30,8 +30,8 @@ cdef class Identity:
     cdef readonly str user
     cdef readonly dict parameters          # startup parameters, user and database left out
     cdef readonly object password          # str or None
+    cdef readonly tuple schemas            # its search path as the server tells it, "$user" not replaced
     cdef object search_path                # routing's SearchPath
-    cdef readonly int search_path_id       # its number
     cdef readonly bint plain_text          # string literals follow the standard, encoding is ASCII-safe
     cdef public object welcome             # ParameterStatus pairs as the server sent them, None until known
     cdef list pools                        # per endpoint index: Pool or None
@@ -69,16 +69,44 @@ cdef class Pool:
         self.idle = []
         self.waiters = deque()
 
-    cdef Link take(self):
+    cdef Link take(self, Session session, Entry entry):
         """An idle link, or None: then the session waits, and a link is being opened if the limits allow."""
         cdef Link link
         while self.idle_count:
+            link = <Link> self.idle[self.idle_count - 1]
+            if link.settings is not session.settings and not self.choose(session, entry):
+                return None
             self.idle_count -= 1
             link = <Link> self.idle[self.idle_count]
             link.lies_idle = False
             if not link.broken:        # else its end is on its way
                 return link
         return None
+
+    cdef bint choose(self, Session session, Entry entry) except -1:
+        """Lays on top of the idle links the one that is nearest to the session's settings.
+
+        False: none can be brought to them, and one has been closed so that another can be opened.
+        """
+        cdef Link link
+        cdef int place, best = -1
+        cdef bint alike = False
+        cdef object settings = session.settings
+        for place in range(self.idle_count - 1, -1, -1):
+            link = <Link> self.idle[place]
+            if link.settings is settings:
+                best = place
+                break
+            if not alike and link.settings.custom == settings.custom:
+                alike = True
+                best = place
+            elif best < 0 and suits(link, session, entry):
+                best = place
+        if best < 0:
+            (<Link> self.idle[0]).end()
+            return False
+        self.idle[best], self.idle[self.idle_count - 1] = self.idle[self.idle_count - 1], self.idle[best]
+        return True
 
     cdef int lay_down(self, Link link) except -1:
         link.lies_idle = True
@@ -175,6 +203,8 @@ cdef class Pool:
         if self.relay.waiting and self.waiters:
             if self.relay.waiting + self.relay.arriving > len(self.waiters) and self.blocks_others():
                 return link.end()
+            if not suits(link, <Session> self.waiters[0], (<Session> self.waiters[0]).first_entry):
+                return link.end()      # another one is opened in its place
             session = <Session> self.waiters.popleft()
             self.relay.waiting -= 1
             session.waiting_in = None
@@ -217,3 +247,14 @@ cdef class Pool:
         if self.relay.waiting or self.relay.arriving:
             self.relay.grow_pools()
         return 0
+
+
+cdef bint suits(Link link, Session session, Entry entry) except -1:
+    """Whether the link can be brought to the session's settings, as far as the statement it begins with can tell."""
+    cdef object shape
+    if link.settings is session.settings:
+        return True
+    shape = entry.shape
+    return settings_of.reachable(
+        link.settings, session.settings,
+        frozenset() if shape.tables or shape.local else shape.touches | shape.creates)

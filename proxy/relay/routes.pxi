@@ -155,7 +155,7 @@ cdef class Routes:
         try:
             sql = text.decode()
         except UnicodeDecodeError:
-            return unknown("not UTF-8")
+            sql = text.decode("latin-1")   # of the names only those in ASCII come out right; no table has the others
         return classify(sql, search_path, self.catalogue)
 
     cdef int plan(self, Entry entry) except -1:
@@ -248,20 +248,24 @@ cdef class Routes:
             pool.grow()
         return 0
 
-    cdef Statement statement(self, bytes body, Entry entry, int search_path_id, bint shared):
-        """The statement of that text; not `shared`: one of the session's own, as DDL that only it can see demands."""
+    cdef Statement statement(self, bytes body, Entry entry, int search_path_id, tuple reading, bint shared):
+        """The statement of that text for all sessions that read it alike: on the same path, with equal settings.
+
+        Not `shared`: one of the session's own, as DDL that only it can see demands.
+        """
         cdef Statement statement = None
+        cdef tuple key = (body, search_path_id, reading)
         definitions = sum(self.definitions)
         if definitions != self.definitions_seen:
             self.definitions_seen = definitions
             self.prepare_anew()
         if shared:
-            statement = self.statements.get((body, search_path_id))
+            statement = self.statements.get(key)
         if statement is None:
             self.statement_ids += 1
-            statement = Statement(self.statement_ids, body, entry)
+            statement = Statement(self.statement_ids, body, entry, search_path_id)
             if shared:
-                self.statements[(body, search_path_id)] = statement
+                self.statements[key] = statement
         return statement
 
     cdef int prepare_anew(self) except -1:
@@ -335,7 +339,7 @@ cdef class Routes:
     cdef object shadow_unit(self, Session session, Entry entry):
         if entry.epoch != self.epoch:
             self.plan(entry)
-        if entry.service < 0 or not entry.writes or session.link.pins:
+        if entry.service < 0 or not entry.writes or session.link.pins or session.settings is not settings_of.BASE:
             return None
         return self.shadows.unit(entry.service, session.identity, self.random() / 2.0 ** 53)
 

@@ -70,13 +70,15 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING:
                 return TAKEN
-        if self.unit_on_copy and not self.in_batch and self.link.replies.count == 0:
+        if self.unit_on_copy and not self.in_batch and self.link.owes_nothing():
             self.keep_replay(data, size)
-        self.note_pin(entry)
+        self.note_statement(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, entry)
+        if entry.unreadable:
+            reply.flags |= FLAG_UNREADABLE
         if self.in_batch:
             self.renew_unnamed(reply, True)
         self.link.unnamed_token = 0        # a simple query drops the server's unnamed statement
@@ -86,7 +88,7 @@ cdef class Session(Statements):
             if self.shadow is not None:
                 self.shadow.sent(self.status == b"I")
         self.pass_on(data, here)
-        if entry.releases and "prepare" in entry.shape.releases:
+        if entry.stateful and "prepare" in entry.shape.releases:
             self.await_drop(False)
         self.end_unit()
         return TAKEN
@@ -127,7 +129,8 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        self.note_pin(entry)
+        if entry.stateful and "prepared_statements" in entry.shape.pins:
+            self.note_state(entry.shape)   # while no message is on its way that an error could skip
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
@@ -151,7 +154,7 @@ cdef class Session(Statements):
                 self.link.pins.add("statement")
                 self.relay.count_pin("statement")
             return TAKEN
-        statement = self.relay.statement((<const char*> data)[text:size], entry, self.identity.search_path_id,
+        statement = self.relay.statement((<const char*> data)[text:size], entry, self.search_path_id, self.reading,
                                          not self.link.defined)
         self.statements[name] = statement
         if self.link.own_names:
@@ -190,7 +193,7 @@ cdef class Session(Statements):
         length = rest - 1 - portal_end
         if length:
             statement = self.find_statement(data + portal_end, length)
-            entry = statement.entry if statement is not None else self.relay.unknown
+            entry = self.entry_for(statement) if statement is not None else self.relay.unknown
         else:
             entry = self.unnamed_entry if self.unnamed_token else self.relay.unknown
         if self.begins_unit():
@@ -202,7 +205,7 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        self.note_pin(entry)
+        self.note_statement(entry)
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
@@ -315,13 +318,15 @@ cdef class Session(Statements):
             else:
                 self.write_bytes(completed)
             return TAKEN
-        replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FORWARD)
+        reply = replies_push(&self.link.replies, REPLY_EXECUTE, ACTION_FORWARD)
+        if entry is None or entry.unreadable:
+            reply.flags |= FLAG_UNREADABLE
         if entry is not None:
             self.unit_entry(entry)
         if self.shadow is not None:
             self.shadow.executed(last_bound=portal_end == 5)
         self.pass_on(data, size)
-        if entry is not None and entry.releases and "prepare" in entry.shape.releases:
+        if entry is not None and entry.stateful and "prepare" in entry.shape.releases:
             self.await_drop(True)
         return TAKEN
 
@@ -421,6 +426,8 @@ cdef class Session(Statements):
             return self.pass_failed(data, here)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, self.relay.unknown)
+        if here < 9 or read_int32(data + 5) not in LARGE_OBJECT_CALLS:
+            reply.flags |= FLAG_UNREADABLE
         self.pass_on(data, here)
         self.end_unit()
         return TAKEN

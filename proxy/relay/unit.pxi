@@ -7,25 +7,17 @@
 cdef bytes FAILING = b"Q\0\0\0\x22ROLLBACK TO no_such_savepoint\0"
 
 
-cdef class Unit(Client):
+cdef class Unit(State):
     """The unit a session is sending: where it goes, and how it is taken back."""
 
     cdef int remember_unnamed(self, Entry entry, const uint8_t* body, size_t length, bint whole) except -1:
         raise NotImplementedError("remember_unnamed belongs to Statements")
-
-    cdef int name_statements(self) except -1:
-        raise NotImplementedError("name_statements belongs to Statements")
 
     cdef Statement find_statement(self, const uint8_t* name, size_t length):
         raise NotImplementedError("find_statement belongs to Statements")
 
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         raise NotImplementedError("send_parse belongs to Statements")
-
-    cdef inline Entry entry_of(self, const char* text, size_t length):
-        if not self.identity.plain_text:
-            return self.relay.unknown
-        return self.relay.shapes.lookup(text, <Py_ssize_t> length, self.identity.search_path_id)
 
     cdef inline bint begins_unit(self):
         return self.link is None or (not self.in_batch and not self.routed)
@@ -41,10 +33,11 @@ cdef class Unit(Client):
         if link is not None:
             if self.routed:
                 return TAKEN
-            if link.replies.count and (link.changes or (link.unnamed_pending and not renews) or (
-                    self.status == b"I" and not link.pins and link.pool.state.index != 0)):
-                # Only when the replies are in is it known which statements the server holds, and whether the next
-                # unit still belongs to the copy that was asked last.
+            if link.replies.count and (
+                    link.changes or (link.unnamed_pending and not renews) or (self.unclear and link.asked is not None)
+                    or (self.status == b"I" and not link.pins and link.pool.state.index != 0)):
+                # Only when the replies are in is it known what the next unit means, which statements the server
+                # holds, and whether the unit still belongs to the copy that was asked last.
                 self.phase = PHASE_AWAITING
                 return STOP
             if entry.epoch != self.relay.epoch:
@@ -55,18 +48,21 @@ cdef class Unit(Client):
             self.unit_service = entry.service
             self.relay.count_route(entry.service, REASON_PINNED if link.pins else REASON_TRANSACTION)
             return TAKEN
+        if self.settings_failed and entry.stateful:
+            self.give_up(entry.shape.resets)
         self.blocked_ns = 0
         self.answered = False
         state = self.relay.route(entry, self, whole)
         self.unit_on_copy = state.index != 0
         pool = self.relay.pool(self.identity, state)
-        link = pool.take()
+        link = pool.take(self, entry)
         if link is None:
             self.phase = PHASE_WAITING
+            self.first_entry = entry
             pool.wait(self)
             return STOP
         self.attach(link)
-        self.send_begin()
+        self.lead_in()
         return TAKEN
 
     cdef int attach(self, Link link) except -1:
@@ -75,6 +71,12 @@ cdef class Unit(Client):
         self.routed = True
         self.sound = self.status != b"E"
         return 0
+
+    cdef inline int lead_in(self) except -1:
+        """What goes out ahead of the first message on a new link."""
+        if self.link.settings is not self.settings:
+            self.bring_settings()
+        return self.send_begin()
 
     cdef int send_begin(self) except -1:
         """The BEGIN that was answered long ago goes out before the first message on a new link, as it was sent."""
@@ -151,17 +153,6 @@ cdef class Unit(Client):
         self.unit_service = -1
         self.force_owner = False
         self.routed = False
-        return 0
-
-    cdef inline int note_pin(self, Entry entry) except -1:
-        """State that outlives the transaction keeps the link to this session."""
-        if entry.defines:
-            self.link.defined = True
-        if entry.pins and entry.shape.pins not in self.link.pins:
-            self.link.pins.add(entry.shape.pins)
-            self.relay.count_pin(entry.shape.pins)
-            if entry.shape.pins == "prepared_statements":
-                self.name_statements()
         return 0
 
     cdef bint answer_locally(self, Entry entry, const uint8_t* frame, int64_t size) except -1:
@@ -281,7 +272,7 @@ cdef class Unit(Client):
                     statement = self.find_statement(data + at + name, rest - 1 - name)
                     if statement is None:
                         return 0
-                    entry = statement.entry
+                    entry = self.entry_for(statement)
                 elif first is not None:
                     entry = first
                 elif self.unnamed_token:
@@ -292,7 +283,7 @@ cdef class Unit(Client):
                 statement = self.find_statement(data + at + 6, size - 7)
                 if statement is None:
                     return 0
-                entry = statement.entry
+                entry = self.entry_for(statement)
             elif kind == b"D" or kind == b"E":
                 entry = None
             else:

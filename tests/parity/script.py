@@ -150,10 +150,8 @@ class _Author:
     # --- units ------------------------------------------------------------------------------------------
 
     def simple(self) -> list[Message]:
-        pick = self.random.choices((self.any_statement, self.control, self.several, self.odd), (10, 8, 2, 2))[
-            0
-        ]
-        return [self.query(pick())]
+        kinds = (self.any_statement, self.control, self.several, self.odd, self.state)
+        return [self.query(self.random.choices(kinds, (10, 8, 2, 2, 5))[0]())]
 
     def copy_batch(self) -> list[Message]:
         """A whole COPY in one piece."""
@@ -272,7 +270,7 @@ class _Author:
     # --- statements -------------------------------------------------------------------------------------
 
     def any_statement(self) -> str:
-        return self.random.choices((self.read, self.write, self.wrong), (10, 6, 3))[0]()
+        return self.random.choices((self.read, self.write, self.wrong, self.state), (10, 6, 3, 2))[0]()
 
     def read(self) -> str:
         table = self.reads
@@ -343,6 +341,37 @@ class _Author:
                 "ROLLBACK TO s",
                 "RELEASE s",
                 "SET LOCAL work_mem = '2MB'",
+            )
+        )
+
+    def state(self) -> str:
+        """What the session is to keep, and looks at it."""
+        number = self.random.randint(1, 9)
+        return self.random.choice(
+            (
+                f"SET work_mem = '{number}MB'",
+                f"SET app.tenant = 'tenant {number}'",
+                f"SET LOCAL app.tenant = 'tenant {number}'",
+                f"SELECT set_config('app.other', 'ü{number}', {self.random.choice(('true', 'false'))})",
+                f"SET application_name = 'number {number}'",
+                f"SET datestyle = {self.random.choice(('German', 'ISO', 'DEFAULT', 'SQL, DMY'))}",
+                f"SET search_path = {self.random.choice(('public', 'nowhere', 'no, public', 'DEFAULT'))}",
+                f"SET TIME ZONE {number}",
+                "SET ROLE pg_monitor",
+                "SET ROLE NONE",
+                "RESET ROLE",
+                "RESET work_mem",
+                "RESET app.tenant",
+                "RESET ALL",
+                "SET work_mem = 'nonsense'",
+                f"SET work_mem = '{number}MB'; SET app.tenant = 'both'; SELECT 1/0",
+                f"BEGIN; SET work_mem = '{number}MB'; COMMIT",
+                "DISCARD ALL",
+                *(["SELECT current_setting('work_mem'), current_setting('app.tenant', true)"] * 4),
+                *(["SELECT current_user, current_schemas(false), timestamptz '2020-02-03 04:05+00'"] * 3),
+                "SHOW app.other",
+                "SHOW search_path",
+                "SHOW ALL" if number == 1 else "SHOW datestyle",
             )
         )
 

@@ -499,7 +499,7 @@ def test_session_state_keeps_its_link_and_leaks_to_nobody(relay: RunningRelay, c
             assert sqlstate(other.query("SELECT * FROM mine")) == "42P01"
         assert first.value("SHOW statement_timeout") == "12345ms"
         assert first.value("SELECT x FROM mine") == "1"
-    assert relay.count("pins", "set") == 1
+    assert relay.count("pins", "temp_table") == 1
     first.send(TERMINATE)
     relay.wait_for(lambda: relay.call(lambda r: r.clients) == 4, "the pinned session is gone")
     for other in others:

@@ -76,7 +76,7 @@ def write(tables: str, reads: str = "", **traits: object) -> Shape:
         (Shape(Kind.COPY_IN, writes=names("logs")), Fixed(0, 1, Reason.OWNER_WRITE)),
         (Shape(Kind.BEGIN), Fixed(0, -1, Reason.TRANSACTION)),
         (Shape(Kind.SAVEPOINT), Fixed(0, -1, Reason.TRANSACTION)),
-        (Shape(Kind.SESSION, pins="set"), Fixed(0, -1, Reason.SESSION)),
+        (Shape(Kind.SESSION, pins=frozenset({"listen"})), Fixed(0, -1, Reason.SESSION)),
         (Shape(Kind.EMPTY), Fixed(0, -1, Reason.NO_TABLE)),
         (unknown("unparsable"), Fixed(0, -1, Reason.UNKNOWN)),
         (unknown("too_large"), Fixed(0, -1, Reason.TOO_LARGE)),
@@ -158,7 +158,7 @@ SHAPES = st.builds(
     writes=SETS | st.just(frozenset()),
     locks=st.booleans(),
     volatile=st.booleans(),
-    pins=st.sampled_from([None, "set"]),
+    pins=st.sampled_from([frozenset(), frozenset({"listen"})]),
     local=st.sampled_from([None, "system_column"]),
 )
 

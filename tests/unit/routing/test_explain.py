@@ -56,7 +56,7 @@ def test_a_table_that_is_not_there_is_told(catalogue: Catalogue) -> None:
 @pytest.mark.parametrize(
     ("sql", "shape"),
     [
-        ("SET x = 1", "shape      session (pins the session: set, literals matter)"),
+        ("SET x = 1", "shape      session (sets: x, set)"),
         ("SELECT * FROM users FOR UPDATE", "shape      read (takes locks)"),
     ],
 )

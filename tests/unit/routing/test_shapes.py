@@ -182,7 +182,7 @@ def test_a_capacity_of_nothing_is_refused(resolve: Resolver) -> None:
 
 def test_an_entry_says_what_its_shape_says() -> None:
     entry = Entry(READ)
-    assert (entry.kind, entry.splittable, entry.pins, entry.writes, entry.read_only) == (
+    assert (entry.kind, entry.splittable, entry.stateful, entry.writes, entry.read_only) == (
         Kind.READ,
         1,
         0,
@@ -190,9 +190,10 @@ def test_an_entry_says_what_its_shape_says() -> None:
         0,
     )
     assert (entry.epoch, entry.service, entry.plan) == (-1, -1, None)
-    entry = Entry(Shape(Kind.SESSION, pins="set", read_only=True))
-    assert (entry.splittable, entry.pins, entry.writes, entry.read_only) == (0, 1, 0, 1)
+    entry = Entry(Shape(Kind.SESSION, pins=frozenset({"listen"}), read_only=True))
+    assert (entry.splittable, entry.stateful, entry.writes, entry.read_only) == (0, 1, 0, 1)
     assert Entry(unknown("unparsable")).writes
+    assert Entry(unknown("unparsable")).unreadable and not entry.unreadable
     assert Entry(Shape(Kind.READ, locks=True)).writes
 
 
