@@ -73,7 +73,9 @@ def test_what_the_url_says_of_tls_stands_in_the_file(tmp_path: Path) -> None:
     report = examine(tmp_path / "pgshunt.yaml", dict.fromkeys(draft.variables, "set"))
     missing = [problem.path for problem in report.problems if problem.severity == "error"]
     assert missing == [("shared", "tls", "ca_file")]
-    assert f"mode: verify-full, ca_file: {json.dumps(str(Path('ca.crt').absolute()))}" in draft.text
+    assert (
+        f"tls: {{ ca_file: {json.dumps(str(Path('ca.crt').absolute()))}, mode: verify-full }}" in draft.text
+    )
     assert "tls:" not in write_draft(parse_url("postgres://me@host/db")[0], "me", survey(*ODD)).text
 
 
