@@ -50,6 +50,11 @@ class AdminClient:
             connection.request(method, parts.path.rstrip("/") + path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
+        except TimeoutError:
+            raise Unreachable(
+                f"{self.url} did not answer within {timeout_s:g} s: what was asked for may go on, "
+                "see `pgshunt status` and `pgshunt events`"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"no answer from the admin API at {self.url} ({error}): is `pgshunt serve` running? "

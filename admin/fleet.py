@@ -128,6 +128,8 @@ class Fleet:
         self._command = command
         count = config.listen.workers or os.cpu_count() or 1
         self.listeners = bind(config.listen.host, config.listen.port)
+        self.port = int(self.listeners[0].getsockname()[1])
+        """Where clients connect; of interest when the configuration says 0."""
         self.board = Board(
             None, workers=count, endpoints=len(table.endpoints), users=len(config.pools.limited_users)
         )
@@ -135,11 +137,6 @@ class Fleet:
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in self.members]
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
-
-    @property
-    def port(self) -> int:
-        """Where clients connect; of interest when the configuration says 0."""
-        return int(self.listeners[0].getsockname()[1])
 
     @property
     def live(self) -> int:

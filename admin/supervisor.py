@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from pgshunt.admin.repeats import Repeats
 from pgshunt.admin.table import routing_table
 from pgshunt.admin.watch import Watch
 from pgshunt.config import Config, ConfigError, load
+from pgshunt.migration.aside import Aside
 from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.guard import Guard, Trip
 from pgshunt.migration.mover import Options
@@ -42,6 +44,7 @@ from pgshunt.routing.table import Catalogue, RoutingTable, Service
 GRACE_MS = 30_000
 CATALOGUE_S_MAX = 3.0
 CHECK_S = 1.0
+RELOAD_S_MAX = 10.0
 ADMIN_GRACE_S = 2.0
 
 log = logging.getLogger("pgshunt")
@@ -118,6 +121,8 @@ class Supervisor:
         self.health = Health()
         self.events = EventLog(config.state.path.with_suffix(".events.jsonl"))
         self._repeats = Repeats()
+        self._reloading = asyncio.Lock()
+        self._aside = Aside("configuration")
         self.guard = Guard(
             error_rate_percent_max=config.rollback.error_rate_percent_max,
             consistency_percent_min=config.rollback.consistency_percent_min,
@@ -212,6 +217,7 @@ class Supervisor:
         self.events.end_waiting()
         if self._runner is not None:
             await self._runner.cleanup()
+        self._aside.close()
         self.fleet.kill()
         self.fleet.close()
 
@@ -221,12 +227,22 @@ class Supervisor:
 
     async def reload(self) -> None:
         """Reads the configuration again: brings into force what can be, names what needs a restart."""
-        try:
-            found = load(self._path)
-        except ConfigError as error:
-            self.health.reload_error = str(error)
-            self.events.add("reload_failed", reason=str(error))
-            return
+        async with self._reloading:
+            try:
+                async with asyncio.timeout(RELOAD_S_MAX):
+                    found = await self._aside.run(partial(load, self._path))
+            except ConfigError as error:
+                self._reload_failed(str(error))
+            except TimeoutError:
+                self._reload_failed(f"{self._path} and its secrets were not read within {RELOAD_S_MAX:g} s")
+            else:
+                await self._take_over(found)
+
+    def _reload_failed(self, reason: str) -> None:
+        self.health.reload_error = reason
+        self.events.add("reload_failed", reason=reason)
+
+    async def _take_over(self, found: Config) -> None:
         differing = changes(self._config, found)
         self._config = merged(self._config, found)
         self.health.reload_error, self.health.restart_needed = "", differing.restart

@@ -155,7 +155,7 @@ class MigrationController:
                 return
             await self._require_possible(service)
             self._copying.failures.pop(service, None)
-            await self._keeper.change(service, lambda state: _moved(state, "begin").noted("begin", "done"))
+            await self._keeper.change(service, _begun)
             self._events.add("syncing", service, database=self._configured(service).database)
             self._copying.make(service)
 
@@ -351,6 +351,10 @@ class MigrationController:
 
 def _moved(state: ServiceState, action: str) -> ServiceState:
     return replace(state, stage=move(state.stage, action).to)
+
+
+def _begun(state: ServiceState) -> ServiceState:
+    return replace(_moved(state, "begin"), is_target_gone=False).noted("begin", "done")
 
 
 def _abandoning(state: ServiceState, is_target_gone: bool) -> ServiceState:

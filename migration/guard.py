@@ -121,9 +121,11 @@ class Guard:
         self._difference_share_max = round((100 - consistency_percent_min) / 100, 9)
 
     def arm(self, service: str) -> None:
-        """Watches a service from now on, with fresh counters and no latch."""
+        """Judges a service by what is counted from now on, with no latch; whether it is exposed stays."""
         self._latched.pop(service, None)
-        self._watches[service] = _Watch()
+        before = self._watches.get(service)
+        self._watches[service] = anew = _Watch()
+        anew.exposed = before is not None and before.exposed
 
     def latch(self, service: str, judgement: Judgement | None = None) -> None:
         """Marks a service as tripped: after a restart, or when a person rolled it back."""

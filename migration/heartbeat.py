@@ -15,6 +15,7 @@ Threads, not tasks: a server that hangs delays nobody else, and a beat costs no 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from bisect import bisect_right
@@ -26,6 +27,8 @@ from typing import Final
 from pgshunt.config.model import Control
 from pgshunt.migration.servers import Link, ServerError, connect
 from pgshunt.routing.table import Endpoint
+
+log = logging.getLogger("pgshunt.migration")
 
 TABLE: Final = "pgshunt.heartbeat"
 INTERVAL_S: Final = 0.1
@@ -201,7 +204,10 @@ class Heartbeat:
                 with self._changed:
                     self._round += 1
                     self._changed.notify_all()
-            except ServerError as error:
+            except Exception as error:  # whatever it is, the thread must live: no copy is fresh without it
+                if not isinstance(error, ServerError):
+                    log.exception("defect in beating at %s", self._shared.name)
+                    link = None
                 self.write_error = str(error)
                 next_s = time.monotonic() + RECONNECT_S
             next_s = max(next_s + self._interval_s, time.monotonic())
@@ -265,7 +271,10 @@ class _Reader:
                     link = connect(self.watched.endpoint, self._control, "heartbeat", READ_TIMEOUT_S)
                     link.limit(READ_TIMEOUT_S)
                 self._look(link)
-            except ServerError:
+            except Exception as error:  # whatever it is, the thread must live
+                if not isinstance(error, ServerError):
+                    log.exception("defect in looking for beats at %s", self.watched.endpoint.name)
+                    link = None
                 # Unknown, not merely late: after a crash the server may come back with less than it has
                 # shown.
                 self._report(0)

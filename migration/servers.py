@@ -17,8 +17,8 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from pg8000.exceptions import DatabaseError, InterfaceError
@@ -26,6 +26,7 @@ from pg8000.native import Connection, PreparedStatement
 
 from pgshunt.config.model import Control, ServerTls
 from pgshunt.config.tls import connecting
+from pgshunt.migration.aside import Aside
 from pgshunt.routing.table import Endpoint
 
 Result = TypeVar("Result")
@@ -34,8 +35,9 @@ CONNECT_TIMEOUT_S: Final = 5.0
 GRACE_S: Final = 0.5
 """The server's statement_timeout fires first and says more; the socket's is for a server that is gone."""
 
-# What pg8000 raises when the server vanishes in the middle of a message, besides its own InterfaceError.
-_BROKEN: Final = (InterfaceError, OSError, struct.error, AttributeError, IndexError)
+# What pg8000 raises, besides its own InterfaceError, when the server vanishes in the middle of a message or
+# speaks something else.
+_BROKEN: Final = (InterfaceError, OSError, struct.error, AttributeError, LookupError, ValueError)
 
 
 class ServerError(Exception):
@@ -233,7 +235,7 @@ class Server:
         self._link: Link | None = None
         self._turn = asyncio.Lock()
         self._is_closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{purpose} {endpoint.name}")
+        self._thread = Aside(f"{purpose} {endpoint.name}")
 
     async def run(self, work: Callable[[Link], Result], timeout_s: float = 10.0) -> Result:
         """Runs `work` in this server's thread and returns what it returns; one at a time.
@@ -243,7 +245,7 @@ class Server:
         """
         async with self._turn:
             broken_off = threading.Event()
-            given = self._thread.submit(self._work, work, timeout_s, broken_off)
+            given = self._thread.submit(partial(self._work, work, timeout_s, broken_off))
             future = asyncio.wrap_future(given)
             try:
                 await asyncio.wait({future}, timeout=timeout_s + 2 * GRACE_S)
@@ -262,7 +264,7 @@ class Server:
         """Ends the connection; work in progress fails with Unreachable."""
         self._is_closed = True
         self._abort()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     def _work(self, work: Callable[[Link], Result], timeout_s: float, broken_off: threading.Event) -> Result:
         link = self._link

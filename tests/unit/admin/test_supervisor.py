@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 from pgshunt.admin import repeats
+from pgshunt.admin import supervisor as supervisor_module
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
@@ -443,6 +445,36 @@ def test_a_statement_is_explained_by_the_table_in_force(run: Run) -> None:
         assert document["service"] == "auth_service"
         assert any(line.startswith("reason") for line in document["lines"])
         assert "could not be read yet" in document["lines"][-1]
+
+    run(scenario)
+
+
+def test_while_it_drains_it_says_so(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        draining = asyncio.ensure_future(running.supervisor.run())
+        running.supervisor.stop()
+        await draining
+        status, document = await running.ask("/api/v1/status")
+        assert (status, document["port"]) == (200, running.supervisor.fleet.port)
+        status, body = await running.ask("/readyz")
+        assert (status, body["reasons"][0]) == (503, "draining")
+
+    run(scenario)
+
+
+def test_a_configuration_on_a_disk_that_hangs_keeps_the_old_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "RELOAD_S_MAX", 0.05)
+    answer = threading.Event()
+
+    async def scenario(running: Running) -> None:
+        monkeypatch.setattr(supervisor_module, "load", lambda path: answer.wait())
+        await running.supervisor.reload()
+        answer.set()
+        assert "were not read within" in (await running.event("reload_failed"))["reason"]
+        _, document = await running.ask("/api/v1/status")
+        assert any("the last reload failed" in warning for warning in document["warnings"])
 
     run(scenario)
 

@@ -426,6 +426,12 @@ def test_what_was_counted_before_reads_began_again_trips_nothing() -> None:
     assert not guard.trips(1.0)
 
 
+def test_armed_while_it_is_exposed_it_is_watched_on() -> None:
+    guard = armed()
+    guard.arm(SERVICE)
+    assert [trip.service for trip in feed(guard, 0.0, Counts(calls=50, infrastructure=50))] == [SERVICE]
+
+
 def test_what_was_compared_counts_on_when_reads_begin() -> None:
     guard = Guard()
     guard.arm(SERVICE)

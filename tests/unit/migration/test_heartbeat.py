@@ -1,9 +1,15 @@
-"""Which moment a beat stands for."""
+"""Which moment a beat stands for, and that beats go on."""
 
+import threading
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgshunt.migration.heartbeat import BEATS_MAX, Beats
+from pgshunt.config.model import Control
+from pgshunt.migration import heartbeat
+from pgshunt.migration.heartbeat import BEATS_MAX, Beats, Heartbeat
+from pgshunt.routing.table import Endpoint
 
 
 def test_a_beat_that_is_not_ours_has_no_time() -> None:
@@ -38,3 +44,21 @@ def test_the_time_is_that_of_the_greatest_remembered_beat_not_above_what_was_see
         beats.committed(number, sent[number])
     remembered = list(sent)[-BEATS_MAX:]
     assert beats.time_of(seen) == max((sent[beat] for beat in remembered if beat <= seen), default=0)
+
+
+def test_a_defect_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "RECONNECT_S", 0.01)
+    tries = threading.Semaphore(0)
+
+    def connect(*arguments: object) -> None:
+        tries.release()
+        raise NotImplementedError("a server nobody foresaw")
+
+    monkeypatch.setattr(heartbeat, "connect", connect)
+    control = Control.model_validate({"user": "pgshunt", "password": "hidden"})
+    shared = Endpoint("shared", "shared", "127.0.0.1", 1, "db", "primary")
+    heart = Heartbeat(shared, control, lambda index, moment_ns: None, 0.01)
+    heart.watch({}, ["auth_service"])
+    assert all(tries.acquire(timeout=20) for _ in range(3))
+    assert "nobody foresaw" in heart.write_error
+    heart.stop()

@@ -65,7 +65,7 @@ def test_work_that_was_given_up_while_it_connected_is_never_done(monkeypatch: py
         creating.cancel()
         await asyncio.wait({creating})
         answered.set()
-        await asyncio.to_thread(server._thread.shutdown)
+        assert await asyncio.to_thread(server._thread.drain, 20)
 
     asyncio.run(scenario())
     assert done == ["closed"]
