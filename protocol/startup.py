@@ -79,13 +79,15 @@ class NeedWelcome:
     """The client is authenticated and knows it; it lacks ParameterStatus, BackendKeyData and ReadyForQuery.
 
     `parameters` holds what else the startup packet said, in its order: settings by name, and `options` (the
-    command line, unparsed). The session speaks protocol 3.`protocol_minor`.
+    command line, unparsed). The session speaks protocol 3.`protocol_minor`. `replication` is `true` or
+    `database` where the client asks for a replication connection.
     """
 
     user: str
     database: str
     parameters: dict[bytes, bytes]
     protocol_minor: int
+    replication: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,7 @@ class Handshake:
                 hint="Set sslmode=require, or a stronger one, in the client's connection string.",
             )
         parameters = dict(request.parameters)
-        _refuse_replication(parameters.pop(b"replication", b"false"))
+        replication = _replication(parameters.pop(b"replication", b"false"))
         protocol_minor = min(request.minor, self._minor_newest)
         if protocol_minor < request.minor or request.protocol_options:
             yield Send(messages.negotiate_protocol_version(protocol_minor, request.protocol_options))
@@ -290,7 +292,7 @@ class Handshake:
                 "no PostgreSQL user name specified in startup packet", sqlstate=INVALID_AUTHORIZATION
             )
         database = parameters.pop(b"database", b"")[:NAME_BYTES_MAX] or user
-        self._welcome = NeedWelcome(_text(user), _text(database), parameters, protocol_minor)
+        self._welcome = NeedWelcome(_text(user), _text(database), parameters, protocol_minor, replication)
         yield from self._authenticate(self._welcome)
 
     def _unsupported(self, major: int, minor: int) -> PgError:
@@ -374,20 +376,18 @@ _TRUTH: dict[bytes, bool] = {
 }
 
 
-def _refuse_replication(value: bytes) -> None:
-    wanted = value == b"database" or _TRUTH.get(value.lower())
+def _replication(value: bytes) -> bytes | None:
+    """The kind of replication connection that is asked for, in the server's words; None: an ordinary one."""
+    if value == b"database":
+        return value
+    wanted = _TRUTH.get(value.lower())
     if wanted is None:
         raise PgError(
             f'invalid value for parameter "replication": "{_text(value)}"',
             sqlstate=INVALID_PARAMETER_VALUE,
             hint='Valid values are: "false", 0, "true", 1, "database".',
         )
-    if wanted:
-        raise PgError(
-            "replication connections do not go through pgshunt",
-            sqlstate=FEATURE_NOT_SUPPORTED,
-            hint="Connect to the database server itself for streaming or logical replication.",
-        )
+    return b"true" if wanted else None
 
 
 def _text(name: bytes) -> str:

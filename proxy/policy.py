@@ -155,7 +155,7 @@ class Policy:
 
     def refusal(self, request: NeedWelcome) -> tuple[str, str, str] | None:
         """(SQLSTATE, message, hint) if an authenticated client asks for what is not served."""
-        if request.database != self._config.shared.dbname:
+        if request.replication != b"true" and request.database != self._config.shared.dbname:
             return (
                 "3D000",
                 f'database "{request.database}" does not exist',
@@ -266,6 +266,70 @@ class Policy:
             if frames and frames[-1][0] == ord("Z"):
                 row = next(received[start:end] for kind, start, end in frames if kind == ord("D"))
                 return row[11:]  # type, length, one column, its length
+
+    # --- replication connections ----------------------------------------------------------------------------
+
+    def open_tunnel(self, session: Session, endpoint: Endpoint, request: NeedWelcome) -> None:
+        """Opens a server connection for one replication client; the relay hears of the outcome."""
+        self._spawn(self._open_tunnel(session, endpoint, request))
+
+    async def _open_tunnel(self, session: Session, endpoint: Endpoint, request: NeedWelcome) -> None:
+        assert request.replication is not None
+        parameters = {**request.parameters, b"replication": request.replication}
+        try:
+            opened = await open_link(
+                self._loop,
+                endpoint,
+                request.user,
+                endpoint.dbname,
+                parameters,
+                self._passwords.get(request.user),
+                LOGIN_MS_MAX,
+            )
+            if opened.leftover:
+                opened.socket.close()
+                raise LinkError(
+                    f"{endpoint.name} sent something behind its first ReadyForQuery", sqlstate="08P01"
+                )
+        except PgError as error:
+            refused = (
+                error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
+            )
+            self._relay.tunnel_failed(session, refused)
+        except Exception as fault:
+            log.exception("opening a replication connection to %s", endpoint.name)
+            self._relay.tunnel_failed(
+                session, LinkError(f"cannot open a connection: {fault!r}", sqlstate="XX000")
+            )
+        else:
+            told = b"".join(
+                messages.parameter_status(name, value) for name, value in opened.parameters.items()
+            )
+            self._relay.tunnel_opened(
+                session,
+                opened.socket.detach(),
+                opened.process_id,
+                opened.secret_key,
+                told,
+                opened.stream.tls,
+            )
+
+    def cancel_tunnel(
+        self, endpoint: Endpoint, process_id: int, secret_key: bytes
+    ) -> asyncio.Task[None] | None:
+        """Cancels what a replication connection runs."""
+        if self._cancels >= CANCELS_MAX:
+            return None
+        self._cancels += 1
+        return self._spawn(self._cancel_tunnel(endpoint, process_id, secret_key))
+
+    async def _cancel_tunnel(self, endpoint: Endpoint, process_id: int, secret_key: bytes) -> None:
+        try:
+            await send_cancel(self._loop, endpoint, process_id, secret_key, CANCEL_MS_MAX)
+        except LinkError as error:
+            log.warning("a cancel request did not reach %s: %s", endpoint.name, error)
+        finally:
+            self._cancels -= 1
 
     # --- cancels --------------------------------------------------------------------------------------------
 

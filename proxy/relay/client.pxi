@@ -8,6 +8,7 @@ cdef enum:
     PHASE_AWAITING = 4       # for outstanding replies, because what comes next may belong elsewhere
     PHASE_LEAVING = 5        # the client sends nothing more; what it asked for is still answered
     PHASE_CLOSING = 6        # the last bytes are on their way to the client
+    PHASE_TUNNEL = 7         # a replication connection: everything is passed through unread
 
     CLIENT_BODY_BYTES_MAX = 0x3fffffff     # PQ_LARGE_MESSAGE_LIMIT of pqcomm.h
     HELD_FRAME_BYTES_MAX = 65536           # larger Bind and CopyData messages are streamed
@@ -30,6 +31,7 @@ cdef class Client(Connection):
     cdef Relay relay
     cdef int phase
     cdef object handshake
+    cdef Tunnel tunnel                     # of a replication connection, else None
     cdef bint refused                      # too many clients: told so once it has logged in
     cdef Identity identity
     cdef readonly object settings          # proxy.settings.Settings: what deviates from the identity's
@@ -125,6 +127,9 @@ cdef class Client(Connection):
             return 0 if count == 0 else self.on_lost()
         self.active_ns = self.poller.now_ns
         if self.phase != PHASE_READY:
+            if self.phase == PHASE_TUNNEL:
+                self.tunnel.write(self.poller.scratch, count)
+                return self.listen()
             if self.phase == PHASE_HANDSHAKE:
                 return self.relay.shake(self, self.handshake.receive(self.poller.scratch[:count]))
             if self.phase < PHASE_LEAVING:
@@ -151,6 +156,9 @@ cdef class Client(Connection):
         cdef bint reading
         if self.closed:
             return 0
+        if self.phase == PHASE_TUNNEL:
+            reading = buffer_waiting(&self.tunnel.outbound) == 0
+            return self.listen_for(self.interest | EPOLLIN if reading else self.interest & ~<uint32_t> EPOLLIN)
         reading = ((self.phase == PHASE_READY or self.phase == PHASE_HANDSHAKE)
                    and buffer_waiting(&self.outbound) < OUTBOUND_BYTES_MAX
                    and (self.link is None or buffer_waiting(&self.link.outbound) == 0))
@@ -300,6 +308,8 @@ cdef class Client(Connection):
         if self.blocked_since_ns:
             self.blocked_ns += self.poller.now_ns - self.blocked_since_ns
             self.blocked_since_ns = 0
+        if self.phase == PHASE_TUNNEL:
+            return self.tunnel.listen_for(self.tunnel.interest | EPOLLIN)
         if self.link is not None:
             self.link.listen_for(self.link.interest | EPOLLIN)
         if self.phase == PHASE_READY and buffer_waiting(&self.inbound):
@@ -327,11 +337,15 @@ cdef class Client(Connection):
         cdef Link link = self.link
         if self.closed or self.phase == PHASE_CLOSING:
             return 0
+        if self.phase == PHASE_TUNNEL:
+            self.torn = True               # nobody has read where a message ends
         self.phase = PHASE_CLOSING
         self.stop_waiting()
         self.link = None
         if link is not None:
             link.abandon()
+        if self.tunnel is not None:
+            self.tunnel.end()
         if self.farewell is not None and not self.torn:
             self.write_bytes(self.farewell)
         if buffer_waiting(&self.outbound) == 0 or self.broken:
@@ -380,6 +394,8 @@ cdef class Client(Connection):
         self.relay.session_ended(self)
         if link is not None:
             link.abandon()
+        if self.tunnel is not None:
+            self.tunnel.end()
         self.statements = None
         self.shadow = None
         return 0

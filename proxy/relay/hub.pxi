@@ -199,12 +199,15 @@ cdef class Relay(Clock):
                 session.fatal("53300", f'too many connections for role "{request.user}"',
                               f"The limit is pools.users.{request.user}.max_client_conn, {most}.")
                 return 0
-        identity = self.policy.identity(request)
-        session.identity = identity
         session.handshake = None
         session.phase = PHASE_WELCOME
         if request.protocol_minor >= 2:
             session.secret_key = os.urandom(LONG_KEY_BYTES)
+        if request.replication is not None:
+            buffer_append(&session.inbound, <const uint8_t*> PyBytes_AS_STRING(leftover), len(leftover))
+            return self.dig_tunnel(session, request)
+        identity = self.policy.identity(request)
+        session.identity = identity
         identity.sessions += 1
         session.listen()
         buffer_append(&session.inbound, <const uint8_t*> PyBytes_AS_STRING(leftover), len(leftover))
@@ -227,6 +230,47 @@ cdef class Relay(Clock):
             self.resume(session)
         return session.listen()
 
+    cdef int dig_tunnel(self, Session session, request) except -1:
+        """A replication connection gets a server connection of its own, if the limits have room for it."""
+        cdef EndpointState shared = self.endpoints[0]
+        if shared.links >= shared.links_max or self.links_open >= self.links_total_max:
+            session.fatal("53300", "no connection to the shared database is free for replication",
+                          "Raise shared.max_connections or pools.server_connections.total.")
+            return 0
+        shared.links += 1
+        self.links_open += 1
+        self.count_pin("replication")
+        session.listen()
+        self.policy.open_tunnel(session, shared.endpoint, request)
+        return 0
+
+    def tunnel_opened(self, Session session, int fd, uint32_t process_id, bytes secret_key, bytes welcome, tls_end):
+        """The server connection of a replication client is logged in; `welcome` is what the server told it."""
+        cdef EndpointState shared = self.endpoints[0]
+        cdef Tunnel tunnel = Tunnel(self, session, shared, fd, process_id, secret_key, tls_end)
+        self.poller.watch(tunnel)
+        if session.closed or session.phase != PHASE_WELCOME:
+            tunnel.end()
+            return
+        self.deadlines.discard(session)
+        session.tunnel = tunnel
+        session.phase = PHASE_TUNNEL
+        session.write_bytes(welcome + backend_key_data(session.process_id, session.secret_key)
+                            + ready_for_query(b"I"))
+        if buffer_waiting(&session.inbound):
+            tunnel.write(session.inbound.data + session.inbound.start, buffer_waiting(&session.inbound))
+            buffer_free(&session.inbound)
+        session.listen()
+
+    def tunnel_failed(self, Session session, error):
+        cdef EndpointState shared = self.endpoints[0]
+        shared.links -= 1
+        self.links_open -= 1
+        self.grow_pools()
+        if not session.closed:
+            session.write_bytes(self.policy.login_error(error))
+            session.finish()
+
     def cancel(self, uint32_t process_id, secret_key):
         """Cancels what the session with this key is running here, or is waiting to run; silently nothing when there
         is none.
@@ -235,6 +279,10 @@ cdef class Relay(Clock):
         cdef Link link
         if session is None or not compare_digest(session.secret_key, secret_key):
             return None
+        if session.tunnel is not None and not session.tunnel.closed:
+            # Nobody else ever uses that server process, so the request can hit nothing else.
+            return self.policy.cancel_tunnel(session.tunnel.state.endpoint, session.tunnel.process_id,
+                                             session.tunnel.secret_key)
         link = session.link
         if session.waiting_in is not None:
             session.waiting_in.forget(session)

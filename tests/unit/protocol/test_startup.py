@@ -189,21 +189,24 @@ def test_negotiation_precedes_a_refusal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "sqlstate"),
+    ("value", "wanted"),
     [
         *[(value, None) for value in (b"false", b"F", b"no", b"of", b"OFF", b"0")],
-        *[(value, "0A000") for value in (b"database", b"true", b"T", b"y", b"on", b"1")],
-        *[(value, "22023") for value in (b"", b"o", b"2", b"Database", b"truee")],
+        *[(value, b"true") for value in (b"true", b"T", b"y", b"on", b"1")],
+        (b"database", b"database"),
+        *[(value, b"refused") for value in (b"", b"o", b"2", b"Database", b"truee")],
     ],
 )
-def test_replication_connections_are_refused(value: bytes, sqlstate: str | None, cut: Cut) -> None:
+def test_replication_is_asked_for_as_postgresql_takes_it(
+    value: bytes, wanted: bytes | None, cut: Cut
+) -> None:
     actions = play(
         Handshake(Trust()), messages.startup_message({b"user": b"alice", b"replication": value}), cut
     )
-    if sqlstate is None:
-        assert actions[-1] == WELCOME
+    if wanted == b"refused":
+        assert refusal(actions)[1] == "22023"
     else:
-        assert refusal(actions)[1] == sqlstate
+        assert actions[-1] == NeedWelcome("alice", "alice", {}, 0, wanted)
 
 
 # --- lengths ----------------------------------------------------------------------------------------------
