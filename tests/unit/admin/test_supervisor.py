@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,10 +20,11 @@ from pgshunt.admin import supervisor as supervisor_module
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
-from pgshunt.migration import preflight
+from pgshunt.migration import keeper, preflight
 from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.stages import Doing, WrongStage
-from pgshunt.migration.store import StoreError
+from pgshunt.migration.state import ServiceState, State
+from pgshunt.migration.store import FileStore, StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import LATENCY_EDGES_US
 from pgshunt.routing.table import Catalogue, RoutingTable
@@ -127,7 +130,8 @@ class TableMover:
 class Running:
     """A supervisor and a way to ask its API."""
 
-    def __init__(self, directory: Path, manner: str, latched: bool) -> None:
+    def __init__(self, directory: Path, manner: str, latched: bool, keeps: bool = False) -> None:
+        """`keeps`: with the real controller and its state file."""
         self.path = directory / "pgshunt.yaml"
         self.write()
         self.mover: TableMover
@@ -145,7 +149,7 @@ class Running:
 
         self.make = make
         command = (sys.executable, WORKER, manner)
-        self.supervisor = Supervisor(load(self.path), self.path, command, make)
+        self.supervisor = Supervisor(load(self.path), self.path, command, *([] if keeps else [make]))
 
     def write(self, errors: float = 3.0, shadow: str = "off") -> None:
         self.path.write_text(YAML.format(errors=errors, shadow=shadow))
@@ -328,6 +332,42 @@ def test_a_rollback_that_cannot_be_kept_is_one_all_the_same(run: Run) -> None:
         assert b"pgshunt_state_unkept 1.0" in running.supervisor.metrics.exposition()
 
     run(scenario)
+
+
+def test_a_trip_reaches_the_workers_while_the_disk_hangs_and_is_kept_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifo in place of the file that a write begins with: to open it blocks until somebody reads."""
+    monkeypatch.setattr(keeper, "AGAIN_S", 0.05)
+    state_path = tmp_path / "pgshunt.state.json"
+    reading = ServiceState("reading", 50, copied=("public.users",))
+    with FileStore(state_path) as store:
+        store.write(State(7, {"auth_service": reading}).to_document(), 0)
+    fifo = tmp_path / "pgshunt.state.json.next"
+    os.mkfifo(fifo)
+
+    async def scenario(running: Running) -> None:
+        running.fail_reads()
+        assert "did not answer" in (await running.event("rolled_back"))["not_kept"]
+        assert [service.reads_percent for service in running.supervisor.fleet.table.services] == [0]
+        assert [member.epoch for member in running.supervisor.fleet.members] == [8]
+        assert "state_unkept" in running.kinds()
+        with fifo.open("rb"):
+            fifo.unlink()
+            await running.event("state_kept")
+        envelope = json.loads(state_path.read_text())
+        kept = State.from_document(envelope["document"]).service("auth_service")
+        assert (kept.stage, kept.reads_percent, kept.latch is not None) == ("shadowing", 0, True)
+
+    async def main() -> None:
+        running = Running(tmp_path, "well", False, keeps=True)
+        try:
+            await running.supervisor.start()
+            await asyncio.wait_for(scenario(running), 60)
+        finally:
+            await running.supervisor.close()
+
+    asyncio.run(main())
 
 
 def test_a_latch_survives_a_restart(run: Run) -> None:
