@@ -121,7 +121,7 @@ def test_an_oversized_startup_packet_is_not_sent(run: Run, postgres: Server) -> 
 
 
 def test_a_unix_socket_is_a_host_that_is_a_directory(run: Run, servers: Servers) -> None:
-    server = next(iter(servers.members), None) or servers.start("links")
+    server = next((own for own in servers.members if own.name == "links"), None) or servers.start("links")
 
     async def scenario(loop: asyncio.AbstractEventLoop) -> None:
         endpoint = replace(endpoint_of(server), host=str(servers.directory))
