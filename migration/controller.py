@@ -90,7 +90,7 @@ class MigrationController:
 
     def doing(self, service: str) -> Doing:
         """What is being done for the service in stage `syncing`, or was when it failed; else empty."""
-        state, has_stopped = self._state(service), service in self._copying.failures
+        state, has_stopped = self._state(service), not self._copying.is_working(service)
         if state.stage != "syncing":
             return ""
         if state.is_being_abandoned:
@@ -121,9 +121,9 @@ class MigrationController:
             if name not in known:
                 self._events.add("orphaned", name, stage=state.stage, remedy="name it in `services` again")
             elif state.is_being_abandoned:
-                self._copying.take_down(name)
+                self._copying.take_down(name, is_resumed=True)
             elif state.stage == "syncing":
-                self._copying.make(name)
+                self._copying.make(name, is_resumed=True)
             else:
                 self._copying.mover(name).watch()
         self._copying.rewatch()

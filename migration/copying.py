@@ -27,6 +27,7 @@ from pgshunt.migration.store import StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.routing.table import SHARED, Service
 
+AGAIN_S: Final = 5.0
 WAITS: Final = frozenset({"copy", "fresh"})
 """Steps during which the lane's own beats have to flow already."""
 
@@ -109,16 +110,18 @@ class Copying:
         if mover := self.movers.pop(service, None):
             await mover.close()
 
-    def make(self, service: str) -> None:
-        """Begins with the copy, or goes on with it."""
-        self._work(service, self._make)
+    def make(self, service: str, *, is_resumed: bool = False) -> None:
+        """Begins with the copy, or goes on with it. `is_resumed`: after a restart, when nobody waits for it
+        and a server that is down is waited for.
+        """
+        self._work(service, self._make, is_resumed)
 
-    def take_down(self, service: str) -> None:
+    def take_down(self, service: str, *, is_resumed: bool = False) -> None:
         """Begins to undo the copy, or goes on with that; breaks off what is being done for the service.
 
         What that left half done is undone: a lane's work begins with ending what it left at the servers.
         """
-        self._work(service, self._take_down)
+        self._work(service, self._take_down, is_resumed)
 
     async def settled(self, service: str) -> None:
         """Waits until nothing is being done for the service; raises what made it fail."""
@@ -218,7 +221,7 @@ class Copying:
         await self._keeper.change(service, _abandoned)
         self._events.add("abandoned", service)
 
-    def _work(self, service: str, work: Callable[[str], Awaitable[None]]) -> None:
+    def _work(self, service: str, work: Callable[[str], Awaitable[None]], is_resumed: bool) -> None:
         """Does a service's steps in the background, in place of what is being done; a failure is told."""
         before = self._working.get(service)
 
@@ -226,18 +229,19 @@ class Copying:
             if before is not None:
                 before.cancel()
                 await asyncio.wait({before})
-            try:
-                await work(service)
-            except _Overtaken:
-                log.info("%s: an abandon overtook step %s", service, self._steps.get(service, ""))
-            except Exception as error:  # whatever it is: nobody else would tell of it
-                if not isinstance(error, _FAILURES):
-                    log.exception("defect in step %s of %s", self._steps.get(service, ""), service)
-                reason = str(error) if isinstance(error, _FAILURES) else repr(error)
-                remedy = f"; {error.remedy}" if isinstance(error, TargetGone) else ""
-                self.failures[service] = reason + remedy
-                self._events.add("failed", service, step=self._steps.get(service, ""), error=reason)
-                raise
+            while True:
+                try:
+                    await work(service)
+                    self.failures.pop(service, None)
+                    return
+                except _Overtaken:
+                    log.info("%s: an abandon overtook step %s", service, self._steps.get(service, ""))
+                    return
+                except Exception as error:  # whatever it is: nobody else would tell of it
+                    self._tell_failure(service, error)
+                    if not (is_resumed and _may_pass(error)):
+                        raise
+                await asyncio.sleep(AGAIN_S)
 
         def ended(task: asyncio.Task[None]) -> None:
             if self._working.get(service) is task:
@@ -248,6 +252,16 @@ class Copying:
         self.failures.pop(service, None)
         task = self._working[service] = asyncio.create_task(run())
         task.add_done_callback(ended)
+
+    def _tell_failure(self, service: str, error: Exception) -> None:
+        step = self._steps.get(service, "")
+        if not isinstance(error, _FAILURES):
+            log.error("defect in step %s of %s", step, service, exc_info=error)
+        reason = str(error) if isinstance(error, _FAILURES) else repr(error)
+        failure = reason + (f"; {error.remedy}" if isinstance(error, TargetGone) else "")
+        if failure != self.failures.get(service):
+            self._events.add("failed", service, step=step, error=reason)
+        self.failures[service] = failure
 
     def _state(self, service: str) -> ServiceState:
         return self._keeper.state.service(service)
@@ -278,6 +292,12 @@ def _require_copying(state: ServiceState) -> None:
     """An abandon that was journalled wins over the step that it is about to break off."""
     if state.stage != "syncing" or state.is_being_abandoned:
         raise _Overtaken
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a server could not be reached, or is starting or ending."""
+    found = error.__cause__ if isinstance(error, TargetGone) else error
+    return isinstance(found, ServerError) and found.sqlstate.startswith(("08", "57P"))
 
 
 def _found(result: object) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pgshunt.migration import copying as copying_module
 from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.mover import TargetGone
 from pgshunt.migration.preflight import Problem
-from pgshunt.migration.servers import Unreachable
+from pgshunt.migration.servers import ServerError, Unreachable
 from pgshunt.migration.stages import Held, WrongStage
 from pgshunt.migration.state import Latch, ServiceState, State
 from pgshunt.migration.store import Document, StoreError
@@ -400,5 +400,36 @@ def test_a_step_that_ends_after_its_abandon_was_journalled_does_not_bring_the_co
         await controller.settled(SERVICE)
         assert store.state.service(SERVICE).stage == "syncing"
         assert (world.events, controller.trouble(SERVICE)) == ([], "")
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("error", ["08006", "57P03"])
+def test_after_a_restart_a_server_that_is_down_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.setattr(copying_module, "AGAIN_S", 0.01)
+    world = World(ServiceState("syncing").noted("abandon", "begun"))
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        lane = scripted_lane(controller)
+        lane.let.set()
+        drop, tries = lane.drop, list[str]()
+
+        async def down_at_first() -> None:
+            tries.append(controller.trouble(SERVICE))
+            if len(tries) < 4:
+                raise ServerError("shared", error, "the database system is starting up")
+            await drop()
+
+        lane.drop = down_at_first  # type: ignore[method-assign]
+        await controller.start()
+        assert controller.doing(SERVICE) == "abandoning"
+        await controller.settled(SERVICE)
+        assert store.state.service(SERVICE).stage == "shared"
+        assert "starting up" in tries[-1]
+        assert [kind for kind, _ in world.events] == ["failed", "abandoned"]
+        assert controller.trouble(SERVICE) == ""
+        await controller.stop()
 
     world.run(scenario)
