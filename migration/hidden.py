@@ -33,10 +33,10 @@ END
 def run_hidden(link: Link, statement: str, secret: str) -> None:
     """Runs a statement in which `%L` stands for the secret, as a literal; another % is written %%.
 
-    It must be one that a transaction block may hold. Raises ServerError.
+    Within `link.transaction()`. Raises ServerError.
     """
     quoted = '"' + secret.replace('"', '""') + '"'
-    with link.transaction():
-        link.rows("CREATE TEMPORARY TABLE pgshunt_hidden (secret text) ON COMMIT DROP")
-        link.rows("COPY pg_temp.pgshunt_hidden FROM STDIN (FORMAT csv)", stream=StringIO(quoted + "\n"))
-        link.rows(f"DO {literal(_BLOCK.format(statement=literal(statement)))}")
+    link.rows("CREATE TEMPORARY TABLE IF NOT EXISTS pgshunt_hidden (secret text) ON COMMIT DROP")
+    link.rows("TRUNCATE pg_temp.pgshunt_hidden")
+    link.rows("COPY pg_temp.pgshunt_hidden FROM STDIN (FORMAT csv)", stream=StringIO(quoted + "\n"))
+    link.rows(f"DO {literal(_BLOCK.format(statement=literal(statement)))}")

@@ -251,14 +251,16 @@ class Lane:
                 f"DELETE FROM {HEARTBEAT} "
                 f"WHERE service = {literal(self.service)} OR NOT EXISTS ({_OTHER_LANES})"
             )
-            run_hidden(
-                link,
-                f"CREATE SUBSCRIPTION {escaped} CONNECTION %L PUBLICATION {escaped} "
-                f"WITH (create_slot = false, slot_name = {escaped}, copy_data = true)",
-                connection,
-            )
+            with link.transaction():
+                run_hidden(
+                    link,
+                    f"CREATE SUBSCRIPTION {escaped} CONNECTION %L PUBLICATION {escaped} "
+                    f"WITH (create_slot = false, slot_name = {escaped}, copy_data = true)",
+                    connection,
+                )
             return
-        run_hidden(link, f"ALTER SUBSCRIPTION {escaped} CONNECTION %L", connection)
+        with link.transaction():
+            run_hidden(link, f"ALTER SUBSCRIPTION {escaped} CONNECTION %L", connection)
         link.rows(f"ALTER SUBSCRIPTION {name} SET (slot_name = {name})")
         if not subscription.enabled:
             link.rows(f"ALTER SUBSCRIPTION {name} ENABLE")

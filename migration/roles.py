@@ -14,8 +14,9 @@ from typing import Final
 from scramp import ScramMechanism
 
 from pgshunt.config.secret import Secret
+from pgshunt.migration.hidden import run_hidden
 from pgshunt.migration.servers import Link
-from pgshunt.migration.sql import literal, literals, quoted, relation
+from pgshunt.migration.sql import literals, quoted, relation
 
 # A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the
 # default.
@@ -132,7 +133,7 @@ def create_roles(link: Link, roles: Mapping[str, Role], passwords: Mapping[str, 
     missing = [role for role in roles.values() if role.name not in present]
     with link.transaction():
         for role in missing:
-            link.rows(_create(role, passwords.get(role.name)))
+            _create(link, role, passwords.get(role.name))
         for role in missing:
             for group in role.groups:
                 if group in roles:
@@ -162,16 +163,14 @@ def give(link: Link, grants: Sequence[Grant]) -> None:
             link.rows(grant.sql())
 
 
-def _create(role: Role, password: Secret | None) -> str:
+def _create(link: Link, role: Role, password: Secret | None) -> None:
     verifier = role.verifier or (_verifier(password.reveal()) if password else "")
-    return " ".join(
-        [
-            f"CREATE ROLE {quoted(role.name)}",
-            "LOGIN" if role.login else "NOLOGIN",
-            "INHERIT" if role.inherit else "NOINHERIT",
-            f"PASSWORD {literal(verifier)}" if verifier else "",
-        ]
-    )
+    login, inherit = "LOGIN" if role.login else "NOLOGIN", "INHERIT" if role.inherit else "NOINHERIT"
+    statement = f"CREATE ROLE {quoted(role.name)} {login} {inherit}"
+    if verifier:
+        run_hidden(link, f"{statement.replace('%', '%%')} PASSWORD %L", verifier)
+    else:
+        link.rows(statement)
 
 
 def _verifier(password: str) -> str:

@@ -41,7 +41,7 @@ def refused(own: Database, control: Control, conninfo: str, timeout_s: float = 1
     link = connect(endpoint(own, "own_db"), control, "test")
     link.limit(timeout_s)
     try:
-        with pytest.raises(ServerError) as caught:
+        with pytest.raises(ServerError) as caught, link.transaction():
             run_hidden(link, SUBSCRIBE, conninfo)
     finally:
         link.close()
@@ -52,8 +52,10 @@ def refused(own: Database, control: Control, conninfo: str, timeout_s: float = 1
 def test_the_secret_arrives_as_it_is(own: Database) -> None:
     link = connect(endpoint(own, "own_db"), CONTROL, "test")
     link.rows("CREATE TABLE t (word text)")
-    run_hidden(link, "INSERT INTO t VALUES (%L || '%%')", WORD)
-    assert link.value("SELECT word FROM t") == WORD + "%"
+    with link.transaction():
+        for word in (WORD, "another"):
+            run_hidden(link, "INSERT INTO t VALUES (%L || '%%')", word)
+    assert link.rows("SELECT word FROM t") == [[WORD + "%"], ["another%"]]
     link.close()
 
 
