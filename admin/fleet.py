@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import struct
 import sys
@@ -118,7 +119,9 @@ class Fleet:
         on_ended: Callable[[int], None],
         report: Report,
         command: Sequence[str] = WORKER_COMMAND,
+        login_secret: bytes = b"",
     ) -> None:
+        """`login_secret` is what the workers make the salts of users from who do not exist."""
         self.config = config
         self.table = table
         self.catalogue = catalogue
@@ -126,6 +129,7 @@ class Fleet:
         self._on_ended = on_ended
         self._report = report
         self._command = command
+        self._login_secret = login_secret or secrets.token_bytes(32)
         count = config.listen.workers or os.cpu_count() or 1
         self.listeners = bind(config.listen.host, config.listen.port)
         self.port = int(self.listeners[0].getsockname()[1])
@@ -306,7 +310,13 @@ class Fleet:
         if kind == "hello" and self._stopping:
             member.kill()  # it was being started when the others were told to stop
         elif kind == "hello":
-            channel.send({**self._table_message("start"), "config": self.config.dump_revealed()})
+            channel.send(
+                {
+                    **self._table_message("start"),
+                    "config": self.config.dump_revealed(),
+                    "login_secret": self._login_secret.hex(),
+                }
+            )
             member.greeted = True
         elif kind == "ready":
             self._move(member, "live", message["epoch"])

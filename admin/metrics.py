@@ -94,6 +94,7 @@ class Metrics:
         self._shadow_s = self._counter("shadow_seconds", "Time spent validating", "service", "result")
         self._pins = self._counter("pins", "Sessions pinned to a link", "cause")
         self._timeouts = self._counter("timeouts", "Limits of time that were passed", "kind")
+        self._failed_logins = self._counter("failed_logins", "Clients that were not let in", "reason")
         self._parses = self._counter("parses", "Statement shapes parsed")
         self._rows = self._counter("rows_verified", "Rows compared by verify", "service", "result")
         self._rollbacks = self._counter("rollbacks", "Rollbacks", "service", "trigger")
@@ -131,6 +132,8 @@ class Metrics:
             self._inc(self._pins, count, cause)
         for kind, count in delta.get("timeouts", ()):
             self._inc(self._timeouts, count, kind)
+        for reason, count in delta.get("failed_logins", ()):
+            self._inc(self._failed_logins, count, reason)
         self._inc(self._parses, delta.get("parses", 0))
         if "gauges" in delta:
             self._worker_gauges[worker] = delta["gauges"]

@@ -22,6 +22,7 @@ from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import WORKER_COMMAND, Fleet, FleetError
 from pgshunt.admin.gauges import add_gauges
 from pgshunt.admin.http import AdminApi
+from pgshunt.admin.login_secret import login_secret
 from pgshunt.admin.metrics import Metrics
 from pgshunt.admin.operations import Health, Mover, SupervisorOperations
 from pgshunt.admin.probe import Probed, Prober
@@ -150,6 +151,7 @@ class Supervisor:
                 on_ended=self._worker_ended,
                 report=lambda kind, detail: self.events.add(kind, **detail),
                 command=command,
+                login_secret=self._login_secret(),
             )
         except OSError as error:
             raise StartFailed(f"{error.strerror}: stop what listens there, or change listen.port") from error
@@ -363,6 +365,15 @@ class Supervisor:
         self.events.add("catalogue_read", relations=len(catalogue.relations), version=catalogue.version)
 
     # -- small things -------------------------------------------------------------------------------------
+
+    def _login_secret(self) -> bytes:
+        file = self._config.state.path.with_suffix(".secret")
+        try:
+            return login_secret(file)
+        except OSError as error:
+            raise StartFailed(
+                f"{file}: {error.strerror}; change state.path, or who may write there"
+            ) from error
 
     async def _start_admin(self) -> None:
         admin = self._config.admin

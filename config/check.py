@@ -89,7 +89,7 @@ def _references_lead_elsewhere(config: Config) -> Iterator[Problem]:
 
 def _service_users_can_log_in(config: Config) -> Iterator[Problem]:
     logins = {user.name for user in config.auth.users}
-    if not logins:
+    if not logins or config.auth.lookup is not None:
         return
     for name, service in config.services.items():
         for index, user in enumerate(service.users):
@@ -113,15 +113,26 @@ def _users_are_named_once(config: Config) -> Iterator[Problem]:
 def _scram_has_passwords(config: Config) -> Iterator[Problem]:
     if config.auth.method != "scram-sha-256":
         return
-    if not config.auth.users:
-        yield Problem(("auth", "users"), "is empty, so nobody can log in", "list the services' login roles")
-    for index, user in enumerate(config.auth.users):
-        if all(getattr(user, field) is None for field in user.secret_fields()):
+    auth = config.auth
+    if not auth.users and auth.users_file is None and auth.lookup is None:
+        remedy = "list the services' login roles, or add auth.lookup"
+        yield Problem(("auth", "users"), "is empty, so nobody can log in", remedy)
+    for index, user in enumerate(auth.users):
+        if user.verifier is None and all(getattr(user, field) is None for field in user.secret_fields()):
             yield Problem(
                 ("auth", "users", index),
                 f"{user.name!r} has no password",
                 "add password_file, password_env or password",
             )
+
+
+def _certificates_are_verified(config: Config) -> Iterator[Problem]:
+    if config.auth.method == "cert" and not config.listen.tls.mode.startswith("verify"):
+        yield Problem(
+            ("auth", "method"),
+            "cert needs client certificates that were verified",
+            "set listen.tls.mode: verify-full, with a ca_file",
+        )
 
 
 def _trust_stays_local(config: Config) -> Iterator[Problem]:
@@ -231,6 +242,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _service_users_can_log_in,
     _users_are_named_once,
     _scram_has_passwords,
+    _certificates_are_verified,
     _trust_stays_local,
     _admin_is_guarded,
     _ports_are_apart,

@@ -4,6 +4,7 @@ Numbers carry their unit in the name. Relations between sections are `config.che
 what can be seen in one place. The attribute docstrings become the descriptions in `config/schema.json`.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -188,6 +189,15 @@ class Listen(Section):
     tls: ListenTls = ListenTls()
 
 
+_VERIFIER = r"SCRAM-SHA-256\$[1-9][0-9]*:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+"
+
+
+def _verifier(secret: Secret) -> Secret:
+    if re.fullmatch(_VERIFIER, secret.reveal()) is None:
+        raise _refuse("is no SCRAM-SHA-256 verifier", "copy rolpassword from pg_authid")
+    return secret
+
+
 class User(SecretSection):
     """A login role of the services; the same name and password serve towards the servers."""
 
@@ -199,15 +209,54 @@ class User(SecretSection):
     """File whose first line is the password; relative to this configuration's folder."""
     password_env: str | None = None
     """Environment variable that holds the password."""
+    verifier: Annotated[Secret, AfterValidator(_verifier)] | None = None
+    """Instead of the password, as in pg_authid. The client's own proof then serves towards the servers."""
+
+    @model_validator(mode="after")
+    def _password_or_verifier(self) -> Self:
+        if self.verifier is not None and any(
+            getattr(self, name) is not None for name in self.secret_fields()
+        ):
+            raise _refuse("has a password and a verifier", "keep one of them")
+        return self
+
+
+class Lookup(SecretSection):
+    """Asks the shared database for the verifiers of users that are not listed, who keep their passwords."""
+
+    secret_name = "password"
+
+    user: Identifier
+    """A role that may read them."""
+    password: Secret | None = None
+    password_file: Path | None = None
+    """File whose first line is the password; relative to this configuration's folder."""
+    password_env: str | None = None
+    """Environment variable that holds the password."""
+    query: str = (
+        "SELECT CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END"
+        " FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin"
+    )
+    """Finds the verifier of user $1, with search_path pg_catalog. No row, or NULL: there is no login."""
 
 
 class Auth(Section):
     """How clients prove who they are."""
 
-    method: Literal["scram-sha-256", "trust"] = "scram-sha-256"
+    method: Literal["scram-sha-256", "cert", "trust"] = "scram-sha-256"
+    """`cert`: by the client certificate, whose common name is the user's."""
     trust_remote: bool = False
     """Allows `trust` on an address that other machines can reach."""
     users: tuple[User, ...] = ()
+    users_file: Path | None = None
+    """More users, as PgBouncer's auth_file lists them: `"name" "password or verifier"`, one in a line."""
+    lookup: Lookup | None = None
+    certificates: dict[str, tuple[Identifier, ...]] = {}
+    """Users that a common name stands for under `cert`, where it is not just the one of that name."""
+    failure_delay_ms: int = Field(default=250, ge=0, le=5000)
+    """Time after which a failed login is told so; nobody else waits for it."""
+    md5_to_servers: bool = False
+    """Gives a server that knows no better an MD5 proof of a configured password."""
 
 
 class Service(Section):

@@ -10,6 +10,7 @@ from pgshunt.config import tls
 from pgshunt.config.model import Config, Database, ListenTls, SecretSection, ServerTls
 from pgshunt.config.problem import Path, Problem, Severity
 from pgshunt.config.secret import Secret
+from pgshunt.config.users import read_users
 
 S = TypeVar("S", bound=SecretSection)
 T = TypeVar("T", ListenTls, ServerTls)
@@ -47,6 +48,11 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
 
     tls.forget()  # what was read from the files before may not be in them any more
     users = tuple(secured(user, ("auth", "users", i)) for i, user in enumerate(config.auth.users))
+    lookup = config.auth.lookup
+    if config.auth.users_file is not None:
+        listed = {user.name for user in users}
+        found = read_users(folder / config.auth.users_file, problems.append)
+        users += tuple(user for user in found if user.name not in listed)
     resolved = config.model_copy(
         update={
             "shared": reached(config.shared, ("shared",)),
@@ -56,7 +62,9 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
             "listen": config.listen.model_copy(
                 update={"tls": placed(config.listen.tls, ("listen", "tls"), tls.accepting)}
             ),
-            "auth": config.auth.model_copy(update={"users": users}),
+            "auth": config.auth.model_copy(
+                update={"users": users, "lookup": lookup and secured(lookup, ("auth", "lookup"))}
+            ),
             "control": secured(config.control, ("control",)),
             "admin": secured(config.admin, ("admin",)),
             "state": config.state.model_copy(update={"path": folder / config.state.path}),

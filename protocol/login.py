@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from hashlib import md5
+from typing import NoReturn
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.buffer import ReceiveBuffer
 from pgshunt.protocol.errors import (
     INVALID_AUTHORIZATION,
+    INVALID_PASSWORD,
     PgError,
     ServerProtocolError,
     read_error,
 )
 from pgshunt.protocol.phases import BACKEND_LOGIN, AuthenticationCode, Backend
-from pgshunt.protocol.scram import MECHANISM, ScramClient, derive_keys
+from pgshunt.protocol.scram import MECHANISM, MECHANISM_PLUS, Proof, ScramClient, ScramKeys, derive_keys
 
 # All of a login, parameters and notices included: a real one has about 500 bytes.
 LOGIN_BYTES_MAX = 1 << 20
@@ -34,6 +36,21 @@ _METHODS = {
     AuthenticationCode.GSS: "GSSAPI",
     AuthenticationCode.SSPI: "SSPI",
 }
+
+
+Credential = str | Proof
+"""A password, or what its owner has shown when it was proved to us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What the login runs through: `binding` of its encryption, None if there is none to bind to."""
+
+    binding: bytes | None = None
+    is_required: bool = False
+
+
+PLAINTEXT = Channel()
 
 
 class LoginRefused(PgError):
@@ -84,12 +101,17 @@ class Login:
         user: str,
         database: str,
         parameters: Mapping[bytes, bytes] | None = None,
-        password: str | None = None,
+        credential: Credential | None = None,
+        *,
+        channel: Channel = PLAINTEXT,
+        allows_md5: bool = False,
     ) -> None:
-        """`parameters` go into the startup packet. Without a password, the server has to trust the user."""
+        """`parameters` go into the startup packet. Without a credential, the server has to trust the user."""
         self.state = State.AUTHENTICATION
         self._user = user
-        self._password = password
+        self._credential = credential
+        self._channel = channel
+        self._allows_md5 = allows_md5
         self._startup = messages.startup_message(
             {b"user": _encode(user), b"database": _encode(database), **(parameters or {})}
         )
@@ -148,35 +170,82 @@ class Login:
 
     def _on_authentication(self, body: bytes) -> bytes:
         code, payload = messages.read_authentication(body)
+        if self.state is State.AUTHENTICATION:
+            self._demand_binding(code)
         handle = _AUTHENTICATION.get((self.state, code))
         if handle is not None:
             return handle(self, payload)
         if self.state is State.AUTHENTICATION and code in _METHODS:
-            raise LoginRefused(
-                f'server wants {_METHODS[AuthenticationCode(code)]} of user "{self._user}";'
-                " pgshunt gives nothing but a SCRAM-SHA-256 proof",
-                sqlstate=INVALID_AUTHORIZATION,
-                hint="Use scram-sha-256 in the server's pg_hba.conf. A role whose password is stored as MD5"
-                " needs it set again.",
-            )
+            return self._refuse_method(AuthenticationCode(code))
         raise ServerProtocolError(f"server sent authentication code {code}, expected was {self.state.value}")
+
+    def _refuse_method(self, code: AuthenticationCode) -> NoReturn:
+        raise LoginRefused(
+            f'server wants {_METHODS[code]} of user "{self._user}";'
+            " pgshunt gives nothing but a SCRAM-SHA-256 proof",
+            sqlstate=INVALID_AUTHORIZATION,
+            hint="Use scram-sha-256 in the server's pg_hba.conf. A role whose password is stored as MD5"
+            " needs it set again.",
+        )
+
+    def _demand_binding(self, code: int) -> None:
+        """Where channel binding is required, no server is given or believed anything without."""
+        if self._channel.is_required and (code != AuthenticationCode.SASL or self._channel.binding is None):
+            raise LoginRefused(
+                f'the login of user "{self._user}" cannot be bound to the server\'s certificate, and'
+                " tls.channel_binding is require",
+                sqlstate=INVALID_AUTHORIZATION,
+                hint="It takes TLS, SCRAM, and a certificate whose signature has a hash.",
+            )
+
+    def _on_md5(self, salt: bytes) -> bytes:
+        if not self._allows_md5 or not isinstance(self._credential, str) or len(salt) != 4:
+            return self._refuse_method(AuthenticationCode.MD5_PASSWORD)
+        inner = md5(self._credential.encode() + _encode(self._user), usedforsecurity=False).hexdigest()
+        outer = md5(inner.encode() + salt, usedforsecurity=False).hexdigest()
+        self.state = State.AUTHENTICATION_OK
+        return messages.password_message(b"md5" + outer.encode())
 
     def _on_sasl(self, payload: bytes) -> bytes:
         mechanisms = messages.read_sasl_mechanisms(payload)
-        if MECHANISM not in mechanisms:
+        is_bound = MECHANISM_PLUS in mechanisms and self._channel.binding is not None
+        if not is_bound and self._channel.is_required:
+            raise LoginRefused(
+                f'server offers user "{self._user}" no channel binding, and tls.channel_binding is require',
+                sqlstate=INVALID_AUTHORIZATION,
+            )
+        if not is_bound and MECHANISM not in mechanisms:
             raise LoginRefused(
                 f'server offers user "{self._user}" no SCRAM-SHA-256, the only proof pgshunt gives',
                 sqlstate=INVALID_AUTHORIZATION,
             )
-        if self._password is None:
+        if self._credential is None:
             raise LoginRefused(
                 f'server wants a password of user "{self._user}", and none is configured',
                 sqlstate=INVALID_AUTHORIZATION,
                 hint="Give the user a password under auth.users, or let the server trust the proxy.",
             )
-        self._scram = ScramClient(partial(derive_keys, self._password))
+        self._scram = ScramClient(
+            self._keys,
+            binding=self._channel.binding if is_bound else None,
+            could_bind=self._channel.binding is not None,
+        )
         self.state = State.SASL_CONTINUE
-        return messages.sasl_initial_response(MECHANISM, self._scram.first())
+        return messages.sasl_initial_response(MECHANISM_PLUS if is_bound else MECHANISM, self._scram.first())
+
+    def _keys(self, salt: bytes, iterations: int) -> ScramKeys:
+        credential = self._credential
+        if isinstance(credential, str):
+            return derive_keys(credential, salt, iterations)
+        assert credential is not None
+        if (salt, iterations) != (credential.verifier.salt, credential.verifier.iterations):
+            raise LoginRefused(
+                f'server keeps another verifier for user "{self._user}" than the one its client logged in by',
+                sqlstate=INVALID_PASSWORD,
+                hint="Copy it: ALTER ROLE … PASSWORD with rolpassword from pg_authid of the shared database;"
+                " or give the user a password under auth.users.",
+            )
+        return credential.keys
 
     def _on_sasl_continue(self, payload: bytes) -> bytes:
         assert self._scram is not None
@@ -245,6 +314,7 @@ _HANDLERS: dict[int, Callable[[Login, bytes], bytes]] = {
 _AUTHENTICATION: dict[tuple[State, int], Callable[[Login, bytes], bytes]] = {
     (State.AUTHENTICATION, AuthenticationCode.OK): Login._on_authentication_ok,
     (State.AUTHENTICATION, AuthenticationCode.SASL): Login._on_sasl,
+    (State.AUTHENTICATION, AuthenticationCode.MD5_PASSWORD): Login._on_md5,
     (State.SASL_CONTINUE, AuthenticationCode.SASL_CONTINUE): Login._on_sasl_continue,
     (State.SASL_FINAL, AuthenticationCode.SASL_FINAL): Login._on_sasl_final,
     (State.AUTHENTICATION_OK, AuthenticationCode.OK): Login._on_authentication_ok,

@@ -21,12 +21,16 @@ from scramp.utils import ScramException, saslprep
 
 from pgshunt.protocol.errors import (
     FEATURE_NOT_SUPPORTED,
+    INVALID_AUTHORIZATION,
     INVALID_PASSWORD,
     ClientProtocolError,
     ServerProtocolError,
 )
 
 MECHANISM = b"SCRAM-SHA-256"
+MECHANISM_PLUS = b"SCRAM-SHA-256-PLUS"
+# The one type of channel binding that PostgreSQL has: to the server's certificate (RFC 5929).
+BINDING_TYPE = b"tls-server-end-point"
 # PostgreSQL's SCRAM_SHA_256_DEFAULT_ITERATIONS and SCRAM_DEFAULT_SALT_LEN.
 ITERATIONS = 4_096
 SALT_BYTES = 16
@@ -70,6 +74,14 @@ class ScramVerifier:
     server_key: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a login has shown: the keys to log in wherever the same verifier is kept, without the password."""
+
+    verifier: ScramVerifier
+    keys: ScramKeys
+
+
 @lru_cache(maxsize=1024)
 def derive_keys(password: str, salt: bytes, iterations: int) -> ScramKeys:
     """Keys of a password: about a millisecond of CPU at 4,096 iterations, so they are remembered.
@@ -101,14 +113,33 @@ def parse_verifier(text: str) -> ScramVerifier:
 class ScramServer:
     """The server's side of one login: `first()` answers the client's first message, `final()` its second."""
 
-    def __init__(self, verifier: ScramVerifier, *, doomed: bool = False, nonce: bytes | None = None) -> None:
-        """A `doomed` exchange does the same work and fails: it hides that a user does not exist."""
+    def __init__(
+        self,
+        verifier: ScramVerifier,
+        *,
+        doomed: bool = False,
+        nonce: bytes | None = None,
+        binding: bytes | None = None,
+    ) -> None:
+        """A `doomed` exchange does the same work and fails: it hides that a user does not exist.
+
+        `binding` is what SCRAM-SHA-256-PLUS is bound to, if that was offered.
+        """
         self._verifier = verifier
         self._doomed = doomed
+        self._offered = binding
+        self._is_bound = False
+        self.proof: Proof | None = None
         self._nonce = nonce or _make_nonce()
         self._client_first_bare = b""
         self._server_first = b""
         self._binding = b""
+
+    def choose(self, mechanism: bytes) -> None:
+        """The client names its mechanism; ClientProtocolError if that was not offered."""
+        self._is_bound = mechanism == MECHANISM_PLUS and self._offered is not None
+        if mechanism != MECHANISM and not self._is_bound:
+            raise ClientProtocolError("client selected an invalid SASL authentication mechanism")
 
     def first(self, message: bytes) -> bytes:
         """Answers client-first-message with server-first-message; ClientProtocolError if it is malformed."""
@@ -123,13 +154,7 @@ class ScramServer:
             raise ClientProtocolError(
                 "client requires an unsupported SCRAM extension", sqlstate=FEATURE_NOT_SUPPORTED
             )
-        if found["binding"] not in (b"n", b"y"):
-            raise ClientProtocolError(
-                "malformed SCRAM message",
-                detail="The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message"
-                " includes channel binding data.",
-            )
-        self._binding = b64encode(found["binding"] + b",,")
+        self._binding = b64encode(found["binding"] + b",," + self._bound_to(found["binding"]))
         self._nonce = found["nonce"] + self._nonce
         self._client_first_bare = found["bare"]
         self._server_first = b"r=%b,s=%b,i=%d" % (
@@ -139,14 +164,49 @@ class ScramServer:
         )
         return self._server_first
 
+    def _bound_to(self, flag: bytes) -> bytes:
+        """The channel binding data behind this flag; errors as in PostgreSQL's read_client_first_message."""
+        if flag.startswith(b"p="):
+            if not self._is_bound:
+                raise ClientProtocolError(
+                    "malformed SCRAM message",
+                    detail="The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message"
+                    " includes channel binding data.",
+                )
+            if flag != b"p=" + BINDING_TYPE:
+                raise ClientProtocolError(f"unsupported SCRAM channel-binding type {flag[2:]!r}")
+            assert self._offered is not None
+            return self._offered
+        if self._is_bound:
+            raise ClientProtocolError(
+                "malformed SCRAM message",
+                detail="The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include"
+                " channel binding data.",
+            )
+        if flag == b"y" and self._offered is not None:
+            # Somebody between us has taken SCRAM-SHA-256-PLUS out of what we offered.
+            raise ClientProtocolError(
+                "SCRAM channel binding negotiation error",
+                sqlstate=INVALID_AUTHORIZATION,
+                detail="The client supports SCRAM channel binding but thinks the server does not.  However,"
+                " this server does support channel binding.",
+            )
+        return b""
+
     def final(self, message: bytes) -> bytes | None:
-        """Answers client-final-message with server-final-message, or with None if the proof is wrong."""
+        """Answers client-final-message with server-final-message, or with None if the proof is wrong.
+
+        Of a right one, `proof` keeps what it has shown.
+        """
         found = _CLIENT_FINAL.fullmatch(message)
         if found is None:
             raise _malformed("client-final-message")
         proof = _decode(found["proof"])
         if proof is None or len(proof) != _KEY_BYTES:
             raise _malformed("client-final-message")
+        if found["binding"] != self._binding and self._is_bound:
+            # The client talks to somebody else's certificate: a man is in the middle.
+            raise ClientProtocolError("SCRAM channel binding check failed", sqlstate=INVALID_AUTHORIZATION)
         if found["binding"] != self._binding:
             raise ClientProtocolError("unexpected SCRAM channel-binding attribute in client-final-message")
         if not compare_digest(found["nonce"], self._nonce):
@@ -155,21 +215,37 @@ class ScramServer:
         client_key = _xor(proof, _hmac(self._verifier.stored_key, signed))
         proved = compare_digest(sha256(client_key).digest(), self._verifier.stored_key)
         signature = b"v=" + b64encode(_hmac(self._verifier.server_key, signed))
-        return signature if proved and not self._doomed else None
+        if not proved or self._doomed:
+            return None
+        self.proof = Proof(self._verifier, ScramKeys(client_key, self._verifier.server_key))
+        return signature
 
 
 class ScramClient:
     """The client's side of one login: `first()`, then `final()`, then `verify()` the server."""
 
-    def __init__(self, keys: Callable[[bytes, int], ScramKeys], *, nonce: bytes | None = None) -> None:
-        """`keys` is asked with the server's salt and iteration count."""
+    def __init__(
+        self,
+        keys: Callable[[bytes, int], ScramKeys],
+        *,
+        nonce: bytes | None = None,
+        binding: bytes | None = None,
+        could_bind: bool = False,
+    ) -> None:
+        """`keys` is asked with the server's salt and iteration count.
+
+        With `binding`, the exchange is bound to it (SCRAM-SHA-256-PLUS); `could_bind` tells a server that
+        offers no such thing that it was looked for.
+        """
         self._keys = keys
+        self._header = b"p=" + BINDING_TYPE if binding is not None else b"y" if could_bind else b"n"
+        self._bound_to = binding or b""
         self._nonce = nonce or _make_nonce()
         self._signature = b""
 
     def first(self) -> bytes:
-        """The client-first-message; no channel binding, no user name (the startup packet has it)."""
-        return b"n,," + self._first_bare()
+        """The client-first-message; without user name (the startup packet has it)."""
+        return self._header + b",," + self._first_bare()
 
     def final(self, message: bytes) -> bytes:
         """Answers server-first-message with client-final-message; ServerProtocolError if it will not do."""
@@ -185,7 +261,7 @@ class ScramClient:
                 f"server asks for {iterations} SCRAM iterations; at most {ITERATIONS_MAX} are computed"
             )
         keys = self._keys(salt, iterations)
-        unproved = b"c=biws,r=" + found["nonce"]
+        unproved = b"c=" + b64encode(self._header + b",," + self._bound_to) + b",r=" + found["nonce"]
         signed = b",".join((self._first_bare(), message, unproved))
         proof = _xor(keys.client_key, _hmac(sha256(keys.client_key).digest(), signed))
         self._signature = _hmac(keys.server_key, signed)

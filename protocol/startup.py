@@ -14,7 +14,7 @@ handshake here pauses at StartTls, and goes on with what comes through the tunne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pgshunt.protocol import messages
@@ -30,8 +30,8 @@ from pgshunt.protocol.errors import (
     PgError,
 )
 from pgshunt.protocol.messages import CancelRequest, GSSENCRequest, SSLRequest, StartupRequest
-from pgshunt.protocol.phases import FRONTEND, Phase
-from pgshunt.protocol.scram import MECHANISM, ScramServer
+from pgshunt.protocol.phases import FRONTEND, SASL_BYTES_MAX, Phase
+from pgshunt.protocol.scram import MECHANISM, MECHANISM_PLUS, Proof, ScramServer, ScramVerifier
 
 # The newest protocol 3.x there is (PostgreSQL 18). It differs from 3.0 in the length of cancel keys.
 MINOR_NEWEST = 2
@@ -80,7 +80,8 @@ class NeedWelcome:
 
     `parameters` holds what else the startup packet said, in its order: settings by name, and `options` (the
     command line, unparsed). The session speaks protocol 3.`protocol_minor`. `replication` is `true` or
-    `database` where the client asks for a replication connection.
+    `database` where the client asks for a replication connection. `proof` is there if it has proved a
+    password.
     """
 
     user: str
@@ -88,6 +89,14 @@ class NeedWelcome:
     parameters: dict[bytes, bytes]
     protocol_minor: int
     replication: bytes | None = None
+    proof: Proof | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedVerifier:
+    """Somebody has to be asked what this user's proof is checked against; then `found` goes on."""
+
+    user: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ class Close:
     error: PgError | None = None
 
 
-Action = Send | Cancel | StartTls | NeedWelcome | Close
+Action = Send | Cancel | StartTls | NeedVerifier | NeedWelcome | Close
 
 
 class State(Enum):
@@ -105,6 +114,7 @@ class State(Enum):
 
     STARTUP = "startup packet"
     TLS = "nothing: the TLS handshake is others' work"
+    VERIFIER = "nothing: the user's verifier is being looked up"
     SASL_INITIAL_RESPONSE = "SASLInitialResponse"
     SASL_CLIENT_FIRST = "SASLResponse with client-first-message"
     SASL_CLIENT_FINAL = "SASLResponse with client-final-message"
@@ -152,6 +162,10 @@ class Handshake:
         if self.state is State.CLOSED:
             return actions
         self._buffer += data
+        if self.state is State.VERIFIER and len(self._buffer) > SASL_BYTES_MAX:
+            return list(
+                self._close(ClientProtocolError("received more than a SASL response before the request"))
+            )
         try:
             while self.state in _STEPS:
                 read, handle = _STEPS[self.state]
@@ -183,6 +197,11 @@ class Handshake:
             )
             return list(self._close(refusal))
         return []
+
+    def found(self, verifier: ScramVerifier | None) -> list[Action]:
+        """The answer to NeedVerifier; None if the user cannot log in: then any proof will be wrong."""
+        assert self.state is State.VERIFIER
+        return [*self._challenge(verifier), *self.receive(b"")]
 
     def _close(self, error: PgError | None = None) -> Iterator[Action]:
         self.state = State.CLOSED
@@ -309,17 +328,42 @@ class Handshake:
             yield Send(messages.authentication_ok())
             yield welcome
             return
+        if self._authenticator.method == "cert":
+            yield from self._check_certificate(welcome)
+            return
         verifier = self._authenticator.verifier(welcome.user)
+        if verifier is None and self._authenticator.looks_up:
+            self.state = State.VERIFIER
+            yield NeedVerifier(welcome.user)
+            return
+        yield from self._challenge(verifier)
+
+    def _check_certificate(self, welcome: NeedWelcome) -> Iterator[Action]:
+        if self._certificate_name is None:
+            raise PgError("connection requires a valid client certificate", sqlstate=INVALID_AUTHORIZATION)
+        if not self._authenticator.admits(self._certificate_name, welcome.user):
+            raise PgError(
+                f'certificate authentication failed for user "{welcome.user}"', sqlstate=INVALID_AUTHORIZATION
+            )
+        self.state = State.WELCOME
+        yield Send(messages.authentication_ok())
+        yield welcome
+
+    def _challenge(self, verifier: ScramVerifier | None) -> Iterator[Action]:
+        assert self._welcome is not None
+        binding = self._encryption.binding if self._encryption is not None and self._is_secure else None
         self._scram = ScramServer(
-            verifier or self._authenticator.mock_verifier(welcome.user), doomed=verifier is None
+            verifier or self._authenticator.mock_verifier(self._welcome.user),
+            doomed=verifier is None,
+            binding=binding,
         )
         self.state = State.SASL_INITIAL_RESPONSE
-        yield Send(messages.authentication_sasl([MECHANISM]))
+        yield Send(messages.authentication_sasl([MECHANISM_PLUS, MECHANISM] if binding else [MECHANISM]))
 
     def _on_sasl_initial_response(self, body: bytes) -> Iterator[Action]:
+        assert self._scram is not None
         mechanism, client_first = messages.read_sasl_initial_response(body)
-        if mechanism != MECHANISM:
-            raise ClientProtocolError("client selected an invalid SASL authentication mechanism")
+        self._scram.choose(mechanism)
         if client_first is None:
             self.state = State.SASL_CLIENT_FIRST
             yield Send(messages.authentication_sasl_continue(b""))
@@ -340,7 +384,7 @@ class Handshake:
             )
         self.state = State.WELCOME
         yield Send(messages.authentication_sasl_final(server_final) + messages.authentication_ok())
-        yield self._welcome
+        yield replace(self._welcome, proof=self._scram.proof)
 
 
 # What is read in each state, and what is made of it. A state without a row reads nothing more.

@@ -3,6 +3,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pgshunt.config.model import ListenTls
+from pgshunt.protocol.errors import PgError
+from pgshunt.protocol.login import Credential
+from pgshunt.protocol.scram import ScramVerifier
+from pgshunt.protocol.startup import Action
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.connect import LinkError
 from pgshunt.proxy.policy import Welcome
@@ -20,10 +24,10 @@ class Identity:
 
     user: str
     parameters: dict[bytes, bytes]
-    password: str | None
+    credential: Credential | None
     welcome: bytes | None
     links_max: int
-    def __init__(self, user: str, parameters: dict[bytes, bytes], password: str | None) -> None: ...
+    def __init__(self, user: str, parameters: dict[bytes, bytes], credential: Credential | None) -> None: ...
 
 class Pool:
     """The links of one (endpoint, identity)."""
@@ -55,6 +59,10 @@ class Relay:
     def cancel_due(self, link: Link) -> bool: ...
     def cancelled(self, link: Link, *, told: bool = True) -> None: ...
     def finish_session(self, session: Session) -> None: ...
+    def verifier_found(
+        self, session: Session, verifier: ScramVerifier | None, failure: PgError | None = None
+    ) -> None: ...
+    def refuse_login(self, session: Session, actions: list[Action]) -> None: ...
     def link_opened(
         self,
         pool: Pool,

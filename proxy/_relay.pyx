@@ -37,7 +37,7 @@ from pgshunt.routing._shapes cimport (
 
 from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error
 from pgshunt.protocol.messages import backend_key_data
-from pgshunt.protocol.startup import Cancel, NeedWelcome, Send, StartTls
+from pgshunt.protocol.startup import Cancel, NeedVerifier, NeedWelcome, Send, StartTls
 from pgshunt.proxy import settings as settings_of
 from pgshunt.proxy.settings import VERIFIED
 from pgshunt.routing.classify import classify

@@ -13,7 +13,7 @@ from typing import Any
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import PgError, ServerProtocolError, classify_sqlstate
-from pgshunt.protocol.login import Login, LoginRefused, LoginResult
+from pgshunt.protocol.login import Channel, Credential, Login, LoginRefused, LoginResult
 from pgshunt.proxy.stream import CANNOT_CONNECT, Stream, TlsRefused
 from pgshunt.routing.table import Endpoint
 
@@ -71,27 +71,30 @@ async def open_link(
     user: str,
     database: str,
     parameters: Mapping[bytes, bytes] | None,
-    password: str | None,
+    credential: Credential | None,
     timeout_ms: float,
+    *,
+    allows_md5: bool = False,
 ) -> OpenedLink:
-    """Connects and logs in, all within `timeout_ms`.
+    """Connects and logs in, all within `timeout_ms`; `allows_md5`: if the server asks, with an MD5 proof.
 
     Raises LinkError: 08001 if the server cannot be reached, 08006 if it goes away or stays silent during
     login, 08P01 if it breaks the protocol, else the SQLSTATE of its refusal (28xxx, 3D000, 53300, 57P03,
     …).
     """
-    try:
-        login = Login(user, database, parameters, password)
-    except ValueError as problem:
-        raise LinkError(
-            f"no startup packet for {endpoint.name}: {problem}", sqlstate=LIMIT_EXCEEDED
-        ) from problem
     deadline = loop.time() + timeout_ms / 1000
     stream = Stream(loop, await _connect(loop, endpoint, deadline))
     try:
         async with asyncio.timeout_at(deadline):
             await stream.encrypt(endpoint)
+            channel = _channel(stream, endpoint)
+            login = Login(user, database, parameters, credential, channel=channel, allows_md5=allows_md5)
             result = await _log_in(stream, login)
+    except ValueError as problem:
+        stream.socket.close()
+        raise LinkError(
+            f"no startup packet for {endpoint.name}: {problem}", sqlstate=LIMIT_EXCEEDED
+        ) from problem
     except BaseException as failure:
         stream.socket.close()
         if isinstance(failure, OSError | PgError):
@@ -210,6 +213,13 @@ async def _log_in(stream: Stream, login: Login) -> LoginResult:
             return result
         if answer:
             await stream.send(answer)
+
+
+def _channel(stream: Stream, endpoint: Endpoint) -> Channel:
+    """What the login can be bound to, and must be."""
+    wanted = endpoint.tls.channel_binding
+    binding = stream.tls.binding() if stream.tls is not None and wanted != "disable" else None
+    return Channel(binding, is_required=wanted == "require")
 
 
 def _explain(failure: OSError | PgError, endpoint: Endpoint, timeout_ms: float) -> LinkError:

@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgshunt.config import tls
-from pgshunt.config.model import Config, ListenTls
+from pgshunt.config.model import Auth, Config, ListenTls
 from pgshunt.protocol import messages
-from pgshunt.protocol.authentication import Authenticator, Passwords, Trust
-from pgshunt.protocol.errors import PgError
+from pgshunt.protocol.authentication import Authenticator, Certificates, Passwords, Trust
+from pgshunt.protocol.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, PgError
 from pgshunt.protocol.frames import scan
-from pgshunt.protocol.startup import Encryption, Handshake, NeedWelcome
+from pgshunt.protocol.scram import Proof, parse_verifier
+from pgshunt.protocol.startup import Action, Close, Encryption, Handshake, NeedWelcome
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.proxy.lookup import LookupFailed, Verifiers
 from pgshunt.proxy.settings import UNSAFE_ENCODINGS
 from pgshunt.proxy.stream import CANNOT_CONNECT
 from pgshunt.proxy.tls import TlsEnd, end_point, first_certificate
 from pgshunt.routing.names import split_search_path
-from pgshunt.routing.table import Endpoint
+from pgshunt.routing.table import Endpoint, RoutingTable
 
 if TYPE_CHECKING:
     from pgshunt.proxy._relay import Identity, Link, Pool, Relay, Session
@@ -37,6 +39,7 @@ LOGIN_MS_MAX = 10_000
 CANCEL_MS_MAX = 5_000
 CANCELS_MAX = 64
 IDLE_MS_MAX = 600_000  # a link that nobody has needed for so long is closed
+FAILED_LOGINS = {INVALID_AUTHORIZATION: "authorization", INVALID_PASSWORD: "password"}
 # Longer statements are not parsed: they run at the owner, as writes.
 STATEMENT_BYTES_MAX = 16 * 1024 * 1024
 # Long statements that one worker is receiving, all clients together.
@@ -89,11 +92,13 @@ class Policy:
         self._passwords = {
             user.name: None if user.password is None else user.password.reveal() for user in config.auth.users
         }
-        self._authenticator: Authenticator = Trust()
-        if config.auth.method != "trust":
-            secret = bytes.fromhex(start["login_secret"]) if "login_secret" in start else os.urandom(32)
-            known = {name: password for name, password in self._passwords.items() if password is not None}
-            self._authenticator = Passwords(known, secret)
+        secret = bytes.fromhex(start["login_secret"]) if "login_secret" in start else os.urandom(32)
+        self._authenticator = _authenticator(config.auth, secret)
+        self._proofs: dict[str, Proof] = {}
+        self._verifiers: Verifiers | None = None
+        if config.auth.lookup is not None:
+            shared = RoutingTable.from_dict(start["table"]).endpoints[0]
+            self._verifiers = Verifiers(loop, self._spawn, shared, config.auth.lookup)
         self._encryption: Encryption | None = None
         self._tls_context: ssl.SSLContext | None = None
         self.reload_tls(config.listen.tls)
@@ -153,6 +158,33 @@ class Policy:
         self._tls_context, self._encryption = context, encryption
         tls.forget()
 
+    def look_up(self, session: Session, user: str) -> None:
+        """Finds what the proof of `session` is checked against; the relay hears of the outcome."""
+        self._spawn(self._look_up(session, user))
+
+    async def _look_up(self, session: Session, user: str) -> None:
+        assert self._verifiers is not None
+        try:
+            verifier = await self._verifiers.find(user)
+        except LookupFailed as failure:
+            log.warning("a verifier could not be looked up: %s", failure.reason)
+            if self._relay.on_event is not None:
+                self._relay.on_event({"type": "event", "kind": "lookup_failed", "reason": failure.reason})
+            self._relay.verifier_found(session, None, failure)
+        else:
+            self._relay.verifier_found(session, verifier)
+
+    def refuse_later(self, session: Session, actions: list[Action]) -> str | None:
+        """What failed, if `actions` are a failed login: they follow later, so guessing takes its time."""
+        last = actions[-1] if actions else None
+        if not isinstance(last, Close) or last.error is None:
+            return None
+        failed = FAILED_LOGINS.get(last.error.sqlstate)
+        if failed is not None:
+            delay_s = self._config.auth.failure_delay_ms / 1000
+            self._loop.call_later(delay_s, self._relay.refuse_login, session, actions)
+        return failed
+
     def refusal(self, request: NeedWelcome) -> tuple[str, str, str] | None:
         """(SQLSTATE, message, hint) if an authenticated client asks for what is not served."""
         if request.replication != b"true" and request.database != self._config.shared.dbname:
@@ -171,17 +203,30 @@ class Policy:
         """The identity of a session; sessions that ask for the same share links."""
         from pgshunt.proxy._relay import Identity
 
-        key = (request.user, frozenset(request.parameters.items()))
+        user = request.user
+        if request.proof is not None and request.proof != self._proofs.get(user):
+            self._prove(user, request.proof)
+        key = (user, frozenset(request.parameters.items()))
         identity = self._identities.get(key)
         if identity is None:
-            identity = Identity(request.user, request.parameters, self._passwords.get(request.user))
-            identity.links_max = self.links_of_user_max(request.user)
-            self._identities[key] = identity
+            credential = self._passwords.get(user) or self._proofs.get(user)
+            identity = self._identities[key] = Identity(user, request.parameters, credential)
+            identity.links_max = self.links_of_user_max(user)
         return identity
+
+    def _prove(self, user: str, proof: Proof) -> None:
+        """Links log in with what the client has shown last: after a change of the password, the new one."""
+        self._proofs[user] = proof
+        if self._passwords.get(user) is None:
+            for identity in self._identities.values():
+                if identity.user == user:
+                    identity.credential = proof
 
     def forget(self, identity: Identity) -> None:
         """Nobody uses it any more: no session, no link."""
         self._identities.pop((identity.user, frozenset(identity.parameters.items())), None)
+        if not any(user == identity.user for user, _ in self._identities):
+            self._proofs.pop(identity.user, None)
 
     def login_error(self, error: LinkError) -> bytes:
         """What a client is told whose login failed at the server: the server's own words if it had any."""
@@ -209,8 +254,9 @@ class Policy:
                 identity.user,
                 endpoint.dbname,
                 identity.parameters,
-                identity.password,
+                identity.credential,
                 LOGIN_MS_MAX,
+                allows_md5=self._config.auth.md5_to_servers,
             )
             if opened.leftover:
                 opened.socket.close()
@@ -389,3 +435,24 @@ class Policy:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        if self._verifiers is not None:
+            self._verifiers.close()
+
+
+def _authenticator(auth: Auth, secret: bytes) -> Authenticator:
+    match auth.method:
+        case "trust":
+            return Trust()
+        case "cert":
+            return Certificates(auth.certificates)
+        case _:
+            return Passwords(
+                {user.name: user.password.reveal() for user in auth.users if user.password is not None},
+                secret,
+                {
+                    user.name: parse_verifier(user.verifier.reveal())
+                    for user in auth.users
+                    if user.verifier is not None
+                },
+                looks_up=auth.lookup is not None,
+            )

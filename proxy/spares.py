@@ -64,7 +64,7 @@ class SpareLinks:
                 identity.user,
                 self._endpoint.dbname,
                 identity.parameters,
-                identity.password,
+                identity.credential,
                 CONNECT_MS_MAX,
             )
         except BaseException:

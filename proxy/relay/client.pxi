@@ -356,6 +356,8 @@ cdef class Client(Connection):
 
     cdef int on_lost(self) except -1:
         """The client sends nothing more. It may still read, as one that has shut down its side does."""
+        if self.tls is not None and self.tls.failure is not None and not self.tls.established:
+            self.relay.count_failed_login("tls")
         if self.broken or self.phase != PHASE_READY:
             return self.end()
         return self.leave()

@@ -39,6 +39,7 @@ cdef class Counters:
     cdef dict sqlstates            # (service, endpoint, SQLSTATE) -> count
     cdef dict pins                 # cause -> count
     cdef dict timeouts             # kind -> count
+    cdef dict failed_logins        # reason -> count
     cdef bint changed
 
     def __cinit__(self, int services, int endpoints):
@@ -52,6 +53,7 @@ cdef class Counters:
         self.sqlstates = {}
         self.pins = {}
         self.timeouts = {}
+        self.failed_logins = {}
 
     def __dealloc__(self):
         free(self.calls)
@@ -131,9 +133,11 @@ cdef class Counters:
         ]
         pins = [[cause, count] for cause, count in self.pins.items()]
         timeouts = [[kind, count] for kind, count in self.timeouts.items()]
+        failed_logins = [[reason, count] for reason, count in self.failed_logins.items()]
+        self.failed_logins.clear()
         self.sqlstates.clear()
         self.pins.clear()
         self.timeouts.clear()
         self.changed = False
         return {"calls": calls, "routes": routes, "runs": runs, "sqlstates": sqlstates, "pins": pins,
-                "timeouts": timeouts}
+                "timeouts": timeouts, "failed_logins": failed_logins}

@@ -155,11 +155,19 @@ cdef class Relay(Clock):
 
     cdef int shake(self, Session session, list actions) except -1:
         """Login: does what the handshake says is to be done."""
+        failed = self.policy.refuse_later(session, actions)
+        if failed is not None:
+            return self.count_failed_login(failed)
+        return self.act(session, actions)
+
+    cdef int act(self, Session session, list actions) except -1:
         for action in actions:
             if isinstance(action, Send):
                 session.write_bytes(action.data)
             elif isinstance(action, StartTls):
                 self.start_tls(session, action.received)
+            elif isinstance(action, NeedVerifier):
+                self.policy.look_up(session, action.user)
             elif isinstance(action, NeedWelcome):
                 self.welcome_later(session, action)
             elif isinstance(action, Cancel):
@@ -168,6 +176,22 @@ cdef class Relay(Clock):
             else:
                 session.finish()
         return 0
+
+    def verifier_found(self, Session session, verifier, failure=None):
+        """The answer to NeedVerifier; `failure` is the PgError a client is told if there can be none."""
+        if session.closed or session.phase != PHASE_HANDSHAKE:
+            return                             # it has not waited
+        if failure is None:
+            self.shake(session, session.handshake.found(verifier))
+        else:
+            self.count_failed_login("lookup")
+            session.fatal(failure.sqlstate, failure.message, failure.hint)
+        self.run_ready()
+
+    def refuse_login(self, Session session, actions):
+        """Tells a client that its login has failed, if it is still there."""
+        if not session.closed and session.phase == PHASE_HANDSHAKE:
+            self.act(session, actions)
 
     cdef int start_tls(self, Session session, bytes received) except -1:
         """From here on the client's connection is encrypted; `received` of it has arrived."""

@@ -29,7 +29,7 @@ cdef class Identity:
 
     cdef readonly str user
     cdef readonly dict parameters          # startup parameters, user and database left out
-    cdef readonly object password          # str or None
+    cdef public object credential          # protocol.login.Credential or None: what links log in with
     cdef readonly tuple schemas            # its search path as the server tells it, "$user" not replaced
     cdef object search_path                # routing's SearchPath
     cdef readonly bint plain_text          # string literals follow the standard, encoding is ASCII-safe
@@ -39,10 +39,10 @@ cdef class Identity:
     cdef int sessions                      # clients logged in as this
     cdef public int links_max              # of its user, at one endpoint
 
-    def __cinit__(self, str user, dict parameters, password):
+    def __cinit__(self, str user, dict parameters, credential):
         self.user = user
         self.parameters = parameters
-        self.password = password
+        self.credential = credential
         self.pools = []
         self.arrivals = []
         self.plain_text = True

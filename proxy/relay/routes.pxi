@@ -295,6 +295,11 @@ cdef class Routes:
         self.counters.changed = True
         return 0
 
+    cdef int count_failed_login(self, str reason) except -1:
+        self.counters.failed_logins[reason] = self.counters.failed_logins.get(reason, 0) + 1
+        self.counters.changed = True
+        return 0
+
     cdef int count_pin(self, str cause) except -1:
         self.counters.pins[cause] = self.counters.pins.get(cause, 0) + 1
         return 0

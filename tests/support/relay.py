@@ -102,7 +102,17 @@ class RunningRelay:
             row for delta in self.deltas for row in delta.get(section, ()) if tuple(row[: len(key)]) == key
         ]
         return sum(
-            row[{"calls": 4, "routes": 2, "pins": 1, "sqlstates": 3, "shadow": 2, "timeouts": 1}[section]]
+            row[
+                {
+                    "calls": 4,
+                    "routes": 2,
+                    "pins": 1,
+                    "sqlstates": 3,
+                    "shadow": 2,
+                    "timeouts": 1,
+                    "failed_logins": 1,
+                }[section]
+            ]
             for row in rows
         )
 

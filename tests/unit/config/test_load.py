@@ -55,7 +55,7 @@ admin: {host: 0.0.0.0}
         "pgshunt.yaml:3:30: control.password: the environment variable NOPE is not set; "
         "set it, or write ${NOPE:-default}",
         "pgshunt.yaml:4:1: listn: is not a key of this section; did you mean 'listen'?",
-        "pgshunt.yaml:6:11: auth.method: 'trst' is not known here; write 'scram-sha-256' or 'trust'",
+        "pgshunt.yaml:6:11: auth.method: 'trst' is not known here; write 'scram-sha-256', 'cert' or 'trust'",
         "pgshunt.yaml:8:7: auth.users[0]: has password and password_env; keep one of them",
         "pgshunt.yaml:11:15: databases.auth_db.primary.hots: is not a key of this section; "
         "did you mean 'host'?",
@@ -271,3 +271,62 @@ def test_certificates_are_tried(
 def test_a_mode_that_makes_no_use_of_files_refuses_them(minimal: str, problems: Problems) -> None:
     (problem,) = problems(minimal.replace("shared: {", "shared: {tls: {mode: prefer, ca_file: some.crt}, "))
     assert "prefer makes no use of ca_file; write require, or a verify mode" in problem
+
+
+# --- users and their proofs ---------------------------------------------------------------------------------
+
+VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"
+
+
+def test_users_come_from_a_file_as_pgbouncer_has_it(minimal: str, examined: Examine, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text(
+        f'; a comment\n"a" "it""s"\n\n"b" "{VERIFIER}" whatever\n"c" "from the file"\n'
+    )
+    auth = "auth: {users_file: users.txt, users: [{name: c, password: 'from here'}]}"
+    report = examined(minimal.replace("auth: {method: trust}", auth))
+    assert report.config is not None, report.problems
+    users = {user.name: user for user in report.config.auth.users}
+    assert set(users) == {"a", "b", "c"}
+    assert users["a"].password is not None and users["a"].password.reveal() == 'it"s'
+    assert users["b"].verifier is not None and users["b"].verifier.reveal() == VERIFIER
+    assert users["c"].password is not None and users["c"].password.reveal() == "from here"
+    assert VERIFIER not in repr(report)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('"a"', "users.txt:1: no user"),
+        ("a b", "users.txt:1: no user"),
+        ('"a" "md50123456789abcdef0123456789abcdef"', "users.txt:1: a has an MD5 hash"),
+        ('"a" "SCRAM-SHA-256$x"', "users.txt:1: no name, or no verifier"),
+        ('"" "x"', "users.txt:1: no name, or no password"),
+    ],
+)
+def test_lines_that_name_no_user(
+    minimal: str, problems: Problems, tmp_path: Path, line: str, problem: str
+) -> None:
+    (tmp_path / "users.txt").write_text(line)
+    (found,) = problems(minimal.replace("{method: trust}", "{users_file: users.txt}"))
+    assert problem in found and "0123456789abcdef" not in found
+
+
+def test_a_users_file_that_is_not_there(minimal: str, problems: Problems) -> None:
+    (found,) = problems(minimal.replace("{method: trust}", "{users_file: none.txt}"))
+    assert "none.txt: No such file or directory" in found
+
+
+@pytest.mark.parametrize(
+    ("auth", "problem"),
+    [
+        ("{}", "auth.users: is empty, so nobody can log in"),
+        ("{lookup: {user: asking}}", None),
+        (f"{{users: [{{name: a, verifier: '{VERIFIER}'}}]}}", None),
+        (f"{{users: [{{name: a, password: x, verifier: '{VERIFIER}'}}]}}", "has a password and a verifier"),
+        ("{users: [{name: a, verifier: md5x}]}", "is no SCRAM-SHA-256 verifier"),
+        ("{method: cert}", "cert needs client certificates that were verified"),
+    ],
+)
+def test_ways_to_log_in(minimal: str, problems: Problems, auth: str, problem: str | None) -> None:
+    found = problems(minimal.replace("{method: trust}", auth))
+    assert found == [] if problem is None else problem in found[0]

@@ -38,7 +38,7 @@ def play(login: Login, data: bytes, cut: Cut) -> tuple[bytes, LoginResult | None
 
 def proved(cut: Cut) -> tuple[Login, bytes]:
     """A login that has sent its proof, and the AuthenticationSASLFinal of an honest server."""
-    login, server = Login("alice", "shop", password="secret"), ScramServer(make_verifier("secret", b"salt"))
+    login, server = Login("alice", "shop", credential="secret"), ScramServer(make_verifier("secret", b"salt"))
     sent, _ = play(login, MECHANISMS, cut)
     mechanism, first = messages.read_sasl_initial_response(sent[5:])
     assert mechanism == b"SCRAM-SHA-256" and first is not None
@@ -91,7 +91,7 @@ def test_a_server_must_sign_before_it_lets_in(instead: bytes, cut: Cut) -> None:
 
 def test_iterations_are_bounded(cut: Cut) -> None:
     """CVE-2026-42198."""
-    login = Login("alice", "shop", password="secret")
+    login = Login("alice", "shop", credential="secret")
     sent, _ = play(login, MECHANISMS, cut)
     nonce = sent.rpartition(b"r=")[2]
     greedy = messages.authentication_sasl_continue(b"r=" + nonce + b"more,s=c2FsdA==,i=2147483647")
@@ -101,7 +101,7 @@ def test_iterations_are_bounded(cut: Cut) -> None:
 
 def refused(data: bytes, cut: Cut, password: str | None = "secret") -> LoginRefused:
     with pytest.raises(LoginRefused) as refusal:
-        play(Login("alice", "shop", password=password), data, cut)
+        play(Login("alice", "shop", credential=password), data, cut)
     return refusal.value
 
 
@@ -168,7 +168,7 @@ def test_a_postmaster_that_cannot_fork_is_understood() -> None:
 )
 def test_a_server_that_breaks_the_order_is_left(data: bytes, cut: Cut) -> None:
     with pytest.raises(ServerProtocolError) as broken:
-        play(Login("alice", "shop", password="secret"), data, cut)
+        play(Login("alice", "shop", credential="secret"), data, cut)
     assert broken.value.sqlstate == "08P01"
 
 
@@ -196,7 +196,7 @@ def test_endless_notices_end() -> None:
 
 @given(st.lists(st.binary(max_size=30), max_size=5), st.sampled_from([b"", OK, MECHANISMS, OK + PARAMETERS]))
 def test_any_bytes_are_waited_for_or_refused(pieces: list[bytes], before: bytes) -> None:
-    login = Login("a", "b", password="secret")
+    login = Login("a", "b", credential="secret")
     login.receive(before)
     try:
         for piece in pieces:

@@ -15,8 +15,8 @@ from pgshunt.protocol import messages
 from pgshunt.protocol.authentication import Authenticator, Passwords, Trust
 from pgshunt.protocol.errors import read_error
 from pgshunt.protocol.phases import SASL_BYTES_MAX
-from pgshunt.protocol.scram import ScramClient, derive_keys
-from pgshunt.protocol.startup import Action, Cancel, Close, Handshake, NeedWelcome, Send
+from pgshunt.protocol.scram import ScramClient, derive_keys, make_verifier
+from pgshunt.protocol.startup import Action, Cancel, Close, Handshake, NeedVerifier, NeedWelcome, Send
 
 from .conftest import Cut
 
@@ -359,3 +359,38 @@ def test_what_is_no_sasl_response_is_refused(message: bytes, sqlstate: str, text
 def test_a_short_secret_is_no_secret() -> None:
     with pytest.raises(ValueError, match="at least 16"):
         Passwords({}, b"short")
+
+
+# --- verifiers that somebody else has -----------------------------------------------------------------------
+
+ELSEWHERE = Passwords({}, SECRET, looks_up=True)
+
+
+def test_a_verifier_that_is_found_goes_on_as_one_that_was_there(cut: Cut) -> None:
+    handshake = Handshake(ELSEWHERE)
+    assert play(handshake, STARTUP, cut) == [NeedVerifier("alice")]
+    assert handshake.found(make_verifier("secret", b"salt")) == [Send(MECHANISMS)]
+    *_, welcome = log_in(handshake, cut)
+    assert welcome == WELCOME and isinstance(welcome, NeedWelcome) and welcome.proof is not None
+
+
+def test_a_user_who_is_not_found_gets_the_exchange_of_one_with_a_wrong_password(cut: Cut) -> None:
+    handshake = Handshake(ELSEWHERE)
+    play(handshake, STARTUP, cut)
+    assert handshake.found(None) == [Send(MECHANISMS)]
+    assert refusal(log_in(handshake, cut))[1] == "28P01"
+
+
+def test_who_does_not_wait_for_the_request_is_heard_when_it_is_sent() -> None:
+    handshake = Handshake(ELSEWHERE)
+    first = messages.sasl_initial_response(b"SCRAM-SHA-256", b"n,,n=,r=abc")
+    assert handshake.receive(STARTUP + first) == [NeedVerifier("alice")]
+    request, challenge = handshake.found(None)
+    assert request == Send(MECHANISMS) and isinstance(challenge, Send)
+
+
+def test_what_comes_while_nobody_listens_is_bounded() -> None:
+    handshake = Handshake(ELSEWHERE)
+    handshake.receive(STARTUP)
+    actions = [action for _ in range(100) for action in handshake.receive(b"x" * 100)]
+    assert refusal(actions)[1] == "08P01"
