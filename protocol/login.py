@@ -38,6 +38,12 @@ _METHODS = {
 }
 
 
+class WeakPassword(str):
+    """A password that is also proved by MD5, to a server that asks for that."""
+
+    __slots__ = ()
+
+
 Credential = str | Proof
 """A password, or what its owner has shown when it was proved to us."""
 
@@ -104,14 +110,12 @@ class Login:
         credential: Credential | None = None,
         *,
         channel: Channel = PLAINTEXT,
-        allows_md5: bool = False,
     ) -> None:
         """`parameters` go into the startup packet. Without a credential, the server has to trust the user."""
         self.state = State.AUTHENTICATION
         self._user = user
         self._credential = credential
         self._channel = channel
-        self._allows_md5 = allows_md5
         self._startup = messages.startup_message(
             {b"user": _encode(user), b"database": _encode(database), **(parameters or {})}
         )
@@ -199,7 +203,7 @@ class Login:
             )
 
     def _on_md5(self, salt: bytes) -> bytes:
-        if not self._allows_md5 or not isinstance(self._credential, str) or len(salt) != 4:
+        if not isinstance(self._credential, WeakPassword) or len(salt) != 4:
             return self._refuse_method(AuthenticationCode.MD5_PASSWORD)
         inner = md5(self._credential.encode() + _encode(self._user), usedforsecurity=False).hexdigest()
         outer = md5(inner.encode() + salt, usedforsecurity=False).hexdigest()

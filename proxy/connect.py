@@ -73,10 +73,8 @@ async def open_link(
     parameters: Mapping[bytes, bytes] | None,
     credential: Credential | None,
     timeout_ms: float,
-    *,
-    allows_md5: bool = False,
 ) -> OpenedLink:
-    """Connects and logs in, all within `timeout_ms`; `allows_md5`: if the server asks, with an MD5 proof.
+    """Connects and logs in, all within `timeout_ms`.
 
     Raises LinkError: 08001 if the server cannot be reached, 08006 if it goes away or stays silent during
     login, 08P01 if it breaks the protocol, else the SQLSTATE of its refusal (28xxx, 3D000, 53300, 57P03,
@@ -88,7 +86,7 @@ async def open_link(
         async with asyncio.timeout_at(deadline):
             await stream.encrypt(endpoint)
             channel = _channel(stream, endpoint)
-            login = Login(user, database, parameters, credential, channel=channel, allows_md5=allows_md5)
+            login = Login(user, database, parameters, credential, channel=channel)
             result = await _log_in(stream, login)
     except ValueError as problem:
         stream.socket.close()

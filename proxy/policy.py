@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from pgshunt.protocol import messages
 from pgshunt.protocol.authentication import Authenticator, Certificates, Passwords, Trust
 from pgshunt.protocol.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, PgError
 from pgshunt.protocol.frames import scan
+from pgshunt.protocol.login import WeakPassword
 from pgshunt.protocol.scram import Proof, parse_verifier
 from pgshunt.protocol.startup import Action, Close, Encryption, Handshake, NeedWelcome
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
@@ -89,11 +90,12 @@ class Policy:
         self._config = config
         self._workers = max(1, relay.board_workers)
         self._identities: dict[tuple[str, frozenset[tuple[bytes, bytes]]], Identity] = {}
+        kind = WeakPassword if config.auth.md5_to_servers else str
         self._passwords = {
-            user.name: None if user.password is None else user.password.reveal() for user in config.auth.users
+            user.name: kind(user.password.reveal()) for user in config.auth.users if user.password is not None
         }
         secret = bytes.fromhex(start["login_secret"]) if "login_secret" in start else os.urandom(32)
-        self._authenticator = _authenticator(config.auth, secret)
+        self._authenticator = _authenticator(config.auth, self._passwords, secret)
         self._proofs: dict[str, Proof] = {}
         self._verifiers: Verifiers | None = None
         if config.auth.lookup is not None:
@@ -217,7 +219,7 @@ class Policy:
     def _prove(self, user: str, proof: Proof) -> None:
         """Links log in with what the client has shown last: after a change of the password, the new one."""
         self._proofs[user] = proof
-        if self._passwords.get(user) is None:
+        if user not in self._passwords:
             for identity in self._identities.values():
                 if identity.user == user:
                     identity.credential = proof
@@ -256,7 +258,6 @@ class Policy:
                 identity.parameters,
                 identity.credential,
                 LOGIN_MS_MAX,
-                allows_md5=self._config.auth.md5_to_servers,
             )
             if opened.leftover:
                 opened.socket.close()
@@ -439,7 +440,7 @@ class Policy:
             self._verifiers.close()
 
 
-def _authenticator(auth: Auth, secret: bytes) -> Authenticator:
+def _authenticator(auth: Auth, passwords: Mapping[str, str], secret: bytes) -> Authenticator:
     match auth.method:
         case "trust":
             return Trust()
@@ -447,7 +448,7 @@ def _authenticator(auth: Auth, secret: bytes) -> Authenticator:
             return Certificates(auth.certificates)
         case _:
             return Passwords(
-                {user.name: user.password.reveal() for user in auth.users if user.password is not None},
+                passwords,
                 secret,
                 {
                     user.name: parse_verifier(user.verifier.reveal())

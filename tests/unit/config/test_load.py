@@ -96,7 +96,8 @@ def test_an_empty_file_says_what_is_missing(problems: Problems) -> None:
         "pgshunt.yaml:1:1: version: is missing; add it",
         "pgshunt.yaml:1:1: shared: is missing; add it",
         "pgshunt.yaml:1:1: control: is missing; add it",
-        "pgshunt.yaml:1:1: auth.users: is empty, so nobody can log in; list the services' login roles",
+        "pgshunt.yaml:1:1: auth.users: is empty, so nobody can log in; "
+        "list the services' login roles, or add auth.lookup",
     ]
 
 

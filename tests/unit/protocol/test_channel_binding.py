@@ -8,7 +8,7 @@ import pytest
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import ClientProtocolError
-from pgshunt.protocol.login import Channel, Login, LoginRefused
+from pgshunt.protocol.login import Channel, Login, LoginRefused, WeakPassword
 from pgshunt.protocol.scram import (
     MECHANISM,
     MECHANISM_PLUS,
@@ -134,7 +134,7 @@ def test_a_link_is_bound_where_it_can_be() -> None:
     ],
 )
 def test_where_binding_is_required_nothing_else_will_do(said: bytes, channel: Channel) -> None:
-    login = Login("alice", "shop", credential="secret", channel=channel, allows_md5=True)
+    login = Login("alice", "shop", credential=WeakPassword("secret"), channel=channel)
     with pytest.raises(LoginRefused, match=r"tls\.channel_binding is require") as refused:
         login.receive(said)
     assert refused.value.sqlstate == "28000"
