@@ -330,7 +330,7 @@ class Policy:
                 request.user,
                 endpoint.dbname,
                 parameters,
-                self._passwords.get(request.user),
+                self._passwords.get(request.user) or request.proof,
                 LOGIN_MS_MAX,
             )
             if opened.leftover:

@@ -70,6 +70,12 @@ def test_a_user_keeps_its_own_password(relay: RunningRelay) -> None:
         assert client.execute("SELECT session_user").fetchone() == ("keeper",)
 
 
+def test_a_replication_connection_logs_in_with_its_own_proof(relay: RunningRelay, shared: Database) -> None:
+    shared.execute("ALTER ROLE keeper REPLICATION")
+    with psycopg.connect(f"{relay.dsn('keeper', 'kept')} replication=database", autocommit=True) as client:
+        assert client.pgconn.exec_(b"IDENTIFY_SYSTEM").status == psycopg.pq.ExecStatus.TUPLES_OK
+
+
 @pytest.mark.parametrize(
     ("user", "password"),
     [
