@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -P -m pytest
 SOURCES := $(wildcard $(addsuffix /*.pyx,protocol routing proxy) $(addsuffix /*.pxd,protocol routing proxy) \
 	$(addsuffix /*.pxi,protocol routing proxy) $(addsuffix /*/*.pxi,protocol routing proxy))
 
-.PHONY: setup build test check bench bench-tools demo parity faults clean
+.PHONY: setup build test check bench bench-tools demo parity faults drivers suites clean
 
 setup: .make/setup
 build: .make/build
@@ -28,6 +28,15 @@ parity: build
 
 faults: build
 	@$(PYTEST) tests/faults $(ARGS)
+
+# Programmes in Go, Rust, Java and JavaScript too: fetches and builds their drivers where the toolchains are.
+drivers: build
+	@$(RUN) -P tests/drivers/foreign.py
+	@$(PYTEST) tests/drivers $(ARGS)
+
+# A driver's own suite, of a checkout that is there: make suites ARGS="psycopg /path/to/checkout --python /path/to/python"
+suites: build
+	@$(RUN) -P tests/suites/run.py $(ARGS)
 
 check: build
 	@$(BIN)/ruff check

@@ -32,6 +32,7 @@ cdef class Entry:
     cdef public bint unreadable   # nobody knows what it does
     cdef public bint writes       # writes, locks, volatile or unknown: the owner only
     cdef public bint defines      # DDL
+    cdef public bint tells_pid    # asks for the server's process id
     cdef public bint read_only    # BEGIN READ ONLY, SET TRANSACTION READ ONLY
     # The route, filled in by the relay from decide() when `epoch` is not the routing table's.
     cdef public long epoch        # -1: never decided

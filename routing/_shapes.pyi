@@ -11,6 +11,7 @@ class Entry:
     unreadable: bool
     writes: bool
     defines: bool
+    tells_pid: bool
     read_only: bool
     epoch: int
     plan_kind: int

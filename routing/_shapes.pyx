@@ -46,6 +46,7 @@ cdef class Entry:
         self.unreadable = shape.unreadable
         self.writes = shape.writing
         self.defines = shape.defines
+        self.tells_pid = shape.local == "backend_pid"
         self.read_only = shape.read_only is True
         self.epoch = -1
         self.service = -1

@@ -52,6 +52,7 @@ EFFECTS: Final[dict[str, Effect]] = {
         ),
         SESSION_LOCK,
     ),
+    "pg_backend_pid": Effect(local="backend_pid"),
     "pg_prepared_statement": Effect(volatile=True, pins="prepared_statements"),
     **dict.fromkeys(
         ("pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"),

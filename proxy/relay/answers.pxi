@@ -149,8 +149,9 @@ cdef class Answers(ReadBack):
         verdict = replies_take(&self.replies, kind)
         if kind == b"D":
             return verdict if verdict >= 0 else self.out_of_step(kind)
-        if kind == b"A" and self.session is not None and size >= 9 and read_uint32(data + 5) == self.process_id:
-            # The session's own: a client tells those from others' by the process id it was given at login.
+        if (kind == b"A" and size >= 9 and read_uint32(data + 5) == self.process_id and self.session is not None
+                and self.session.process_id_asked != self.process_id):
+            # The session's own: a client tells those by the process id it knows, be it from login or because it asked.
             write_uint32(<uint8_t*> data + 5, self.session.process_id)
         if verdict == VERDICT_DESYNC:
             return self.out_of_step(kind)

@@ -45,6 +45,7 @@ cdef class Client(Connection):
     cdef Entry first_entry                 # what the session waits for a link with
     cdef readonly uint32_t process_id
     cdef readonly bytes secret_key         # 4 bytes; more for a client that speaks protocol 3.2
+    cdef uint32_t process_id_asked         # of the server that it asked last with pg_backend_pid()
     cdef Link link
     cdef uint8_t status                    # as the client knows it: I, T or E
     cdef dict statements                   # client's name -> Statement, made when first needed

@@ -26,6 +26,8 @@ cdef class State(Client):
         """A statement is sent that may change what the next ones find."""
         if entry.defines:
             self.link.defined = True
+        if entry.tells_pid:
+            self.process_id_asked = self.link.process_id
         return self.note_state(entry.shape) if entry.stateful else 0
 
     cdef int note_state(self, object shape) except -1:

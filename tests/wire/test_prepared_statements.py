@@ -240,9 +240,14 @@ def test_ddl_of_another_session_is_seen_by_the_next_parse(database: Database) ->
 
 
 def test_a_session_knows_its_own_notifications(connect: Connect) -> None:
-    """By the process id it was given at login, as clients do that skip what they sent themselves."""
+    """By the process id it knows, as clients do that skip what they sent themselves: the one it was given at
+    login, or the server's, once it has asked for that.
+    """
     client = connect()
     client.query("LISTEN news")
     frames = client.query("NOTIFY news, 'mine'")
     own = next(frame for frame in frames if frame.kind == "A")
     assert int.from_bytes(own.body[:4]) == client.process_id
+    asked = client.value("SELECT pg_backend_pid()")
+    own = next(frame for frame in client.query("NOTIFY news") if frame.kind == "A")
+    assert str(int.from_bytes(own.body[:4])) == asked
