@@ -5,6 +5,7 @@ python -P tests/drivers/foreign.py        builds all whose toolchain is on the m
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -36,8 +37,13 @@ class Foreign:
     def stamp(self) -> Path:
         return self.directory / ".built"
 
-    def sources(self) -> list[Path]:
-        return [path for path in (SOURCES / self.name).rglob("*") if path.is_file()]
+    def fingerprint(self) -> str:
+        """Of the sources and the way they are built."""
+        digest = hashlib.sha256(repr(self.build).encode())
+        for path in sorted((SOURCES / self.name).rglob("*")):
+            if path.is_file():
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def missing(self) -> str:
         """Why it cannot run now, "" if it can."""
@@ -46,7 +52,7 @@ class Foreign:
             return f"no {' and '.join(lacking)} on this machine"
         if not self.stamp.exists():
             return "not built: make drivers"
-        if max(path.stat().st_mtime for path in self.sources()) > self.stamp.stat().st_mtime:
+        if self.stamp.read_text() != self.fingerprint():
             return "its sources have changed: make drivers"
         return ""
 
@@ -57,7 +63,7 @@ class Foreign:
         shutil.copytree(SOURCES / self.name, self.directory, dirs_exist_ok=True)
         for command in self.build:
             subprocess.run(command, cwd=self.directory, check=True, timeout=BUILD_TIMEOUT_S)
-        self.stamp.touch()
+        self.stamp.write_text(self.fingerprint())
 
     def output(self, **environment: str) -> str:
         """What the programme prints. It must end well."""
