@@ -1,6 +1,7 @@
 """Measures what an idle client costs a proxy, by thousands of them: unused, then after a query each."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,10 @@ from targets import Target
 CLIENTS = 5000
 LOGIN_TIMEOUT_S = 20.0
 PROTOCOL_VERSION = 3 << 16
+SSL_REQUEST = struct.pack("!II", 8, 80877103)
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+CONTEXT.check_hostname = False
+CONTEXT.verify_mode = ssl.CERT_NONE
 QUERY = b"SELECT abalance FROM pgbench_accounts WHERE aid = 1\0"
 
 
@@ -33,9 +38,9 @@ def measure(target: Target, clients: int) -> Idle:
     assert target.root is not None, "a direct connection has no proxy to measure"
     with ExitStack() as stack:
         # The first client and its query bring in what the proxy keeps for all: a pool, a shape, its code.
-        _query(stack.enter_context(_login(target.port)))
+        _query(stack.enter_context(_login(target)))
         before = memory_kb(family(target.root))
-        sessions = [stack.enter_context(_login(target.port)) for _ in range(clients)]
+        sessions = [stack.enter_context(_login(target)) for _ in range(clients)]
         unused = memory_kb(family(target.root))
         for session in sessions:
             _query(session)
@@ -53,8 +58,13 @@ def report(measured: Iterable[Mapping[str, Any]]) -> None:
     print()
 
 
-def _login(port: int) -> socket.socket:
-    session = socket.create_connection(("127.0.0.1", port), timeout=LOGIN_TIMEOUT_S)
+def _login(target: Target) -> socket.socket:
+    session = socket.create_connection(("127.0.0.1", target.port), timeout=LOGIN_TIMEOUT_S)
+    if target.is_encrypted:
+        session.sendall(SSL_REQUEST)
+        if session.recv(1) != b"S":
+            raise ConnectionError(f"{target.name} does not encrypt")
+        session = CONTEXT.wrap_socket(session)
     parameters = b"".join(word.encode() + b"\0" for word in ("user", USER, "database", DBNAME)) + b"\0"
     session.sendall(struct.pack("!II", 8 + len(parameters), PROTOCOL_VERSION) + parameters)
     _until_ready(session)

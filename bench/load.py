@@ -1,6 +1,7 @@
 """Runs pgbench for one short round and says what came out."""
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -47,13 +48,16 @@ class Pgbench:
         """Makes pgbench's tables in the database `bench`. Raises PgbenchFailed."""
         self._run("-i", "-q", "-s", str(SCALE), port=port)
 
-    def select_only(self, port: int, mode: str, clients: int, seconds: int) -> Round:
+    def select_only(
+        self, port: int, mode: str, clients: int, seconds: int, *, encrypted: bool = False
+    ) -> Round:
         """`pgbench -S` for a time. Raises PgbenchFailed, also if a single client was lost."""
         prefix = self.directory / "latency"
         output = self._run(
             *("-n", "-S", "-M", mode, "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(seconds)),
             *("-l", "--log-prefix", str(prefix), "--sampling-rate", str(LOG_SHARE)),
             port=port,
+            sslmode="require" if encrypted else "disable",
         )
         logs = sorted(self.directory.glob("latency.*"))
         # Third field of a line: the time of the transaction in µs.
@@ -64,9 +68,10 @@ class Pgbench:
         transactions = int(_number(r"transactions actually processed: (\d+)", output))
         return Round(transactions, transactions / tps, latencies)
 
-    def _run(self, *arguments: str, port: int) -> str:
+    def _run(self, *arguments: str, port: int, sslmode: str = "disable") -> str:
         command = [self.program, "-h", "127.0.0.1", "-p", str(port), "-U", USER, *arguments, DBNAME]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.directory)
+        environment = os.environ | {"PGSSLMODE": sslmode}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.directory, env=environment)
         if done.returncode != 0 or "aborted" in done.stderr:
             raise PgbenchFailed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
         return done.stdout

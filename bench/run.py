@@ -3,6 +3,7 @@
 make bench                      everything, about 15 minutes
 make bench ARGS=--quick         one short round of everything
 make bench ARGS="--modes simple --clients 16 --targets pgshunt pgbouncer --only throughput"
+make bench ARGS="--targets pgshunt-tls pgbouncer-tls"          clients with TLS
 """
 
 import argparse
@@ -22,14 +23,15 @@ import machine
 import micro
 from load import DBNAME, MODES, Pgbench, PgbenchFailed, Round, find_pgbench, percentile
 from processes import cpu_us, family
-from targets import STARTERS, Target, TargetFailed, pgbouncer_version, started
+from targets import STARTERS, USUAL, Target, TargetFailed, pgbouncer_version, started
 
 from pgshunt.demo.postgres import PostgresServer, ServerFailed, Servers
 
 RESULTS = Path(__file__).parent / "results"
 CLIENTS = (1, 16, 64)
 PARTS = ("throughput", "idle", "micro")
-REFERENCE = "pgbouncer"
+REFERENCES = ("pgbouncer", "pgbouncer-tls")
+"""What a target is compared with: without encryption, and with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def throughput(plan: Plan, pgbench: Pgbench, servers: Servers, server: PostgresS
 
 def _round(pgbench: Pgbench, target: Target, mode: str, clients: int, seconds: int) -> tuple[Round, int]:
     before = cpu_us(family(target.root)) if target.root else 0
-    measured = pgbench.select_only(target.port, mode, clients, seconds)
+    measured = pgbench.select_only(target.port, mode, clients, seconds, encrypted=target.is_encrypted)
     return measured, cpu_us(family(target.root)) - before if target.root else 0
 
 
@@ -106,9 +108,10 @@ HEADER = LINE.format("mode", "clients", "target", "tps", "p50 µs", "p99 µs", "
 
 def _print(cells: list[Cell]) -> None:
     """One block of the table; the last column compares CPU per transaction with PgBouncer's."""
-    reference = next((cell.cpu_us_per_transaction for cell in cells if cell.target == REFERENCE), None)
+    references = {cell.target: cell.cpu_us_per_transaction for cell in cells if cell.target in REFERENCES}
     for cell in cells:
         cpu = cell.cpu_us_per_transaction
+        reference = references.get(REFERENCES[cell.target.endswith("-tls")])
         ratio = f"{cpu / reference:.2f}" if cpu and reference else ""
         figures = (f"{cell.tps:.0f}", cell.p50_us, cell.p99_us, "" if cpu is None else f"{cpu:.1f}", ratio)
         print(LINE.format(cell.mode, cell.clients, cell.target, *figures))
@@ -122,7 +125,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of 2 s, 1000 idle clients")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS)
-    parser.add_argument("--targets", nargs="+", choices=tuple(STARTERS), default=tuple(STARTERS))
+    parser.add_argument("--targets", nargs="+", choices=tuple(STARTERS), default=USUAL)
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
     )

@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from certificate import make_certificate
 from load import DBNAME, USER
 
 from pgshunt.demo.account import Account
@@ -41,6 +43,7 @@ class Target:
     port: int
     root: int | None
     prepared: bool = True
+    is_encrypted: bool = False
 
     def supports(self, mode: str) -> bool:
         return mode != "prepared" or self.prepared
@@ -59,19 +62,26 @@ def _direct(servers: Servers, server: PostgresServer) -> Iterator[Target]:
 
 
 @contextmanager
-def _pgshunt(servers: Servers, server: PostgresServer, name: str, workers: int) -> Iterator[Target]:
+def _pgshunt(
+    servers: Servers, server: PostgresServer, name: str, workers: int, encrypted: bool = False
+) -> Iterator[Target]:
     port, admin_port = free_port(), free_port()
     config = servers.directory / f"{name}.yaml"
-    config.write_text(json.dumps(_pgshunt_config(server, port, admin_port, workers, config)))
+    document = _pgshunt_config(server, port, admin_port, workers, config)
+    if encrypted:
+        certificate, key = make_certificate(servers.directory)
+        files = {"certificate_file": str(certificate), "key_file": str(key)}
+        document["listen"]["tls"] = {"mode": "require", **files}
+    config.write_text(json.dumps(document))
     command = [sys.executable, "-P", "-m", "pgshunt", "serve", "-c", str(config)]
     ready = f"http://127.0.0.1:{admin_port}/readyz"
     with _running(command, servers.directory / f"{name}.log", lambda: _answers(ready)) as pid:
-        yield Target(name, port, pid)
+        yield Target(name, port, pid, is_encrypted=encrypted)
 
 
 def _pgshunt_config(
     server: PostgresServer, port: int, admin_port: int, workers: int, config: Path
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Routing as in earnest: pgbench's tables belong to a service, which is in stage `shared`."""
     address = {"host": server.host, "port": server.port}
     limits = {"max_connections": 500, "primary": address}
@@ -95,13 +105,15 @@ def _pgshunt_config(
 
 
 @contextmanager
-def _pgbouncer(servers: Servers, server: PostgresServer) -> Iterator[Target | None]:
+def _pgbouncer(
+    servers: Servers, server: PostgresServer, name: str, encrypted: bool = False
+) -> Iterator[Target | None]:
     program, version = find_pgbouncer(), pgbouncer_version()
     if program is None or version is None:
         yield None
         return
     port = free_port()
-    users = servers.directory / "pgbouncer.users"
+    users = servers.directory / f"{name}.users"
     users.write_text(f'"{USER}" "{server.password}"\n')
     settings = {
         "listen_addr": "127.0.0.1",
@@ -118,7 +130,13 @@ def _pgbouncer(servers: Servers, server: PostgresServer) -> Iterator[Target | No
     }
     if version >= PREPARED_SINCE:
         settings["max_prepared_statements"] = 100
-    config = servers.directory / "pgbouncer.ini"
+    if encrypted:
+        certificate, key = make_certificate(servers.directory)
+        for file in (certificate, key):
+            servers.account.own(file)
+        settings["client_tls_sslmode"] = "require"
+        settings |= {"client_tls_cert_file": certificate, "client_tls_key_file": key}
+    config = servers.directory / f"{name}.ini"
     lines = [
         "[databases]",
         f"{DBNAME} = host={server.host} port={server.port} dbname={DBNAME}",
@@ -128,9 +146,9 @@ def _pgbouncer(servers: Servers, server: PostgresServer) -> Iterator[Target | No
     config.write_text("\n".join(lines) + "\n")
     for file in (users, config):
         servers.account.own(file)
-    log = servers.directory / "pgbouncer.log"
+    log = servers.directory / f"{name}.log"
     with _running([program, str(config)], log, lambda: _accepts(port), servers.account) as pid:
-        yield Target("pgbouncer", port, pid, prepared=version >= PREPARED_SINCE)
+        yield Target(name, port, pid, prepared=version >= PREPARED_SINCE, is_encrypted=encrypted)
 
 
 def find_pgbouncer() -> str | None:
@@ -203,6 +221,12 @@ STARTERS: Mapping[str, Starter] = {
     "direct": _direct,
     "pgshunt": partial(_pgshunt, name="pgshunt", workers=1),
     "pgshunt-cores": partial(_pgshunt, name="pgshunt-cores", workers=0),
-    "pgbouncer": _pgbouncer,
+    "pgbouncer": partial(_pgbouncer, name="pgbouncer"),
+    "pgshunt-tls": partial(_pgshunt, name="pgshunt-tls", workers=1, encrypted=True),
+    "pgbouncer-tls": partial(_pgbouncer, name="pgbouncer-tls", encrypted=True),
 }
-"""`pgshunt` has one worker, as PgBouncer is one process; `pgshunt-cores` has one for each core."""
+"""`pgshunt` has one worker, as PgBouncer is one process; `pgshunt-cores` has one for each core. Clients of
+the targets with `-tls` are encrypted; these run when they are asked for.
+"""
+
+USUAL = tuple(name for name in STARTERS if not name.endswith("-tls"))

@@ -35,8 +35,10 @@ cdef class Tls:
         self.end = end
         self.incoming = end.incoming
         self.outgoing = end.outgoing
-        self.read = end.ssl_object.read
-        self.write = end.ssl_object.write
+        # What the methods of the same name call: a Python frame less for each record.
+        methods = getattr(end.ssl_object, "_sslobj", end.ssl_object)
+        self.read = methods.read
+        self.write = methods.write
         self.established = established
 
     def __dealloc__(self):
