@@ -71,16 +71,13 @@ cdef class Answers(ReadBack):
                     here = count - at
                 else:
                     break
-            if (kind == b"D" or kind == b"T") and self.replies.count:
-                # Rows, by far the most there is: nothing about them changes what is owed.
-                if (replies_head(&self.replies).code == REPLY_QUERY
-                        and replies_head(&self.replies).action == ACTION_FORWARD):
-                    if here < <size_t> size:
-                        self.stream_left = <size_t> size - here
-                        self.stream_drop = False
-                    self.pass_on(data + at, here)
-                    at += here
-                    continue
+            if self.replies.count and self.passes(kind):
+                if here < <size_t> size:
+                    self.stream_left = <size_t> size - here
+                    self.stream_drop = False
+                self.pass_on(data + at, here)
+                at += here
+                continue
             if kind == b"E":
                 verdict = self.on_error(data + at, here)
             else:
@@ -100,6 +97,30 @@ cdef class Answers(ReadBack):
                     return count
         self.flush_run()
         return at
+
+    cdef inline bint passes(self, uint8_t kind) noexcept:
+        """Whether this is one of the many messages that go to the session with nothing else to be done; takes it off
+        what is owed if it is a reply. All others are `on_message`'s.
+        """
+        cdef Reply* head = replies_head(&self.replies)
+        cdef Reply* behind
+        if head.action != ACTION_FORWARD:
+            return False
+        if kind == b"D":                   # rows, by far the most there is
+            return head.code == REPLY_QUERY or head.code == REPLY_EXECUTE
+        if kind == b"T" and head.code == REPLY_QUERY:
+            return True
+        if not (kind == b"2" and head.code == REPLY_BIND or kind == b"1" and head.code == REPLY_PARSE
+                or (kind == b"T" or kind == b"n") and head.code == REPLY_DESCRIBE_PORTAL):
+            return False
+        if head.flags & ~<uint16_t> FLAG_UNNAMED or self.replies.count == 1:
+            return False
+        behind = replies_at(&self.replies, 1)
+        if behind.action == ACTION_FAKE or behind.code == REPLY_COPY_END:
+            return False
+        self.unnamed_pending -= head.flags == FLAG_UNNAMED
+        replies_pop(&self.replies)
+        return True
 
     cdef inline int pass_on(self, const uint8_t* data, size_t count) except -1:
         """Adds bytes to what goes to the session; adjacent bytes leave in one send."""
