@@ -47,31 +47,7 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
     examine(found, node)
     if found.kind is Kind.WRITE and temporary:
         found.pins.add("temp_table")
-    return Shape(
-        kind=found.kind,
-        reads=frozenset(found.reads),
-        writes=frozenset(found.writes),
-        locks=found.locks,
-        volatile=found.volatile,
-        time_dependent=found.time_dependent,
-        pins=frozenset(found.pins),
-        releases=frozenset(found.releases),
-        local=found.local,
-        literal_sensitive=found.literal_sensitive,
-        read_only=found.read_only,
-        isolation=found.isolation,
-        chain=found.chain,
-        touches=frozenset(found.touches),
-        resets=frozenset(found.resets),
-        creates=frozenset(found.creates),
-        renames=found.renames,
-        rereads=found.rereads,
-        obscures=found.obscures,
-        deallocates=found.deallocates,
-        defines=found.reason == "definition" and found.local != "temp_table",
-        ordered=found.ordered,
-        reason=found.reason,
-    )
+    return found.shape()
 
 
 # A text of several statements
@@ -95,6 +71,9 @@ def _unit(shapes: list[Shape]) -> Shape:
         volatile=any(shape.volatile for shape in shapes),
         time_dependent=any(shape.time_dependent for shape in shapes),
         pins=_union(shape.pins for shape in shapes) | ({"unreadable"} if obscured else set()),
+        prepares=_union(shape.prepares for shape in shapes),
+        executes=_union(shape.executes for shape in shapes)
+        | ({shape.deallocates for shape in shapes if shape.deallocates} - {"*"}),
         releases=_union(shape.releases for shape in shapes),
         local=next((shape.local for shape in shapes if shape.local), None),
         literal_sensitive=any(shape.literal_sensitive for shape in shapes),

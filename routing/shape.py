@@ -36,7 +36,8 @@ class Shape:
     a cursor …): such a statement is never sent to a copy. `literal_sensitive` means that another literal
     could make another shape, so that only the whole text is a key. `read_only`, `isolation` and `chain`
     belong to transaction control: None (False) where nothing was said. `deallocates` is the name of the
-    prepared statement that is dropped, "*" for all of them. `defines` is DDL that others may notice: what was
+    prepared statement that is dropped, "*" for all of them; `prepares` and `executes` are the names that
+    PREPARE gives and EXECUTE uses, `prepared` is what PREPARE prepares. `defines` is DDL that others may notice: what was
     parsed before may mean something else behind it. `reason` says in a word what made it so, "" for
     a plain statement.
 
@@ -67,6 +68,9 @@ class Shape:
     rereads: bool = False
     obscures: bool = False
     deallocates: str | None = None
+    prepares: frozenset[str] = frozenset()
+    executes: frozenset[str] = frozenset()
+    prepared: Shape | None = None
     defines: bool = False
     statements: int = 1
     ordered: bool = False
@@ -80,6 +84,7 @@ class Shape:
     def stateful(self) -> bool:
         """Whether it may change the state of its session."""
         kept = self.pins or self.releases or self.touches or self.resets or self.creates
+        kept = kept or self.prepares or self.executes or self.deallocates
         return bool(kept) or self.renames or self.rereads or self.obscures
 
     @property

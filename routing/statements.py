@@ -267,15 +267,19 @@ def _set_constraints(found: Findings, node: pg.ConstraintsSetStmt) -> None:
 
 
 def _prepare(found: Findings, node: pg.PrepareStmt) -> None:
-    examine(found, node.query)
-    _session(found, "prepare", pins="prepare")
+    inner = Findings(found.search_path, found.catalogue)
+    examine(inner, node.query)
+    found.prepares.add(node.name)
+    found.prepared = inner.shape()
+    found.literal_sensitive = inner.literal_sensitive
+    _session(found, "prepare")
 
 
 def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
+    """A write unless it is known what was prepared; `volatile` tells of its parameters."""
     found.walk(node)
-    found.volatile = True
-    found.write("execute")
-    found.pins.add("prepare")
+    found.executes.add(node.name)
+    found.kind, found.reason = Kind.WRITE, "execute"
 
 
 def _deallocate(found: Findings, node: pg.DeallocateStmt) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pgshunt.routing.functions import effect_of
 from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import is_system, is_temporary, resolve, split_qualified
-from pgshunt.routing.shape import Kind
+from pgshunt.routing.shape import Kind, Shape
 from pgshunt.routing.table import Catalogue
 
 Names = frozenset[str]
@@ -90,8 +90,41 @@ class Findings:
         self.rereads = False
         self.obscures = False
         self.deallocates: str | None = None
+        self.prepares: set[str] = set()
+        self.executes: set[str] = set()
+        self.prepared: Shape | None = None
         self.ordered = False
         self.reason = ""
+
+    def shape(self) -> Shape:
+        return Shape(
+            kind=self.kind,
+            reads=frozenset(self.reads),
+            writes=frozenset(self.writes),
+            locks=self.locks,
+            volatile=self.volatile,
+            time_dependent=self.time_dependent,
+            pins=frozenset(self.pins),
+            releases=frozenset(self.releases),
+            local=self.local,
+            literal_sensitive=self.literal_sensitive,
+            read_only=self.read_only,
+            isolation=self.isolation,
+            chain=self.chain,
+            touches=frozenset(self.touches),
+            resets=frozenset(self.resets),
+            creates=frozenset(self.creates),
+            renames=self.renames,
+            rereads=self.rereads,
+            obscures=self.obscures,
+            deallocates=self.deallocates,
+            prepares=frozenset(self.prepares),
+            executes=frozenset(self.executes),
+            prepared=self.prepared,
+            defines=self.reason == "definition" and self.local != "temp_table",
+            ordered=self.ordered,
+            reason=self.reason,
+        )
 
     def relation(self, node: pg.RangeVar) -> str:
         """The name of the table a RangeVar stands for, with what its schema implies noted."""

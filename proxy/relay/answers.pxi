@@ -184,7 +184,7 @@ cdef class Answers(ReadBack):
         if verdict & VERDICT_POPPED:
             if head.code == REPLY_DESCRIBE_STATEMENT and head.action == ACTION_SKIP:
                 self.on_described(self.changes.popleft(), data, size)
-            elif head.flags & (FLAG_CHANGE | FLAG_UNNAMED | FLAG_UNREADABLE | FLAG_QUESTION):
+            elif head.flags & (FLAG_CHANGE | FLAG_UNNAMED | FLAG_UNREADABLE | FLAG_QUESTION | FLAG_PREPARES | FLAG_REMAKES):
                 self.settle(&head)
             if kind == b"Z":
                 self.status = data[5]
@@ -256,7 +256,10 @@ cdef class Answers(ReadBack):
             if replies_head(&self.replies).flags & FLAG_QUESTION and not fatal:
                 self.on_no_answer(sqlstate)
                 return VERDICT_SKIP
-            replies_head(&self.replies).flags &= ~FLAG_UNREADABLE
+            replies_head(&self.replies).flags &= ~(FLAG_UNREADABLE | FLAG_PREPARES)
+            if self.instead and replies_head(&self.replies).action == ACTION_FORWARD:
+                self.instead = False
+                return VERDICT_SKIP
         else:
             # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
             self.tainted = True
@@ -294,6 +297,9 @@ cdef class Answers(ReadBack):
             session.fatal("08007", "the transaction could not be started at the server",
                           "Reconnect and check what the statement sent last has done before repeating it.")
             return VERDICT_SKIP
+        if head.flags & FLAG_REMAKES:
+            del self.prepares[self.making[0]]
+            self.instead = True
         self.skip_failed()
         if session is None:
             self.tainted = self.tainted or head.action == ACTION_SKIP
@@ -355,6 +361,7 @@ cdef class Answers(ReadBack):
         if self.defined and self.status == b"I":
             self.defined = False
             self.relay.definitions[self.relay.index] += 1
+        self.instead = False
         if session is None:
             self.unit_error = 0
             return 0                   # nobody waited for it, or it was counted when the owner was asked instead

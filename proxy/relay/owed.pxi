@@ -17,6 +17,11 @@ cdef enum:
     FLAG_SETTINGS = 256      # the proxy's own, brings the link's settings to the session's
     FLAG_QUESTION = 512      # the proxy's own, asks what became of them
     FLAG_UNREADABLE = 1024   # nobody knows what state it leaves behind
+    FLAG_PREPARES = 2048     # the client's PREPARE
+    FLAG_REMAKES = 4096      # the proxy's own, the session's PREPARE once more
+
+    PREPARES_BYTES_MAX = 65536         # of the texts that one session has prepared in SQL; beyond, it keeps its link
+    PREPARES_PER_LINK_MAX = 200
 
 # What a server says of a statement whose rows have another shape now than when it was parsed (plancache.c).
 cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
@@ -71,6 +76,10 @@ cdef class Owed(Connection):
     cdef bint goodbye                  # Terminate was sent behind what the session had asked
     cdef bint dropping                 # a statement was sent that drops all prepared statements
     cdef bint defined                  # DDL was sent since the last transaction ended
+    cdef dict prepares                 # name -> text of the PREPARE that the server has run
+    cdef object making                 # deque of names, one per FLAG_REMAKES
+    cdef tuple preparing               # name, text and entry of the PREPARE that is under way
+    cdef bint instead                  # the next error tells less than the one the client was told
     cdef bint own_names                # the server knows the session's statements by the session's own names
     cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
     cdef readonly set pins             # causes why the session keeps this link
@@ -99,6 +108,8 @@ cdef class Owed(Connection):
         self.changes = deque()
         self.prepared = {}
         self.doubtful = set()
+        self.prepares = {}
+        self.making = deque()
         self.pins = set()
         self.settings = settings_of.BASE
 
@@ -223,10 +234,11 @@ cdef class Owed(Connection):
         """The server holds no named statement any more, the session's own included."""
         self.prepared.clear()
         self.doubtful.clear()
+        self.prepares.clear()
         self.own_names = False
         self.pins -= {"prepare", "prepared_statements"}
         if self.session is not None:
-            self.session.statements = None
+            self.session.statements = self.session.prepares = None
             self.session.last_statement = None
         return 0
 

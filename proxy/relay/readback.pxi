@@ -22,6 +22,14 @@ cdef class ReadBack(Owed):
             self.pin("unreadable")
         if reply.flags & FLAG_QUESTION:
             self.asked = None
+        if reply.flags & FLAG_REMAKES:
+            self.making.popleft()
+        if reply.flags & FLAG_PREPARES:
+            name, text, entry = self.preparing
+            self.prepares[name] = text
+            self.tainted = self.tainted or len(self.prepares) > PREPARES_PER_LINK_MAX
+            if self.session is not None:
+                self.session.prepared(name, text, entry)
         return Owed.settle(self, reply)
 
     cdef int touch(self, str name, bint reset) except -1:

@@ -1,6 +1,6 @@
 # The messages a client may send, one method for each.
 
-cdef class Session(Statements):
+cdef class Session(Prepares):
     """One client connection."""
 
     cdef int dispatch(self, uint8_t kind, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
@@ -41,7 +41,7 @@ cdef class Session(Statements):
         return TAKEN
 
     cdef int on_query(self, const uint8_t* data, size_t here, int64_t size) except -1:
-        cdef Entry entry
+        cdef Entry entry, outer
         cdef Reply* reply
         cdef bint whole = here == <size_t> size
         if self.skip_to_sync:
@@ -49,7 +49,9 @@ cdef class Session(Statements):
         if whole and (size < 6 or data[size - 1] != 0):
             self.protocol_error("a query must end with a zero byte")
             return TAKEN
-        entry = self.entry_of(<const char*> data + 5, here - 6) if whole else self.relay.unknown
+        entry = outer = self.entry_of(<const char*> data + 5, here - 6) if whole else self.relay.unknown
+        if outer.stateful and self.prepares is not None and outer.shape.executes:
+            entry = self.executed(outer)
         if self.link is None and not self.in_batch:
             if entry.kind == KIND_BEGIN or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK:
                 if self.answer_locally(entry, data, size):
@@ -75,6 +77,8 @@ cdef class Session(Statements):
         self.note_statement(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
+        if outer.stateful:
+            self.bring_names(outer.shape)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, entry)
         if entry.unreadable:
@@ -88,8 +92,11 @@ cdef class Session(Statements):
             if self.shadow is not None:
                 self.shadow.sent(self.status == b"I")
         self.pass_on(data, here)
-        if entry.stateful and "prepare" in entry.shape.releases:
-            self.await_drop(False)
+        if outer.stateful:
+            if "prepare" in outer.shape.releases:
+                self.await_drop(False)
+            elif outer.shape.prepared is not None:
+                self.await_prepare(reply, outer.shape, (<const char*> data)[5:size - 1])
         self.end_unit()
         return TAKEN
 
@@ -129,8 +136,8 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        if entry.stateful and "prepared_statements" in entry.shape.pins:
-            self.note_state(entry.shape)   # while no message is on its way that an error could skip
+        if (entry.stateful and self.uses_names(entry.shape)) or (text > 6 and self.knows(data + 5, text - 6)):
+            self.pin_names()               # while no message is on its way that an error could skip
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
@@ -205,6 +212,9 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
+        if (entry.stateful and self.uses_names(entry.shape)) or (
+                statement is None and length and self.knows(data + portal_end, length)):
+            self.pin_names()
         self.note_statement(entry)
         self.in_batch = True
         if self.link.failed:
@@ -266,6 +276,8 @@ cdef class Session(Statements):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
+        if statement is None and length and data[5] == b"S" and self.knows(data + 6, length):
+            self.pin_names()
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, size)
@@ -350,6 +362,8 @@ cdef class Session(Statements):
         elif size > 7:
             statement = self.find_statement(data + 6, <size_t> size - 7)
             reply = self.push_close(data, size, self.link is not None and self.link.own_names)
+            if statement is None and self.prepares is not None:
+                self.prepares.pop((<const char*> data)[6:size - 1], None)
             if statement is not None:
                 if reply != NULL:
                     self.note_change(reply, (self, self.last_name, statement, None))

@@ -12,16 +12,22 @@ cdef class Statements(Unit):
             return self.link is None or not self.link.pins
         if self.link is not None and self.link.own_names:
             return False
-        return self.statements is not None and name.encode() in self.statements
+        key = name.encode()
+        return (self.statements is not None and key in self.statements) or (
+            self.prepares is not None and key in self.prepares)
+
+    cdef int name_prepares(self) except -1:
+        raise NotImplementedError("name_prepares belongs to Prepares")
 
     cdef bytes drop(self, Entry entry):
         """Forgets what a DEALLOCATE names; returns its CommandComplete. The links keep it for other sessions."""
         cdef str name = entry.shape.deallocates
         self.last_statement = None
         if name == "*":
-            self.statements = None
+            self.statements = self.prepares = None
             return COMMAND_COMPLETE["DEALLOCATE ALL"]
-        del self.statements[name.encode()]
+        del (self.prepares if self.prepares is not None and name.encode() in self.prepares else self.statements)[
+            name.encode()]
         return COMMAND_COMPLETE["DEALLOCATE"]
 
     cdef int clash(self, bytes name) except -1:
@@ -115,6 +121,8 @@ cdef class Statements(Unit):
             self.link.pins.discard("prepared_statements")      # the server refuses whatever is asked now
             return 0
         self.link.own_names = True
+        if self.link.prepares or self.prepares:
+            self.name_prepares()
         self.link.doubtful.update(self.link.prepared)
         self.link.prepared.clear()
         for number in self.link.doubtful:

@@ -277,6 +277,56 @@ STORIES: dict[str, list[Step]] = {
         (A, [parse("s2", "SELECT v FROM t WHERE id = 1"), SYNC]),
         (A, [bind("", "s"), execute(), SYNC]),
     ],
+    "statements prepared in SQL": [
+        (A, "PREPARE p AS SELECT v FROM t WHERE id = $1"),
+        (B, "EXECUTE p(1)"),
+        (B, "PREPARE p(text) AS SELECT $1 || 'b'"),
+        (A, "EXECUTE p(1)"),
+        (B, "EXECUTE p('x')"),
+        (C, "DEALLOCATE p"),
+        (A, "PREPARE p AS SELECT 1"),
+        (A, "EXECUTE p(2)"),
+        (A, "EXECUTE p"),
+        (A, "BEGIN"),
+        (A, "PREPARE q AS SELECT count(*) FROM t"),
+        (A, "ROLLBACK"),
+        (B, "SELECT 1"),
+        (A, "EXECUTE q"),
+        (A, "BEGIN"),
+        (A, "EXECUTE q"),
+        (A, "SELECT 1/0"),
+        (A, "EXECUTE q"),
+        (A, "COMMIT"),
+        (A, "DEALLOCATE p"),
+        (A, "EXECUTE p(1)"),
+        (A, "EXPLAIN (COSTS OFF) EXECUTE q"),
+        (B, "SELECT 1"),
+        (A, "PREPARE \"Odd name\" AS SELECT 'odd'"),
+        (B, 'EXECUTE "Odd name"'),
+        (A, 'EXECUTE "Odd name"'),
+        (A, "DEALLOCATE ALL"),
+        (B, "EXECUTE p('y')"),
+        (A, "EXECUTE q"),
+        (A, "PREPARE p AS SELECT no_such_column FROM t"),
+        (A, "EXECUTE p"),
+        (B, "EXECUTE p('z')"),
+        (B, "DISCARD ALL"),
+        (B, "EXECUTE p('z')"),
+    ],
+    "a statement prepared in SQL sets something": [
+        (A, "PREPARE s(text) AS SELECT set_config('work_mem', $1, false)"),
+        (B, SHOWN),
+        (A, "EXECUTE s('5MB')"),
+        (B, SHOWN),
+        (A, SHOWN),
+        (A, "SET search_path = tenant"),
+        (A, "PREPARE r AS SELECT v FROM t WHERE id = 1"),
+        (B, "SELECT 1"),
+        (A, "EXECUTE r"),
+        (A, "SET search_path = public"),
+        (B, "SELECT 1"),
+        (A, "EXECUTE r"),
+    ],
     "a constant is read under the session's settings": [
         (A, "SET datestyle = 'ISO, DMY'"),
         (A, [parse("s", "SELECT date '02/03/2020'"), bind("", "s"), execute(), SYNC]),
@@ -288,6 +338,43 @@ STORIES: dict[str, list[Step]] = {
 
 # Here some session keeps its link to itself, so that the others need another one.
 PINNED: dict[str, list[Step]] = {
+    "names of messages and names of SQL are the same names": [
+        (B, "PREPARE p AS SELECT 'of b'"),
+        (A, [parse("m", "SELECT 'of a'"), SYNC]),
+        (A, "EXECUTE m"),
+        (B, "EXECUTE p"),
+        (A, "PREPARE m AS SELECT 1"),
+        (A, "PREPARE q AS SELECT 'sql'"),
+        (A, [bind("", "q"), describe("S", "q"), execute(), SYNC]),
+        (A, [parse("q", "SELECT 2"), SYNC]),
+        (A, "DEALLOCATE m"),
+        (A, [bind("", "m"), execute(), SYNC]),
+        (B, "EXECUTE q"),
+        (A, "EXECUTE q"),
+    ],
+    "PREPARE and EXECUTE by messages": [
+        (B, "PREPARE p AS SELECT 'of b'"),
+        (A, [parse("", "PREPARE p AS SELECT 'of a'"), bind("", ""), execute(), SYNC]),
+        (A, [parse("e", "EXECUTE p"), bind("", "e"), describe("P"), execute(), SYNC]),
+        (B, "EXECUTE p"),
+        (A, [bind("", "e"), execute(), SYNC]),
+        (A, [parse("", "DEALLOCATE p"), bind("", ""), execute(), SYNC]),
+        (A, [bind("", "e"), execute(), SYNC]),
+    ],
+    "what was prepared in SQL is executed by messages": [
+        (A, "PREPARE p AS SELECT 'of a'"),
+        (B, "PREPARE p AS SELECT 'of b'"),
+        (A, [parse("", "EXECUTE p"), bind("", ""), execute(), SYNC]),
+        (B, "EXECUTE p"),
+        (A, "SELECT name, statement, from_sql FROM pg_prepared_statements ORDER BY 1"),
+    ],
+    "several statements of which one prepares": [
+        (A, "PREPARE p AS SELECT 1; EXECUTE p"),
+        (B, "EXECUTE p"),
+        (A, "EXECUTE p"),
+        (A, "DEALLOCATE p; SELECT 2"),
+        (A, "EXECUTE p"),
+    ],
     "a parameter that cannot be told": [
         (A, "SELECT set_config(n, '6MB', false) FROM (VALUES ('work_mem')) AS v (n)"),
         (B, SHOWN),
@@ -426,6 +513,23 @@ def test_a_notification_reaches_a_session_that_asks_nothing(
     notification = listener.frame()
     assert notification.kind == "A" and notification.body[4:] == b"jobs\0one\0"
     assert kinds(listener.query("UNLISTEN jobs")) == "CZ"
+
+
+def test_a_statement_that_cannot_be_prepared_again_says_why(
+    single: tuple[RunningRelay, Callable[[], WireClient]], database: Database
+) -> None:
+    _, connect = single
+    first, other = connect(), connect()
+    database.execute("CREATE TABLE gone (i int)")
+    first.query("PREPARE p AS SELECT i FROM gone")
+    other.query("DISCARD ALL")
+    database.execute("DROP TABLE gone")
+    for _ in range(2):
+        heard = first.query("EXECUTE p")
+        assert (kinds(heard), sqlstate(heard)) == ("EZ", "42P01")
+    database.execute("CREATE TABLE gone (i int)")
+    assert kinds(first.query("EXECUTE p")) == "TCZ"
+    assert sqlstate(first.query("SELECT 1/0")) == "22012"
 
 
 # --- settings that cannot be restored -------------------------------------------------------------------

@@ -1,0 +1,96 @@
+# Statements prepared in SQL: PREPARE's text belongs to the session, and is run again on a link whose server lacks it.
+#
+# Their names are the client's own on the servers too. A link keeps what a session has left, and a session that uses
+# the name for something else has it closed first.
+
+cdef class Prepares(Statements):
+    """What a session has prepared by PREPARE."""
+
+    cdef Entry executed(self, Entry entry):
+        """What EXECUTE runs, if that is all that need be known of it; else `entry`."""
+        cdef object shape = entry.shape
+        if shape.reason != "execute" or shape.volatile or shape.local or len(shape.executes) != 1:
+            return entry
+        for name in shape.executes:
+            _, prepared = self.prepares.get(name.encode(), (None, entry))
+        return prepared
+
+    cdef bint uses_names(self, object shape):
+        """Whether it says something of statements prepared in SQL."""
+        return bool(shape.prepares or shape.executes) or "prepared_statements" in shape.pins or (
+            self.prepares is not None and shape.deallocates is not None and shape.deallocates.encode() in self.prepares)
+
+    cdef bint knows(self, const uint8_t* name, size_t length):
+        """Whether a message names a statement that was prepared in SQL."""
+        return self.prepares is not None and not self.link.own_names and (<const char*> name)[:length] in self.prepares
+
+    cdef int pin_names(self) except -1:
+        """From here on the link stays with the session, its server knows all statements by the session's names."""
+        if self.link.pin("prepared_statements"):
+            self.name_statements()
+        return 0
+
+    cdef int bring_names(self, object shape) except -1:
+        """Makes what a simple query names be on this link what it is to this session."""
+        cdef dict held = self.link.prepares
+        cdef bytes key, text
+        if self.link.own_names:
+            return 0
+        for name in shape.executes | shape.prepares | ({shape.deallocates} - {None, "*"}):
+            key = name.encode()
+            if self.in_batch or not name.isascii() or shape.statements > 1 or (
+                    self.statements is not None and key in self.statements):
+                return self.pin_names()
+            text, _ = (self.prepares or {}).get(key, (None, None))
+            if key in held and held[key] != text:
+                del held[key]
+                self.close_at_server(key)
+                self.insert_sync()
+            if text is not None and key not in held and self.status != b"E":
+                held[key] = text
+                self.link.making.append(key)
+                self.insert_query(text, FLAG_REMAKES)
+        return 0
+
+    cdef int insert_query(self, bytes text, uint16_t flag) except -1:
+        self.insert_bytes(b"Q" + (len(text) + 5).to_bytes(4, "big") + text + b"\0")
+        replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = flag
+        self.link.unnamed_token = 0
+        return 0
+
+    cdef int name_prepares(self) except -1:
+        """Makes the link's server hold what the session has prepared in SQL, and nothing of others'."""
+        cdef bytes key, text
+        for key in self.link.prepares:
+            self.close_at_server(key)
+        self.link.prepares.clear()
+        for key, (text, _) in (self.prepares or {}).items():
+            # By messages, with names of their own: the client may be in the middle of a batch.
+            self.insert_bytes(
+                frame(b"P", b"pgshunt\0" + text + b"\0\0\0") + frame(b"B", b"pgshunt\0pgshunt\0\0\0\0\0\0\0")
+                + frame(b"E", b"pgshunt\0\0\0\0\0") + frame(b"C", b"Spgshunt\0"))
+            for code in (REPLY_PARSE, REPLY_BIND, REPLY_EXECUTE, REPLY_CLOSE):
+                replies_push(&self.link.replies, code, ACTION_SKIP)
+        return 0 if self.in_batch else self.insert_sync()
+
+    cdef int await_prepare(self, Reply* reply, object shape, bytes text) except -1:
+        """Behind PREPARE nothing is dealt with before the server has said what became of it."""
+        if self.link.own_names:
+            return 0
+        name, = shape.prepares
+        reply.flags |= FLAG_PREPARES
+        self.link.preparing = (name.encode(), text, Entry(shape.prepared))
+        self.phase = PHASE_AWAITING
+        return 0
+
+    cdef int prepared(self, bytes key, bytes text, Entry entry) except -1:
+        if self.prepares is None:
+            self.prepares = {}
+        self.prepares[key] = (text, entry)
+        if sum([len(text) for text, _ in self.prepares.values()]) > PREPARES_BYTES_MAX:
+            self.link.pin("prepare")
+        return 0
+
+
+cdef bytes frame(bytes kind, bytes body):
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
