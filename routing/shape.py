@@ -37,9 +37,9 @@ class Shape:
     could make another shape, so that only the whole text is a key. `read_only`, `isolation` and `chain`
     belong to transaction control: None (False) where nothing was said. `deallocates` is the name of the
     prepared statement that is dropped, "*" for all of them; `prepares` and `executes` are the names that
-    PREPARE gives and EXECUTE uses, `prepared` is what PREPARE prepares. `defines` is DDL that others may notice: what was
-    parsed before may mean something else behind it. `reason` says in a word what made it so, "" for
-    a plain statement.
+    PREPARE gives and EXECUTE uses, `prepared` is what PREPARE prepares. `defines` is DDL that others may
+    notice: what was parsed before may mean something else behind it. `reason` says in a word what made it
+    so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -83,9 +83,10 @@ class Shape:
     @property
     def stateful(self) -> bool:
         """Whether it may change the state of its session."""
-        kept = self.pins or self.releases or self.touches or self.resets or self.creates
-        kept = kept or self.prepares or self.executes or self.deallocates
-        return bool(kept) or self.renames or self.rereads or self.obscures
+        settings = self.touches or self.resets or self.creates
+        names = self.prepares or self.executes or self.deallocates
+        behind = self.renames or self.rereads or self.obscures
+        return bool(self.pins or self.releases or settings or names or behind)
 
     @property
     def unreadable(self) -> bool:

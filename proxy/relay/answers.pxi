@@ -184,7 +184,7 @@ cdef class Answers(ReadBack):
         if verdict & VERDICT_POPPED:
             if head.code == REPLY_DESCRIBE_STATEMENT and head.action == ACTION_SKIP:
                 self.on_described(self.changes.popleft(), data, size)
-            elif head.flags & (FLAG_CHANGE | FLAG_UNNAMED | FLAG_UNREADABLE | FLAG_QUESTION | FLAG_PREPARES | FLAG_REMAKES):
+            elif head.flags & FLAGS_SETTLED:
                 self.settle(&head)
             if kind == b"Z":
                 self.status = data[5]

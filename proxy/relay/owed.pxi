@@ -19,6 +19,7 @@ cdef enum:
     FLAG_UNREADABLE = 1024   # nobody knows what state it leaves behind
     FLAG_PREPARES = 2048     # the client's PREPARE
     FLAG_REMAKES = 4096      # the proxy's own, the session's PREPARE once more
+    FLAGS_SETTLED = FLAG_CHANGE | FLAG_UNNAMED | FLAG_UNREADABLE | FLAG_QUESTION | FLAG_PREPARES | FLAG_REMAKES
 
     PREPARES_BYTES_MAX = 65536         # of the texts that one session has prepared in SQL; beyond, it keeps its link
     PREPARES_PER_LINK_MAX = 200

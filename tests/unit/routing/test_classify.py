@@ -543,7 +543,7 @@ SESSIONS = [
         prepared=read("", "users").shape,
     ),
     row(
-        "PREPARE \"P q\" AS DELETE FROM users",
+        'PREPARE "P q" AS DELETE FROM users',
         Kind.SESSION,
         reason="prepare",
         prepares=frozenset({"P q"}),
