@@ -5,6 +5,7 @@ A statement without a row is a definition or a utility: a write of every table i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -147,10 +148,22 @@ def _call_procedure(found: Findings, node: pg.CallStmt) -> None:
     found.walk(node.funccall)
 
 
+# Words of a code block that may leave state behind its transaction; SET only where a statement begins, for
+# UPDATE has one as well. EXECUTE may run anything.
+LEAVES_STATE: Final = re.compile(
+    r"\b(set_config|setseed|listen|load|execute|prepare|discard|temp|temporary|pg_temp|pg_(try_)?advisory_lock\w*)\b"
+    r"|(^|;|\*/|\b(begin|then|else|loop))\s*(set|reset)\b",
+    re.IGNORECASE,
+)
+
+
 def _do(found: Findings, node: pg.DoStmt) -> None:
     found.volatile = True
     found.literal_sensitive = True
     found.write("code_block")
+    for option in node.args:
+        if option.def_elem.defname == "as" and LEAVES_STATE.search(option.def_elem.arg.string.sval):
+            found.pins.add("code_block")
 
 
 TRANSACTION: Final = {

@@ -338,6 +338,11 @@ STORIES: dict[str, list[Step]] = {
 
 # Here some session keeps its link to itself, so that the others need another one.
 PINNED: dict[str, list[Step]] = {
+    "a code block sets something": [
+        (A, "DO $$ BEGIN PERFORM set_config('work_mem', '5MB', false); END $$"),
+        (B, SHOWN),
+        (A, SHOWN),
+    ],
     "names of messages and names of SQL are the same names": [
         (B, "PREPARE p AS SELECT 'of b'"),
         (A, [parse("m", "SELECT 'of a'"), SYNC]),

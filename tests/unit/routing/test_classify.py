@@ -378,6 +378,25 @@ CALLS = [
     volatile("SELECT pg_temp.f()", "f", pins=frozenset({"temp_table"})),
     write("CALL tidy(1)", volatile=True, reason="procedure"),
     write("DO $$BEGIN DELETE FROM users; END$$", volatile=True, literal_sensitive=True, reason="code_block"),
+    *(
+        write(
+            f"DO $$BEGIN {body}; END$$",
+            volatile=True,
+            literal_sensitive=True,
+            reason="code_block",
+            pins=frozenset({"code_block"} if pins else ()),
+        )
+        for body, pins in (
+            ("UPDATE users SET a = 1", False),
+            ("IF true THEN UPDATE users SET a = 1; END IF", False),
+            ("PERFORM set_config('a.b', 'c', false)", True),
+            ("SET work_mem = '1MB'", True),
+            ("IF true THEN RESET ALL; END IF", True),
+            ("EXECUTE 'SET a.b = 1'", True),
+            ("CREATE TEMP TABLE x (i int)", True),
+            ("PERFORM pg_advisory_lock_shared(1)", True),
+        )
+    ),
 ]
 
 SERVER_LOCAL = [
