@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from pgshunt.demo.postgres import PostgresServer, ServerFailed, Servers
 
 DAY = datetime.timedelta(days=1)
 PEM = serialization.Encoding.PEM
@@ -76,6 +80,20 @@ class Authority:
             names = [_general_name(host) for host in hosts]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, getattr(hashes, hashed_by)())
+
+
+def start_encrypting(
+    servers: Servers, name: str, settings: Mapping[str, str], own: Iterable[Path]
+) -> PostgresServer:
+    """A server with ssl = on, whose account is given the files `own`; skips where it is built without."""
+    for file in own:
+        servers.account.own(file)
+    try:
+        return servers.start(name, {"ssl": "on", **settings})
+    except ServerFailed as failure:
+        if "SSL is not supported by this build" in str(failure):
+            pytest.skip("this PostgreSQL is built without TLS")
+        raise
 
 
 def _name(common_name: str) -> x509.Name:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.certificates import Authority, Pair
+from support.certificates import Authority, Pair, start_encrypting
 from support.fixtures import Database
 from support.relay import RunningRelay
 from support.wire import WireClient, sqlstate
@@ -318,10 +318,8 @@ def encrypting(servers: Servers) -> Iterator[PostgresServer]:
     directory = servers.directory / "binding-files"
     directory.mkdir()
     pair = Authority(directory).issue("server", "server")
-    for file in (directory, pair.certificate, pair.key):
-        servers.account.own(file)
     files = {"ssl_cert_file": str(pair.certificate), "ssl_key_file": str(pair.key)}
-    server = servers.start("binding", {"ssl": "on", **files})
+    server = start_encrypting(servers, "binding", files, (directory, pair.certificate, pair.key))
     yield server
     server.stop("immediate")
 

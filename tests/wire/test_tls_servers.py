@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.certificates import Authority
+from support.certificates import Authority, start_encrypting
 from support.fixtures import Database
 from support.relay import RunningRelay
 from support.wire import WireClient, sqlstate
@@ -55,16 +55,14 @@ def encrypting(servers: Servers) -> Iterator[Encrypting]:
     directory.mkdir()
     authority = Authority(directory)
     pair = authority.issue("server", "postgres.test", "127.0.0.1", "postgres.test")
-    for file in (directory, pair.certificate, pair.key, authority.file):
-        servers.account.own(file)
     settings = {
-        "ssl": "on",
         "ssl_cert_file": str(pair.certificate),
         "ssl_key_file": str(pair.key),
         "ssl_ca_file": str(authority.file),
         "wal_level": "logical",
     }
-    server = servers.start("encrypting", settings)
+    own = (directory, pair.certificate, pair.key, authority.file)
+    server = start_encrypting(servers, "encrypting", settings, own)
     yield Encrypting(server, authority, Database(server, "postgres"))
     server.stop("immediate")
 
