@@ -9,8 +9,8 @@ from pgshunt.protocol.scram import ScramVerifier
 from pgshunt.protocol.startup import Action
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.connect import LinkError
-from pgshunt.proxy.policy import Welcome
 from pgshunt.proxy.tls import TlsEnd
+from pgshunt.proxy.welcome import Welcome
 from pgshunt.routing.table import Catalogue, RoutingTable
 
 class Session:

@@ -19,16 +19,14 @@ from pgshunt.config.model import Auth, Config, ListenTls
 from pgshunt.protocol import messages
 from pgshunt.protocol.authentication import Authenticator, Certificates, Passwords, Trust
 from pgshunt.protocol.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, PgError
-from pgshunt.protocol.frames import scan
 from pgshunt.protocol.login import WeakPassword
 from pgshunt.protocol.scram import Proof, parse_verifier
 from pgshunt.protocol.startup import Action, Close, Encryption, Handshake, NeedWelcome
-from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
+from pgshunt.proxy.connect import LinkError, open_link, send_cancel
 from pgshunt.proxy.lookup import LookupFailed, Verifiers
-from pgshunt.proxy.settings import UNSAFE_ENCODINGS
 from pgshunt.proxy.stream import CANNOT_CONNECT
 from pgshunt.proxy.tls import TlsEnd, end_point, first_certificate
-from pgshunt.routing.names import split_search_path
+from pgshunt.proxy.welcome import ask
 from pgshunt.routing.table import Endpoint, RoutingTable
 
 if TYPE_CHECKING:
@@ -61,18 +59,6 @@ class Limits:
     statement_bytes_max: int = STATEMENT_BYTES_MAX
     held_bytes_max: int = HELD_BYTES_MAX
     idle_ms_max: int = IDLE_MS_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    """What a session is told after login, and what its statements mean under its settings.
-
-    `plain_text`: string literals follow the standard and every quote is a quote, so statements can be read.
-    """
-
-    frames: bytes
-    search_path: tuple[str, ...]
-    plain_text: bool
 
 
 def share(total: int, workers: int, index: int) -> int:
@@ -265,7 +251,7 @@ class Policy:
                     f"{endpoint.name} sent something behind its first ReadyForQuery", sqlstate="08P01"
                 )
             if identity.welcome is None:
-                welcome = await self._welcome(opened, identity)
+                welcome = await ask(opened, LOGIN_MS_MAX)
         except PgError as error:
             refused = (
                 error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
@@ -279,40 +265,6 @@ class Policy:
             self._relay.link_opened(
                 pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls
             )
-
-    async def _welcome(self, opened: OpenedLink, identity: Identity) -> Welcome:
-        """What the server tells about a session of this identity; closes the link if it does not."""
-        parameters = opened.parameters
-        try:
-            path = parameters.get(b"search_path")  # reported since PostgreSQL 18
-            if path is None:
-                async with asyncio.timeout(LOGIN_MS_MAX / 1000):
-                    path = await self._show(opened, b"SHOW search_path")
-        except (OSError, PgError) as failure:
-            opened.socket.close()
-            raise LinkError(f"lost the server during login: {failure}", sqlstate="08006") from failure
-        frames = b"".join(messages.parameter_status(name, value) for name, value in parameters.items())
-        plain = (
-            parameters.get(b"standard_conforming_strings", b"on") == b"on"
-            and parameters.get(b"client_encoding", b"UTF8").decode() not in UNSAFE_ENCODINGS
-        )
-        return Welcome(frames, split_search_path(path.decode(errors="replace")), plain)
-
-    async def _show(self, opened: OpenedLink, sql: bytes) -> bytes:
-        """The one value of a SHOW."""
-        await opened.stream.send(messages.query(sql))
-        received = b""
-        while True:
-            data = await opened.stream.receive()
-            if not data:
-                raise ConnectionResetError("server closed the connection")
-            received += data
-            frames, _, intact = scan(received, 1 << 20)
-            if not intact or any(kind == ord("E") for kind, _, _ in frames):
-                raise LinkError("the server refused SHOW search_path", sqlstate="08006")
-            if frames and frames[-1][0] == ord("Z"):
-                row = next(received[start:end] for kind, start, end in frames if kind == ord("D"))
-                return row[11:]  # type, length, one column, its length
 
     # --- replication connections ----------------------------------------------------------------------------
 
