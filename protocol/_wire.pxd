@@ -257,7 +257,8 @@ cdef inline void replies_end_copy(Replies* replies) noexcept nogil:
     """
     cdef uint32_t index, cut = replies.count
     for index in range(replies.count):
-        if replies_at(replies, index).code == REPLY_COPY_END:
+        if (replies_at(replies, index).code == REPLY_COPY_END
+                and replies_at(replies, index).action == ACTION_FORWARD):
             cut = index + 1
             break
     while cut:

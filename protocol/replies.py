@@ -109,5 +109,5 @@ class ReplyQueue:
     def end_copy(self) -> None:
         """COPY FROM STDIN under the extended protocol is over; see the compiled twin."""
         while self._replies:
-            if self._replies.popleft()[0] == Code.COPY_END:
+            if self._replies.popleft() == (Code.COPY_END, Action.FORWARD):
                 return

@@ -157,16 +157,16 @@ cdef class Answers(ReadBack):
                     return VERDICT_SKIP        # the client knows, or has never been told otherwise
                 if kind == b"D" and head.flags & FLAG_QUESTION:
                     self.on_answer(data, size)
-        elif kind == b"Z" and self.syncs_unsure:
-            self.syncs_unsure -= 1
-            self.failed = False
-            self.status = data[5]
-            if self.session is not None:
-                self.session.status = self.status
-            return VERDICT_FORWARD
-        elif kind != b"N" and kind != b"S" and kind != b"A":
-            self.out_of_step(kind)
-            return VERDICT_DESYNC
+        if self.syncs_unsure and kind != b"N" and kind != b"S" and kind != b"A":
+            if kind != b"Z":
+                self.syncs_unsure = 0          # the server is beyond them
+            elif self.replies.count == 0 or head.code != REPLY_SYNC:
+                self.syncs_unsure -= 1
+                self.failed = False
+                self.status = data[5]
+                if self.session is not None:
+                    self.session.status = self.status
+                return VERDICT_FORWARD
         verdict = replies_take(&self.replies, kind)
         if kind == b"D":
             return verdict if verdict >= 0 else self.out_of_step(kind)
@@ -192,6 +192,8 @@ cdef class Answers(ReadBack):
                     if self.session is not None:
                         self.session.status = self.status
                     self.unit_done(&head)
+                if self.syncs_behind:
+                    self.syncs_unsure, self.syncs_behind = self.syncs_behind, 0
             elif self.copying and head.code == REPLY_EXECUTE:
                 self.copying = False
                 replies_end_copy(&self.replies)

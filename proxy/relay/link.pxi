@@ -11,6 +11,8 @@ cdef class Link(Answers):
             return 0
         if self.replies.count == 0:
             self.dropping = False
+            if self.syncs_unsure:
+                return self.find_syncs()
             if self.status == b"I":
                 session.portals = None
                 if session.shadow is not None:
@@ -22,11 +24,17 @@ cdef class Link(Answers):
                 self.relay.resume(session)
         return 0
 
+    cdef int find_syncs(self) except -1:
+        """Asks for something else than ReadyForQuery: what comes before that tells which Syncs were ignored."""
+        replies_push(&self.replies, REPLY_CLOSE, ACTION_SKIP)
+        replies_push(&self.replies, REPLY_SYNC, ACTION_SKIP)
+        return self.append_frame(b"C\0\0\0\x0dSpgshunt\0S\0\0\0\x04")
+
     cdef bint release_if_done(self) except -1:
         """Gives the link back when nothing of the session is left on it."""
         cdef Session session = self.session
         if (session is None or self.replies.count or self.status != b"I" or session.in_batch or self.copying
-                or session.stream_left or buffer_waiting(&self.outbound) or self.failed):
+                or session.stream_left or buffer_waiting(&self.outbound) or self.failed or self.syncs_unsure):
             return False
         if (self.touched is not None or self.doubted is not None) and self.must_ask():
             if not self.cancels:
@@ -92,7 +100,7 @@ cdef class Link(Answers):
 
     cdef int rinse(self) except -1:
         """All replies are in: roll back what the session left open, then lend the link again."""
-        if self.tainted or self.failed or self.copying:
+        if self.tainted or self.failed or self.copying or self.syncs_unsure:
             return self.end()
         if self.status != b"I":
             self.unnamed_token = 0             # dropped by every simple query

@@ -83,6 +83,7 @@ cdef class Owed(Connection):
     cdef bint instead                  # the next error tells less than the one the client was told
     cdef bint own_names                # the server knows the session's statements by the session's own names
     cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not
+    cdef int syncs_behind              # likewise, behind the ReadyForQuery of the query that the COPY stood in
     cdef readonly set pins             # causes why the session keeps this link
     cdef readonly object settings      # proxy.settings.Settings it stands in, those on their way included
     cdef int cancels                   # cancel requests on their way to this server process
@@ -128,19 +129,15 @@ cdef class Owed(Connection):
     cdef int skip_failed(self) except -1:
         """Drops the replies that will not come: after an error the server skips everything up to Sync."""
         cdef Reply head
-        cdef uint32_t index
         cdef bint dropped, asked
         if self.copying:
             self.copying = False
             if replies_head(&self.replies).code == REPLY_EXECUTE:
-                for index in range(self.replies.count):
-                    if replies_at(&self.replies, index).code == REPLY_COPY_END:
-                        break
-                    self.syncs_unsure += replies_at(&self.replies, index).code == REPLY_SYNC
-                self.tainted = self.tainted or self.syncs_unsure > 0
+                self.syncs_unsure += self.ignore_syncs()
                 replies_end_copy(&self.replies)
                 self.failed = not self.has_sync()
                 return 0
+            self.syncs_behind += self.ignore_syncs()
         if not replies_fails_to_sync(&self.replies):
             return 0
         head = replies_head(&self.replies)[0]
@@ -287,9 +284,24 @@ cdef class Owed(Connection):
                     return False
         return True
 
+    cdef int ignore_syncs(self) except -1:
+        """No answer is expected to Syncs sent before the end of the COPY data; returns how many there were."""
+        cdef uint32_t index
+        cdef Reply* reply
+        cdef int count = 0
+        for index in range(self.replies.count):
+            reply = replies_at(&self.replies, index)
+            if reply.code == REPLY_COPY_END and reply.action == ACTION_FORWARD:
+                break
+            if reply.code == REPLY_SYNC:
+                reply.code, reply.action = REPLY_COPY_END, ACTION_SKIP
+                count += 1
+        return count
+
     cdef int copy_end_used(self) except -1:
         """One of several COPYs in a text is over: the first CopyDone was its."""
         cdef uint32_t index
+        self.ignore_syncs()
         for index in range(self.replies.count):
             if replies_at(&self.replies, index).code == REPLY_COPY_END:
                 if replies_at(&self.replies, index).action == ACTION_FORWARD:

@@ -343,7 +343,7 @@ cdef class Session(Prepares):
         return TAKEN
 
     cdef int on_close(self, const uint8_t* data, int64_t size, size_t available) except -1:
-        """Close of a statement is the session's own business: the link keeps it for the next session."""
+        """Close of a named statement is the session's own business: the link keeps it for the next session."""
         cdef Statement statement
         cdef Reply* reply
         cdef bint later = self.in_batch
@@ -357,11 +357,15 @@ cdef class Session(Prepares):
         self.in_batch = True
         if self.link is not None and self.link.failed:
             return self.pass_failed(data, size)
-        if data[5] == b"P":
-            reply = self.push_close(data, size, self.link is not None)
-        elif size > 7:
+        if self.link is None:
+            self.write_complete(REPLY_CLOSE)
+            reply = NULL
+        else:
+            # Under the client's name the server mostly holds nothing, which is no error; what it does hold goes.
+            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
+            self.pass_on(data, size)
+        if data[5] == b"S" and size > 7:
             statement = self.find_statement(data + 6, <size_t> size - 7)
-            reply = self.push_close(data, size, self.link is not None and self.link.own_names)
             if statement is None and self.prepares is not None:
                 self.prepares.pop((<const char*> data)[6:size - 1], None)
             if statement is not None:
@@ -369,24 +373,12 @@ cdef class Session(Prepares):
                     self.note_change(reply, (self, self.last_name, statement, None))
                 del self.statements[self.last_name]
                 self.last_statement = None
-        else:
-            reply = self.push_close(data, size, self.link is not None and self.link.unnamed_token == self.unnamed_token)
+        elif data[5] == b"S":
             if reply != NULL:
                 self.renew_unnamed(reply, later)
-                if reply.action == ACTION_FORWARD:
-                    self.link.unnamed_token = 0
+                self.link.unnamed_token = 0
             self.unnamed_token = 0
         return TAKEN
-
-    cdef Reply* push_close(self, const uint8_t* data, int64_t size, bint pass_on) except? NULL:
-        """The server's answer to a Close, or the proxy's own: when its turn comes, or (NULL) at once."""
-        if pass_on:
-            self.pass_on(data, size)
-            return replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
-        if self.link is not None and self.link.replies.count:
-            return replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
-        self.write_complete(REPLY_CLOSE)
-        return NULL
 
     cdef int on_sync(self, const uint8_t* data, int64_t size) except -1:
         cdef Reply* reply

@@ -10,7 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from support.wire import COPY_DONE, FLUSH, SYNC, TERMINATE, bind, close, copy_data, describe, execute, parse
+from support.wire import (
+    COPY_DONE,
+    FLUSH,
+    SYNC,
+    TERMINATE,
+    bind,
+    close,
+    copy_data,
+    describe,
+    execute,
+    function_call,
+    parse,
+)
 
 from pgshunt.protocol import messages
 
@@ -85,8 +97,13 @@ class _Author:
         return turns
 
     def farewell(self) -> Turn:
-        """The last words may come in one piece with what was asked before."""
+        """The last words may come in one piece with what was asked before; or they are the server's."""
         asked = self.units() if self.random.random() < 0.5 else []
+        if self.random.random() < 0.1:
+            end = "SELECT pg_terminate_backend(pg_backend_pid())"
+            batch = [self.parse("", end), *self.run(""), Message("Sync", SYNC)]
+            fatal = [self.query(end)] if self.random.random() < 0.5 else batch
+            return Turn((*asked, Message("Sync", SYNC), self.query("ROLLBACK"), *fatal), until="end")
         return Turn((*asked, Message("Terminate", TERMINATE)), until="end")
 
     def departure(self) -> Turn:
@@ -116,7 +133,12 @@ class _Author:
     def units(self) -> list[Message]:
         sent: list[Message] = []
         for _ in range(self.random.choice((1, 1, 1, 2, 3, 6))):
-            sent += self.random.choices((self.simple, self.batch, self.copy_batch), (10, 10, 2))[0]()
+            pick = self.random.choices(
+                (self.simple, self.batch, self.copy_batch, self.called, self.long), (20, 20, 4, 2, 1)
+            )[0]
+            sent += pick()
+            if self.random.random() < 0.05:
+                sent.append(Message("Flush", FLUSH))
         return sent
 
     def flushed(self) -> list[Turn]:
@@ -181,9 +203,37 @@ class _Author:
             rows.append(
                 Message("CopyData, long", copy_data(f"{self.fresh_id()}\t{'l' * 150_000}\t1\n".encode()))
             )
+        if self.random.random() < 0.1:
+            # Means nothing to a server that reads a COPY's data.
+            ignored = self.random.choice((Message("Flush", FLUSH), Message("Sync", SYNC)))
+            rows.insert(self.random.randint(0, len(rows)), ignored)
         if self.random.random() < 0.2:
             return [*rows, Message("CopyFail", b"f\0\0\0\x0benough\0")]
         return [*rows, Message("CopyDone", COPY_DONE)]
+
+    def called(self) -> list[Message]:
+        """FunctionCall: int4pl or int4div, one that is not there, or with an argument too few."""
+        oid, *values = self.random.choice(((177, 20, 3), (154, 20, 3), (154, 20, 0), (1, 2, 3), (177, 20)))
+        return [Message(f"FunctionCall {oid} {values}", function_call(oid, *map(str, values)))]
+
+    def long(self) -> list[Message]:
+        """Messages that are passed on while they arrive."""
+        value, name = "z" * self.random.choice((65_000, 70_000, 300_000)), self.random.choice(("", "l"))
+        if self.random.random() < 0.3:
+            return [self.query(f"SELECT length('{value}')")]
+        if self.random.random() < 0.3:
+            return [
+                self.close("S", "l"),
+                self.parse(name, f"SELECT length('{value}')"),
+                *self.run(name),
+                *self.sync(),
+            ]
+        bound = Message(f"Bind '' {name!r}, long", bind("", name, value))
+        parsed = [self.close("S", name), self.parse(name, "SELECT length($1)")]
+        return [*parsed, bound, Message("Execute", execute()), *self.sync()]
+
+    def sync(self) -> list[Message]:
+        return [Message("Sync", SYNC)]
 
     def batch(self) -> list[Message]:
         """Extended messages up to Sync; now and then out of order, or about what does not exist."""
@@ -195,7 +245,7 @@ class _Author:
             if self.random.random() < 0.1:
                 sent.append(Message("Flush", FLUSH))
         if self.random.random() < 0.03:
-            sent.append(self.query(self.any_statement()))
+            sent += [self.query(self.any_statement())] if self.random.random() < 0.5 else self.called()
         return [*sent, *[Message("Sync", SYNC)] * self.random.choice((1, 1, 1, 1, 2))]
 
     def whole(self) -> list[Message]:
@@ -412,7 +462,8 @@ class _Author:
 
     def copy_in(self) -> str:
         return self.random.choice(
-            (f"COPY {self.writes} FROM STDIN",) * 4 + ("COPY no_such_table FROM STDIN",)
+            (f"COPY {self.writes} FROM STDIN",) * 5
+            + ("COPY no_such_table FROM STDIN", f"COPY {self.writes} FROM STDIN (FORMAT binary)")
         )
 
     def old_id(self) -> int:

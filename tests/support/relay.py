@@ -191,6 +191,7 @@ class RunningRelay:
             )  # clients inherit it, as from the fleet's
             self.port = listener.getsockname()[1]
             self._loop.add_reader(listener.fileno(), self._accept, listener)
+            self.relay.wake_on(listener.fileno())
             self._tick()
         except Exception as failure:  # noqa: BLE001 - handed to the test's thread
             self._failure = failure

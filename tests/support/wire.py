@@ -117,6 +117,11 @@ def close(kind: str, name: str = "") -> bytes:
     return _message(b"C", kind.encode() + name.encode() + b"\0")
 
 
+def function_call(oid: int, *values: str) -> bytes:
+    arguments = b"".join(len(value).to_bytes(4) + value.encode() for value in values)
+    return _message(b"F", oid.to_bytes(4) + b"\0\0" + len(values).to_bytes(2) + arguments + b"\0\0")
+
+
 SYNC = b"S\0\0\0\x04"
 FLUSH = b"H\0\0\0\x04"
 TERMINATE = b"X\0\0\0\x04"
