@@ -357,11 +357,16 @@ cdef class Session(Prepares):
         self.in_batch = True
         if self.link is not None and self.link.failed:
             return self.pass_failed(data, size)
-        if self.link is None:
+        kept = (self.link is not None and self.link.prepares and data[5] == b"S" and not self.link.own_names
+                and (<const char*> data)[6:size - 1] in self.link.prepares)
+        if kept and self.link.replies.count:
+            reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
+        elif kept or self.link is None:
             self.write_complete(REPLY_CLOSE)
             reply = NULL
         else:
-            # Under the client's name the server mostly holds nothing, which is no error; what it does hold goes.
+            # Under the client's name the server mostly holds nothing, which is no error; what it does hold goes, but
+            # for what PREPARE has made there: that the link keeps.
             reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
             self.pass_on(data, size)
         if data[5] == b"S" and size > 7:
