@@ -246,6 +246,7 @@ cdef class Answers(ReadBack):
         cdef Session session = self.session
         cdef bytes sqlstate, severity
         cdef bint fatal
+        self.syncs_unsure = 0                  # the server is beyond them
         severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
         fatal = severity == b"FATAL" or severity == b"PANIC"
         if fatal:

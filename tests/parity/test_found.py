@@ -233,6 +233,17 @@ SEQUENCES = {
         [query("COPY f FROM STDIN"), copy_data(b"1\n"), SYNC, copy_data(b"2\n"), COPY_DONE],
         [query("SELECT count(*) FROM f")],
     ],
+    "a Sync inside a simple query's COPY that fails, an error behind it": [
+        [
+            query("COPY f FROM STDIN"),
+            copy_data(b"1\n"),
+            SYNC,
+            b"f\0\0\0\x0benough\0",
+            query("SAVEPOINT s"),
+            close("S", "a"),
+            SYNC,
+        ],
+    ],
     "Terminate in an open batch, behind Flush": [[parse("", "SELECT 1"), describe("S"), FLUSH]],
     "Terminate in a COPY": [[query("COPY f FROM STDIN"), copy_data(b"1\n")]],
     "a text with COMMIT in it": [
