@@ -11,7 +11,7 @@ cdef class Link(Answers):
             return 0
         if self.replies.count == 0:
             self.dropping = False
-            if self.syncs_unsure:
+            if self.syncs_unsure and not session.stream_left:
                 return self.find_syncs()
             if self.status == b"I":
                 session.portals = None
@@ -34,7 +34,10 @@ cdef class Link(Answers):
         """Gives the link back when nothing of the session is left on it."""
         cdef Session session = self.session
         if (session is None or self.replies.count or self.status != b"I" or session.in_batch or self.copying
-                or session.stream_left or buffer_waiting(&self.outbound) or self.failed or self.syncs_unsure):
+                or session.stream_left or buffer_waiting(&self.outbound) or self.failed):
+            return False
+        if self.syncs_unsure:
+            self.find_syncs()
             return False
         if (self.touched is not None or self.doubted is not None) and self.must_ask():
             if not self.cancels:

@@ -244,6 +244,16 @@ SEQUENCES = {
             SYNC,
         ],
     ],
+    "a COPY refuses its first data, with a Sync and a long message behind it": [
+        [
+            query("COPY f FROM STDIN (FORMAT binary)"),
+            copy_data(b"this is no binary data"),
+            SYNC,
+            copy_data(b"x" * 3_000_000),
+            COPY_DONE,
+            query("SELECT 1"),
+        ],
+    ],
     "Terminate in an open batch, behind Flush": [[parse("", "SELECT 1"), describe("S"), FLUSH]],
     "Terminate in a COPY": [[query("COPY f FROM STDIN"), copy_data(b"1\n")]],
     "a text with COMMIT in it": [
