@@ -210,6 +210,8 @@ def _select(found: Findings, node: pg.SelectStmt, names: Names, stack: Stack) ->
 
 def _change(found: Findings, node: Any, names: Names, stack: Stack) -> None:
     # The target is a table even where a CTE has its name.
+    if node.relation.relname == "pg_settings" and is_system(node.relation.schemaname, "pg_settings"):
+        found.pins.add("set_config")  # an UPDATE of this view sets parameters
     found.writes.add(found.relation(node.relation))
     found.write("")
     push_fields(node, _with(node.with_clause, names, stack), stack, skip=("with_clause", "relation"))

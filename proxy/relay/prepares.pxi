@@ -17,12 +17,20 @@ cdef class Prepares(Statements):
 
     cdef bint uses_names(self, object shape):
         """Whether it says something of statements prepared in SQL."""
-        return bool(shape.prepares or shape.executes) or "prepared_statements" in shape.pins or (
-            self.prepares is not None and shape.deallocates is not None and shape.deallocates.encode() in self.prepares)
+        if shape.prepares or shape.executes or "prepared_statements" in shape.pins:
+            return True
+        return shape.deallocates is not None and shape.deallocates != "*" and self.is_taken(shape.deallocates.encode())
 
     cdef bint knows(self, const uint8_t* name, size_t length):
         """Whether a message names a statement that was prepared in SQL."""
         return self.prepares is not None and not self.link.own_names and (<const char*> name)[:length] in self.prepares
+
+    cdef bint is_taken(self, bytes name):
+        """Whether the link's server may hold, by a client's name for it, what SQL or another session has prepared."""
+        if self.link.own_names:
+            return False
+        return (name in self.link.prepares or name.startswith(b"pgshunt_")
+                or (self.prepares is not None and name in self.prepares))
 
     cdef int pin_names(self) except -1:
         """From here on the link stays with the session, its server knows all statements by the session's names."""
@@ -38,7 +46,7 @@ cdef class Prepares(Statements):
             return 0
         for name in shape.executes | shape.prepares | ({shape.deallocates} - {None, "*"}):
             key = name.encode()
-            if self.in_batch or not name.isascii() or shape.statements > 1 or (
+            if self.in_batch or not name.isascii() or shape.statements > 1 or key.startswith(b"pgshunt_") or (
                     self.statements is not None and key in self.statements):
                 return self.pin_names()
             text, _ = (self.prepares or {}).get(key, (None, None))

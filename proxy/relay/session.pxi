@@ -136,7 +136,8 @@ cdef class Session(Prepares):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        if (entry.stateful and self.uses_names(entry.shape)) or (text > 6 and self.knows(data + 5, text - 6)):
+        if (entry.stateful and self.uses_names(entry.shape)) or (text > 6 and (
+                self.knows(data + 5, text - 6) if whole else self.is_taken((<const char*> data)[5:text - 1]))):
             self.pin_names()               # while no message is on its way that an error could skip
         self.in_batch = True
         if self.link.failed:
@@ -213,7 +214,7 @@ cdef class Session(Prepares):
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
         if (entry.stateful and self.uses_names(entry.shape)) or (
-                statement is None and length and self.knows(data + portal_end, length)):
+                statement is None and length and self.is_taken((<const char*> data)[portal_end:rest - 1])):
             self.pin_names()
         self.note_statement(entry)
         self.in_batch = True
@@ -276,7 +277,7 @@ cdef class Session(Prepares):
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
-        if statement is None and length and data[5] == b"S" and self.knows(data + 6, length):
+        if statement is None and length and data[5] == b"S" and self.is_taken((<const char*> data)[6:size - 1]):
             self.pin_names()
         self.in_batch = True
         if self.link.failed:

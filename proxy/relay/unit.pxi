@@ -369,6 +369,7 @@ cdef class Unit(State):
             if <size_t> size > buffer_waiting(&self.inbound):
                 self.stream_left = <size_t> size - buffer_waiting(&self.inbound)
             buffer_consume(&self.inbound, min(<size_t> size, buffer_waiting(&self.inbound)))
+            self.let_go()
             self.write_bytes(ready_for_query(self.status))
         else:
             self.skip_to_sync = True

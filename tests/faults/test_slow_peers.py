@@ -170,6 +170,15 @@ def test_long_statements_never_finished_have_a_limit_together(relay: RunningRela
     relay.wait_for(lambda: relay.call(lambda r: r.held_bytes) == 0, "nothing is held any more")
 
 
+def test_a_long_statement_that_is_refused_is_no_longer_held(database: Database) -> None:
+    pools = {"default_pool_size": 1, "query_wait_timeout_ms": 100}
+    with RunningRelay(database, config={"pools": pools}) as relay, log_in(relay) as first:
+        first.query("BEGIN; SELECT 1")
+        with log_in(relay) as second:
+            assert sqlstate(second.query("SELECT '" + "x" * 100_000 + "'")) == "53300"
+            assert relay.call(lambda r: r.held_bytes) == 0
+
+
 def test_more_than_a_gigabyte_is_refused(relay: RunningRelay) -> None:
     with log_in(relay) as client:
         client.send(b"Q" + (0x40000004).to_bytes(4))

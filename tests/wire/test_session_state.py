@@ -343,6 +343,38 @@ PINNED: dict[str, list[Step]] = {
         (B, SHOWN),
         (A, SHOWN),
     ],
+    "an UPDATE of pg_settings sets something": [
+        (A, "UPDATE pg_settings SET setting = '5MB' WHERE name = 'work_mem'"),
+        (B, SHOWN),
+        (A, SHOWN),
+    ],
+    "what another session has prepared in SQL is not found by messages": [
+        (B, "PREPARE p AS SELECT 'of b'"),
+        (A, [bind("", "p"), execute(), SYNC]),
+        (A, [describe("S", "p"), SYNC]),
+        (B, "EXECUTE p"),
+        (C, [parse("", "DEALLOCATE p"), bind("", ""), execute(), SYNC]),
+        (B, "EXECUTE p"),
+    ],
+    "what another session has prepared in SQL is not found by a long message": [
+        (B, "PREPARE p AS SELECT 'of b'"),
+        (A, [parse("p", "SELECT 'of a'" + " " * 2_000_000), bind("", "p"), execute(), SYNC]),
+        (B, "EXECUTE p"),
+    ],
+    "the names that servers know are not the clients'": [
+        (B, [parse("s", "SELECT 'of b'"), bind("", "s"), execute(), SYNC]),
+        (A, "EXECUTE pgshunt_1"),
+        (A, "PREPARE pgshunt_1 AS SELECT 'of a'"),
+        (A, [bind("", "pgshunt_1"), execute(), SYNC]),
+        (C, "DEALLOCATE pgshunt_1"),
+        (B, [bind("", "s"), execute(), SYNC]),
+    ],
+    "the names that servers know are not the clients', by messages": [
+        (B, [parse("s", "SELECT 'of b'"), bind("", "s"), execute(), SYNC]),
+        (A, [bind("", "pgshunt_1"), execute(), SYNC]),
+        (A, [describe("S", "pgshunt_1"), SYNC]),
+        (B, [bind("", "s"), execute(), SYNC]),
+    ],
     "names of messages and names of SQL are the same names": [
         (B, "PREPARE p AS SELECT 'of b'"),
         (A, [parse("m", "SELECT 'of a'"), SYNC]),
@@ -424,7 +456,7 @@ def play(
 
 @pytest.mark.parametrize("name", [*STORIES, *PINNED])
 def test_each_session_finds_its_own_state(name: str, database: Database) -> None:
-    story, links = (STORIES[name], 1) if name in STORIES else (PINNED[name], 2)
+    story, links = (STORIES[name], 1) if name in STORIES else (PINNED[name], 3)
     server = database.server
     database.execute(SETUP)
     database.execute(ROLES)
