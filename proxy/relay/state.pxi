@@ -44,12 +44,15 @@ cdef class State(Client):
             else:
                 link.pin("set_config")
         for name in shape.creates:
-            if name not in self.settings.values:
+            if not settings_of.is_trackable(name):
+                link.pin("set_config")
+            elif name not in self.settings.values:
                 link.touch(name, True)
         if shape.resets:
             known = [*self.settings.values, *(link.touched or ()), *(link.asked or ())]
             for name in settings_of.reset_names(shape.resets, known):
-                link.touch(name, True)
+                if settings_of.is_trackable(name):     # any other has pinned the link when it was set
+                    link.touch(name, True)
         if shape.obscures or (shape.resets and not self.identity.plain_text):
             self.plain_text = False
             self.unclear = True

@@ -343,6 +343,15 @@ PINNED: dict[str, list[Step]] = {
         (B, SHOWN),
         (A, SHOWN),
     ],
+    "names of parameters that are no names": [
+        (A, 'RESET "x\', true); SET work_mem = 1024; --"'),
+        (B, SHOWN),
+        (A, 'SET "x\', true); SET work_mem = 1024; --" TO DEFAULT'),
+        (B, SHOWN),
+        (A, 'SET LOCAL "x.y\', true); SET work_mem = 1024; --" = 1'),
+        (B, SHOWN),
+        (A, SHOWN),
+    ],
     "an UPDATE of pg_settings sets something": [
         (A, "UPDATE pg_settings SET setting = '5MB' WHERE name = 'work_mem'"),
         (B, SHOWN),
