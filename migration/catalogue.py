@@ -30,6 +30,26 @@ GROUP BY proname
 HAVING bool_and(provolatile IN ('i', 's') AND pronamespace = 'pg_catalog'::regnamespace)
 """
 
+_TYPES: Final = """
+SELECT typname::text FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype <> 'c'
+"""
+
+# Rows tell a domain's base type. What is behind FirstNormalObjectId (access/transam.h) was made by somebody.
+_OWN_TYPES: Final = r"""
+WITH RECURSIVE made AS (
+  SELECT oid, typtype, typbasetype FROM pg_type WHERE oid >= 16384),
+shown AS (
+  SELECT oid, oid AS base, typtype, typbasetype FROM made
+  UNION ALL
+  SELECT shown.oid, shown.typbasetype, coalesce(made.typtype, 'b'), coalesce(made.typbasetype, 0)
+  FROM shown LEFT JOIN made ON made.oid = shown.typbasetype WHERE shown.typtype = 'd')
+SELECT DISTINCT n.nspname || '.' || c.relname
+FROM shown JOIN pg_attribute a ON a.atttypid = shown.oid JOIN pg_class c ON c.oid = a.attrelid
+     JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE shown.typtype <> 'd' AND shown.base >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
+  AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+"""
+
 _SEARCH_PATH: Final = """
 SELECT substring(setting FROM length('search_path=') + 1)
 FROM pg_db_role_setting, unnest(setconfig) AS setting
@@ -121,6 +141,8 @@ def read_catalogue(link: Link, version: int) -> Catalogue:
                 "AND source NOT IN ('user', 'database user')"
             )
             or DEFAULT_SEARCH_PATH,
+            types=frozenset(name for (name,) in link.rows(_TYPES)),
+            own_types=frozenset(name for (name,) in link.rows(_OWN_TYPES)),
         )
 
 

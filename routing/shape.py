@@ -33,9 +33,9 @@ class Shape:
     `pins` are the causes for which a session must keep its link after the transaction (it leaves state
     behind that cannot be made again elsewhere), and `releases` are the causes that may end with it (UNLISTEN,
     DISCARD ALL …). `local` names what ties the answer to the server it is asked from (a system view, `ctid`,
-    a cursor …): such a statement is never sent to a copy. `literal_sensitive` means that another literal
-    could make another shape, so that only the whole text is a key. `read_only`, `isolation` and `chain`
-    belong to transaction control: None (False) where nothing was said. `deallocates` is the name of the
+    a cursor, a type made there …): such a statement is never sent to a copy. `literal_sensitive` means that
+    another literal could make another shape, so that only the whole text is a key. `read_only`, `isolation`
+    and `chain` belong to transaction control: None (False) where nothing was said. `deallocates` is the name of the
     prepared statement that is dropped, "*" for all of them; `prepares` and `executes` are the names that
     PREPARE gives and EXECUTE uses, `prepared` is what PREPARE prepares. `defines` is DDL that others may
     notice: what was parsed before may mean something else behind it. `reason` says in a word what made it

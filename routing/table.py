@@ -139,13 +139,16 @@ class Catalogue:
 
     `relations` maps "schema.name" to pg_class.relkind. `safe_functions` are the names of which every overload
     in pg_catalog is immutable or stable: a call of anything else may write. `search_path` is the database's
-    default, as SHOW prints it.
+    default, as SHOW prints it. `types` are the names of PostgreSQL's own types; `own_types` are the relations
+    with a column of another: its OID, which clients are told with the rows, is another one on every server.
     """
 
     version: int = 0
     relations: Mapping[str, str] = field(default_factory=_no_relations)
     safe_functions: frozenset[str] = frozenset()
     search_path: str = '"$user", public'
+    types: frozenset[str] = frozenset()
+    own_types: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -153,6 +156,8 @@ class Catalogue:
             "relations": dict(self.relations),
             "safe_functions": sorted(self.safe_functions),
             "search_path": self.search_path,
+            "types": sorted(self.types),
+            "own_types": sorted(self.own_types),
         }
 
     @classmethod
@@ -162,6 +167,8 @@ class Catalogue:
             relations=MappingProxyType(dict(data["relations"])),
             safe_functions=frozenset(data["safe_functions"]),
             search_path=data["search_path"],
+            types=frozenset(data["types"]),
+            own_types=frozenset(data["own_types"]),
         )
 
 

@@ -95,8 +95,13 @@ class Findings:
         self.prepared: Shape | None = None
         self.ordered = False
         self.reason = ""
+        self.ranges: set[str] = set()
+        self.columns: set[str] = set()
 
     def shape(self) -> Shape:
+        if not self.ranges.isdisjoint(self.columns):
+            # A whole row, whose type is the table's own.
+            self.local = self.local or "own_types"
         return Shape(
             kind=self.kind,
             reads=frozenset(self.reads),
@@ -135,7 +140,11 @@ class Findings:
             self.local = self.local or "system_catalogue"
             if node.relname == "pg_prepared_statements":
                 self.pins.add("prepared_statements")
-        return resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
+        name = resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
+        if name in self.catalogue.own_types:
+            self.local = self.local or "own_types"
+        self.ranges.add(node.alias.aliasname if node.HasField("alias") else node.relname)
+        return name
 
     def sets(self, name: str, *, local: bool) -> None:
         """A parameter gets another value, `local`: until the transaction ends.
@@ -288,10 +297,14 @@ def _type(found: Findings, node: pg.TypeName, names: Names, stack: Stack) -> Non
         # The literal may name a relation, and an OID is another one on every server.
         found.literal_sensitive = True
         found.local = found.local or "object_identifier"
+    elif found.catalogue.types and node.names and strings(node.names)[-1] not in found.catalogue.types:
+        found.local = found.local or "own_types"
     push_fields(node, names, stack, skip=("names",))
 
 
 def _column(found: Findings, node: pg.ColumnRef, names: Names, stack: Stack) -> None:
+    if len(node.fields) == 1:
+        found.columns.add(node.fields[0].string.sval)
     if node.fields[-1].string.sval in SYSTEM_COLUMNS:
         found.local = found.local or "system_column"
 

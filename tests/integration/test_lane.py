@@ -428,6 +428,11 @@ def test_the_catalogue_tells_safe_functions_and_the_default_search_path(
     shared.execute(
         f'ALTER DATABASE {shared.dbname} SET search_path = app, "$user"; '
         "CREATE VIEW seen AS SELECT 1 AS id; "
+        "CREATE TYPE temper AS ENUM ('good'); CREATE TYPE pair AS (a int, b int); "
+        "CREATE DOMAIN whole AS int; CREATE DOMAIN humour AS temper; CREATE DOMAIN jest AS humour; "
+        "CREATE TABLE moods (id int, m temper); CREATE TABLE lists (id int, m temper[]); "
+        "CREATE TABLE pairs (p pair); CREATE TABLE jests (j jest); CREATE TABLE wholes (w whole, ws int[]); "
+        "CREATE VIEW moody AS SELECT m FROM moods; "
         "CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1'"
     )
 
@@ -442,6 +447,11 @@ def test_the_catalogue_tells_safe_functions_and_the_default_search_path(
         assert not any(
             name.startswith(("pg_catalog.", "information_schema.")) for name in catalogue.relations
         )
+        own = {"moods", "lists", "pairs", "jests", "moody"}
+        assert {f"public.{name}" for name in own} <= catalogue.own_types
+        assert "public.wholes" not in catalogue.own_types
+        assert {"int4", "text", "timestamptz", "jsonb", "int4range", "record"} <= catalogue.types
+        assert not {"temper", "pair", "moods", "whole"} & catalogue.types
         assert {"upper", "now", "count"} <= catalogue.safe_functions
         assert not {"lower", "random", "nextval", "pg_sleep"} & catalogue.safe_functions
         for server in (source, target):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -785,3 +785,29 @@ def test_texts_of_one_key_have_one_shape(case: Row, catalogue: Catalogue) -> Non
         assert shape.literal_sensitive == case.shape.literal_sensitive
         if not shape.literal_sensitive:
             assert shape == case.shape, other
+
+
+@pytest.mark.parametrize(
+    ("sql", "local"),
+    [
+        ("SELECT id FROM audit.logs", "own_types"),
+        ("SELECT 1 FROM users WHERE EXISTS (SELECT FROM audit.logs)", "own_types"),
+        ("SELECT name::mood FROM users", "own_types"),
+        ("SELECT CAST(name AS public.mood[]) FROM users", "own_types"),
+        ("SELECT u FROM users u", "own_types"),
+        ("SELECT users FROM users", "own_types"),
+        ("SELECT (u).id, name FROM users AS u", "own_types"),
+        ("SELECT id::text, '{1}'::int[], 'x'::varchar(3), now()::timestamptz FROM users", None),
+        ("SELECT u.id, u.* FROM users u", None),
+        ("SELECT id FROM users", None),
+    ],
+)
+def test_rows_with_types_of_the_databases_own_stay_at_the_owner(
+    sql: str, local: str | None, catalogue: Catalogue
+) -> None:
+    """Clients are told a type by its OID, and they look it up at the owner."""
+    known = frozenset({"int4", "text", "varchar", "timestamptz"})
+    catalogue = replace(catalogue, types=known, own_types=frozenset({"audit.logs"}))
+    shape = classify(sql, PATH, catalogue)
+    assert shape.local == local
+    assert shape.splittable == (local is None)

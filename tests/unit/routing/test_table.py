@@ -36,7 +36,10 @@ def test_a_routing_table_survives_json() -> None:
 
 
 def test_a_catalogue_survives_json() -> None:
-    catalogue = Catalogue(4, {"public.users": "r"}, frozenset({"lower", "abs"}), "public")
+    catalogue = Catalogue(
+        *(4, {"public.users": "r"}, frozenset({"lower", "abs"}), "public"),
+        *(frozenset({"int4", "text"}), frozenset({"public.users"})),
+    )
     assert Catalogue.from_dict(json.loads(json.dumps(catalogue.to_dict()))) == catalogue
 
 
