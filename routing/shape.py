@@ -31,15 +31,15 @@ class Shape:
     stays as written.
 
     `pins` are the causes for which a session must keep its link after the transaction (it leaves state
-    behind that cannot be made again elsewhere), and `releases` are the causes that may end with it (UNLISTEN,
-    DISCARD ALL …). `local` names what ties the answer to the server it is asked from (a system view, `ctid`,
-    a cursor, a type made there …): such a statement is never sent to a copy. `literal_sensitive` means that
-    another literal could make another shape, so that only the whole text is a key. `read_only`, `isolation`
-    and `chain` belong to transaction control: None (False) where nothing was said. `deallocates` is the name of the
-    prepared statement that is dropped, "*" for all of them; `prepares` and `executes` are the names that
-    PREPARE gives and EXECUTE uses, `prepared` is what PREPARE prepares. `defines` is DDL that others may
-    notice: what was parsed before may mean something else behind it. `reason` says in a word what made it
-    so, "" for a plain statement.
+    behind that cannot be made again elsewhere), and `releases` are the causes that may end with it
+    (UNLISTEN, DISCARD ALL …). `local` names what ties the answer to the server it is asked from (a system
+    view, `ctid`, a cursor, a type made there …): such a statement is never sent to a copy.
+    `literal_sensitive` means that another literal could make another shape, so that only the whole text is a
+    key. `read_only`, `isolation` and `chain` belong to transaction control: None (False) where nothing was
+    said. `deallocates` is the name of the prepared statement that is dropped, "*" for all of them;
+    `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what PREPARE
+    prepares. `defines` is DDL that others may notice: what was parsed before may mean something else behind
+    it. `reason` says in a word what made it so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and

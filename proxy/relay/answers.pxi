@@ -361,6 +361,7 @@ cdef class Answers(ReadBack):
         """ReadyForQuery for a unit the client sent: its outcome and duration, from round to round, are known."""
         cdef Session session = self.session
         cdef int64_t took = self.poller.now_ns - reply.started_ns
+        self.ready_ns = self.poller.now_ns
         if self.defined and self.status == b"I":
             self.defined = False
             self.relay.definitions[self.relay.index] += 1

@@ -95,23 +95,26 @@ cdef class Clock(Routes):
         """A statement counts as slow the moment it is: one that hangs never completes. Later it is cancelled."""
         cdef Link link
         cdef Reply* reply
-        cdef uint32_t index
+        cdef int64_t began_ns
         for link in list(self.links):
-            for index in range(link.replies.count):
-                reply = replies_at(&link.replies, index)
-                if reply.started_ns:
-                    if (now - reply.started_ns > self.latency_ns_max and not reply.flags & FLAG_SLOW
-                            and (link.session is None or not link.session.blocked_since_ns)):
-                        reply.flags |= FLAG_SLOW
-                        self.counters.row(reply.service, link.pool.state.index, reply.op).slow += 1
-                        self.counters.changed = True
-                        self.urgent = True
-                    if self.query_ns_max and now - reply.started_ns > self.query_ns_max:
-                        self.end_statement(link, reply, now)
-                    break
+            reply = link.under_way()
+            if reply == NULL:
+                continue
+            if (reply.started_ns and now - reply.started_ns > self.latency_ns_max and not reply.flags & FLAG_SLOW
+                    and (link.session is None or not link.session.blocked_since_ns)):
+                reply.flags |= FLAG_SLOW
+                self.counters.row(reply.service, link.pool.state.index, reply.op).slow += 1
+                self.counters.changed = True
+                self.urgent = True
+            if self.query_ns_max and (reply.started_ns or link.session is not None):
+                # What was sent behind another unit has its time from when that one was answered; a batch without Sync
+                # from when something of it was sent or answered last.
+                began_ns = max(reply.started_ns if reply.started_ns else link.session.active_ns, link.ready_ns)
+                if now - began_ns > self.query_ns_max:
+                    self.end_statement(link, reply, now - began_ns)
         return 0
 
-    cdef int end_statement(self, Link link, Reply* reply, int64_t now) except -1:
+    cdef int end_statement(self, Link link, Reply* reply, int64_t took_ns) except -1:
         """Past its time a statement is cancelled; one that goes on regardless loses its client and its link."""
         cdef Session session = link.session
         if not reply.flags & FLAG_TIMED_OUT:
@@ -119,8 +122,9 @@ cdef class Clock(Routes):
             self.count_timeout("query")
             if session is not None:
                 link.cancels += 1
+                link.timing_out = True
                 self.policy.cancel(link, link.pool.state.endpoint, link.process_id, link.secret_key)
-        elif now - reply.started_ns > self.query_ns_max + CANCEL_NS_MAX:
+        elif took_ns > self.query_ns_max + CANCEL_NS_MAX:
             if session is not None:
                 link.tainted = True
                 session.fatal("57014", "canceling statement due to query timeout",

@@ -104,12 +104,12 @@ cdef class Relay(Arrivals):
                         continue
                     if session.waiting_in is not None:
                         continue               # it has gone on by itself, and waits for a link since
-                    if session.phase == PHASE_WAITING and session.link is not None:
-                        session.lead_in()
-                    session.phase = PHASE_READY
-                    if buffer_waiting(&session.outbound) >= OUTBOUND_BYTES_MAX and session.link is None:
-                        continue               # goes on when the client has taken its answers
                     try:
+                        if session.phase == PHASE_WAITING and session.link is not None:
+                            session.lead_in()
+                        session.phase = PHASE_READY
+                        if buffer_waiting(&session.outbound) >= OUTBOUND_BYTES_MAX and session.link is None:
+                            continue           # goes on when the client has taken its answers
                         if buffer_waiting(&session.inbound):
                             session.feed_inbound()
                         elif session.link is not None:
@@ -157,11 +157,14 @@ cdef class Relay(Arrivals):
         if link is None or not link.runs_clients():
             return None
         link.cancels += 1
+        link.timing_out = False
         return self.policy.cancel(link, link.pool.state.endpoint, link.process_id, link.secret_key)
 
     def cancel_due(self, Link link):
         """Whether a cancel request may still be sent: the link must run what the client meant."""
-        return link.session is not None and link.runs_clients() and not link.closed
+        if link.session is None or not link.runs_clients() or link.closed:
+            return False
+        return not link.timing_out or link.under_way().flags & FLAG_TIMED_OUT != 0
 
     def cancelled(self, Link link, *, bint told=True):
         """The server has passed the cancel on: from now on it can hit nothing new. Not `told`: it still may."""

@@ -96,6 +96,8 @@ cdef class Owed(Connection):
     cdef size_t run_length
     cdef bint lies_idle                # in its pool, lent to nobody
     cdef int64_t idle_since_ns
+    cdef int64_t ready_ns              # when it answered a unit in full last
+    cdef bint timing_out               # the cancel on its way is for the statement that is marked, and no other
 
     def __cinit__(self, Relay relay, Pool pool, int fd, uint32_t process_id, bytes secret_key, long number):
         self.relay = relay
@@ -117,6 +119,14 @@ cdef class Owed(Connection):
 
     def __dealloc__(self):
         replies_free(&self.replies)
+
+    cdef Reply* under_way(self) noexcept:
+        """The reply that ends the unit the server is at, else the first of a batch without Sync; NULL: none."""
+        cdef uint32_t index
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).started_ns:
+                return replies_at(&self.replies, index)
+        return replies_head(&self.replies) if self.replies.count else NULL
 
     cdef int settle(self, Reply* reply) except -1:
         """What was noted when the message was sent is so."""

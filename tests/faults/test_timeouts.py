@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.wire import Frame, WireClient, execute, kinds, parse, sqlstate
+from support.wire import FLUSH, SYNC, Frame, WireClient, execute, kinds, parse, sqlstate
 
 from pgshunt.protocol import messages
 
@@ -43,6 +43,22 @@ def test_a_statement_past_its_time_is_cancelled_and_the_session_goes_on(database
         assert sqlstate(client.until_ready()) == "57014"
         assert client.value("SELECT 1") == "1"
         assert relay.count("timeouts", "query") == 2
+
+
+def test_what_waits_behind_another_statement_has_its_time_from_its_own_beginning(database: Database) -> None:
+    with running(database, query_timeout_ms=1500) as relay, log_in(relay) as client:
+        client.send(*[messages.query(b"SELECT pg_sleep(0.7)")] * 4)
+        assert [kinds(client.until_ready()) for _ in range(4)] == ["TDCZ"] * 4
+        assert relay.count("timeouts", "query") == 0
+
+
+def test_a_batch_without_sync_has_its_time_too(database: Database) -> None:
+    with running(database, query_timeout_ms=300) as relay, log_in(relay) as client:
+        client.send(parse("", "SELECT pg_sleep(60)"), b"B\0\0\0\x0c\0\0\0\0\0\0\0\0", execute(), FLUSH)
+        assert [client.frame().kind for _ in range(3)] == ["1", "2", "E"]
+        client.send(SYNC)
+        assert kinds(client.until_ready()) == "Z"
+        assert client.value("SELECT 1") == "1"
 
 
 def test_a_transaction_left_open_is_ended_and_its_link_serves_others(database: Database) -> None:
