@@ -26,7 +26,10 @@ KEPT_MAX = 2000
 FILE_BYTES_MAX = 4 * 1024 * 1024
 FLUSH_S_MAX = 2.0
 WARNINGS = frozenset(
-    {"failed", "lane_failed", "rolled_back", "reload_failed", "state_unkept", "worker_ended"}
+    {
+        *("failed", "lane_failed", "login_failed", "lookup_failed", "reload_failed", "rolled_back"),
+        *("state_unkept", "worker_ended"),
+    }
 )
 """The kinds that somebody should look at; the others are logged at level INFO."""
 

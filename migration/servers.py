@@ -205,8 +205,15 @@ def connect(
             hint=fields.get("H", ""),
         ) from None
     except _BROKEN as error:
-        reason = error.__cause__ or error
         where = f"{endpoint.host}:{endpoint.port}"
+        if control.password is None and isinstance(error, AttributeError):  # pg8000 has no word for it
+            raise ServerError(
+                endpoint.name,
+                "28000",
+                f'{where} asks for a password of "{control.user}", and none is given',
+                hint="Give one: control.password_file or control.password_env; for init, PGPASSWORD.",
+            ) from None
+        reason = error.__cause__ or error
         raise Unreachable(endpoint.name, f"cannot connect to {where}: {reason}") from None
     return Link(connection, endpoint.name)
 

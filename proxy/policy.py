@@ -155,7 +155,6 @@ class Policy:
         try:
             verifier = await self._verifiers.find(user)
         except LookupFailed as failure:
-            log.warning("a verifier could not be looked up: %s", failure.reason)
             if self._relay.on_event is not None:
                 self._relay.on_event({"type": "event", "kind": "lookup_failed", "reason": failure.reason})
             self._relay.verifier_found(session, None, failure)
@@ -169,6 +168,8 @@ class Policy:
             return None
         failed = FAILED_LOGINS.get(last.error.sqlstate)
         if failed is not None:
+            if self._relay.on_event is not None:
+                self._relay.on_event({"type": "event", "kind": "login_failed", "reason": last.error.message})
             delay_s = self._config.auth.failure_delay_ms / 1000
             self._loop.call_later(delay_s, self._relay.refuse_login, session, actions)
         return failed

@@ -9,6 +9,7 @@ stops accepting, lets its sessions finish what they do, and exits.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -268,6 +269,10 @@ def main(inherited: Inherited, make_relay: MakeRelay = _compiled_relay) -> None:
     """The whole life of a worker process. Ctrl-C in a terminal reaches us too: it is the supervisor's."""
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s %(name)s: worker {inherited.index}: %(message)s",
+    )
     uvloop.run(serve(inherited, make_relay))
 
 

@@ -78,7 +78,8 @@ cdef class Arrivals(Clock):
         if session.refused:
             session.fatal("57P03" if self.draining else "53300",
                           "the proxy is shutting down" if self.draining else "sorry, too many clients already",
-                          "Try again later, or raise listen.max_client_conn.")
+                          "Try again later, or raise listen.max_client_conn and pools.max_client_conn: the lower"
+                          " holds.")
             return 0
         refusal = self.policy.refusal(request)
         if refusal is not None:

@@ -124,7 +124,7 @@ cdef class Clock(Routes):
                 link.cancels += 1
                 link.timing_out = True
                 self.policy.cancel(link, link.pool.state.endpoint, link.process_id, link.secret_key)
-        elif took_ns > self.query_ns_max + CANCEL_NS_MAX:
+        elif took_ns > self.query_ns_max + <int64_t> CANCEL_NS_MAX:
             if session is not None:
                 link.tainted = True
                 session.fatal("57014", "canceling statement due to query timeout",

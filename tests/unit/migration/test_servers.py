@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.fixtures import Database
 
 from pgshunt.config.model import Control
 from pgshunt.migration import servers
-from pgshunt.migration.servers import Server, Unreachable
+from pgshunt.migration.servers import Server, ServerError, Unreachable, connect
 from pgshunt.routing.table import Endpoint
 
 
@@ -69,3 +70,13 @@ def test_work_that_was_given_up_while_it_connected_is_never_done(monkeypatch: py
 
     asyncio.run(scenario())
     assert done == ["closed"]
+
+
+def test_a_password_that_is_missing_is_asked_for(database: Database) -> None:
+    server = database.server
+    control = Control.model_validate({"user": server.user})
+    endpoint = Endpoint("shared", "shared", server.host, server.port, database.dbname, "primary")
+    with pytest.raises(ServerError, match="asks for a password") as raised:
+        connect(endpoint, control, "test")
+    assert raised.value.sqlstate == "28000"
+    assert "PGPASSWORD" in raised.value.hint
