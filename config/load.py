@@ -86,6 +86,9 @@ def _validate(source: Source) -> tuple[Config | None, list[Problem]]:
         try:
             return Config.model_validate(values), problems
         except ValidationError as error:
+            # Rules of one section, which are looked at only when all of its values are right.
+            wrong = [_outside_lists(problem.path) for problem in problems if not problem.at_key]
+            problems += (more for more in explain(error, source) if not _touches(more.path, wrong))
             values = _repaired(values, error)
     return None, problems
 

@@ -103,7 +103,9 @@ class _Author:
             end = "SELECT pg_terminate_backend(pg_backend_pid())"
             batch = [self.parse("", end), *self.run(""), Message("Sync", SYNC)]
             fatal = [self.query(end)] if self.random.random() < 0.5 else batch
-            return Turn((*asked, Message("Sync", SYNC), self.query("ROLLBACK"), *fatal), until="end")
+            # A role that was set may lack the right to end its own connection.
+            before = (self.query("ROLLBACK"), self.query("RESET ROLE"))
+            return Turn((*asked, Message("Sync", SYNC), *before, *fatal), until="end")
         return Turn((*asked, Message("Terminate", TERMINATE)), until="end")
 
     def departure(self) -> Turn:

@@ -331,3 +331,17 @@ def test_a_users_file_that_is_not_there(minimal: str, problems: Problems) -> Non
 def test_ways_to_log_in(minimal: str, problems: Problems, auth: str, problem: str | None) -> None:
     found = problems(minimal.replace("{method: trust}", auth))
     assert found == [] if problem is None else problem in found[0]
+
+
+def test_what_is_wrong_elsewhere_hides_no_rule_of_a_section(minimal: str, problems: Problems) -> None:
+    """Such a rule looks at a section only when all values in it are right."""
+    text = minimal.replace("port: 5434", "port: x") + (
+        "listen: {tls: {mode: require, certificate_file: c.crt, keyfile: k.key}}\nadmin: {port: -1}\n"
+    )
+    told = [problem.split(": ", 1)[1] for problem in problems(text)]
+    assert [problem.partition(":")[0] for problem in told] == [
+        "databases.audit_db.primary.port",
+        "listen.tls",
+        "listen.tls.keyfile",
+        "admin.port",
+    ]
