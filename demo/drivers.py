@@ -117,7 +117,10 @@ class AsyncpgSession:
     async def run(self, sql: str, *parameters: Any) -> list[Row]:
         try:
             return [tuple(row) for row in await self._connection.fetch(sql, *parameters)]
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (
+            *(asyncpg.PostgresError, asyncpg.InterfaceError, OSError),
+            asyncpg.InternalClientError,  # a connection that was lost in the middle of Parse
+        ) as error:
             lost = self._connection.is_closed() or isinstance(error, OSError)
             raise Failure(getattr(error, "sqlstate", None), error, lost=lost) from error
 

@@ -369,13 +369,17 @@ cdef class Client(Connection):
 
     cdef int leave(self) except -1:
         """Terminate, or the end of what the client sends: what was asked before is carried out and answered."""
+        cdef bint unsettled                    # the server may have more to say about what it skips or ignores
         self.flush_run()
-        if self.link is None or (self.link.replies.count == 0 and buffer_waiting(&self.link.outbound) == 0):
+        if self.link is None:
+            return self.finish()
+        unsettled = self.link.failed or self.link.syncs_unsure > 0
+        if self.link.replies.count == 0 and buffer_waiting(&self.link.outbound) == 0 and not unsettled:
             return self.finish()
         if self.stream_left:
             return self.end()
         self.phase = PHASE_LEAVING
-        if self.in_batch or self.link.copy_half_sent():
+        if self.in_batch or unsettled or self.link.copy_half_sent():
             self.link.say_goodbye()
         return self.listen()
 
