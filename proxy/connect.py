@@ -13,11 +13,13 @@ from typing import Any
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import PgError, ServerProtocolError, classify_sqlstate
+from pgshunt.protocol.frames import scan
 from pgshunt.protocol.login import Channel, Credential, Login, LoginRefused, LoginResult
 from pgshunt.proxy.stream import CANNOT_CONNECT, Stream, TlsRefused
 from pgshunt.routing.table import Endpoint
 
 CONNECTION_FAILURE = "08006"
+ANSWER_BYTES_MAX = 1 << 20
 LIMIT_EXCEEDED = "54000"
 
 # A peer that has vanished is noticed within 30 + 3 × 10 seconds, also on a link that nobody uses.
@@ -63,6 +65,25 @@ class OpenedLink:
     @property
     def socket(self) -> socket.socket:
         return self.stream.socket
+
+    @property
+    def parameter_frames(self) -> bytes:
+        """ParameterStatus for all that the server told at login."""
+        return b"".join(messages.parameter_status(name, value) for name, value in self.parameters.items())
+
+    async def answer(self) -> list[tuple[int, bytes]]:
+        """Type and body of the messages up to ReadyForQuery. Raises OSError and LinkError."""
+        received = b""
+        while True:
+            data = await self.stream.receive()
+            if not data:
+                raise ConnectionResetError("server closed the connection")
+            received += data
+            frames, _, intact = scan(received, ANSWER_BYTES_MAX)
+            if not intact:
+                raise LinkError("server sent an impossible length", sqlstate="08P01")
+            if frames and frames[-1][0] == ord("Z"):
+                return [(kind, received[at + 5 : end]) for kind, at, end in frames]
 
 
 async def open_link(

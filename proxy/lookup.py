@@ -15,7 +15,6 @@ from typing import Any
 from pgshunt.config.model import Lookup
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import PgError, read_error
-from pgshunt.protocol.frames import scan
 from pgshunt.protocol.phases import Frontend
 from pgshunt.protocol.scram import ScramVerifier, parse_verifier
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link
@@ -24,7 +23,6 @@ from pgshunt.routing.table import Endpoint
 log = logging.getLogger("pgshunt.lookup")
 
 ROUND_MS_MAX = 5_000
-ANSWER_BYTES_MAX = 1 << 20
 _TEXT_OID = 25
 # What a client sets before it is known reaches no link, this one least of all (CVE-2025-12819).
 SETTINGS = {b"search_path": b"pg_catalog, pg_temp", b"application_name": b"pgshunt lookup"}
@@ -124,17 +122,7 @@ class Verifiers:
         bind = messages.frame(Frontend.BIND, b"\0\0\0\0\0\x01" + parameter + b"\0\0")
         execute = messages.frame(Frontend.EXECUTE, b"\0" + bytes(4))
         await link.stream.send(self._question + bind + execute + messages.sync())
-        received = b""
-        while True:
-            data = await link.stream.receive()
-            if not data:
-                raise ConnectionResetError("server closed the connection")
-            received += data
-            frames, _, intact = scan(received, ANSWER_BYTES_MAX)
-            if not intact:
-                raise LinkError("server sent an impossible length", sqlstate="08P01")
-            if frames and frames[-1][0] == ord("Z"):
-                return self._read(user, [(kind, received[at + 5 : end]) for kind, at, end in frames])
+        return self._read(user, await link.answer())
 
     def _read(self, user: str, frames: list[tuple[int, bytes]]) -> ScramVerifier | None:
         for kind, body in frames:

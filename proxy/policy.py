@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from pgshunt.config import tls
 from pgshunt.config.model import Auth, Config, ListenTls
-from pgshunt.protocol import messages
 from pgshunt.protocol.authentication import Authenticator, Certificates, Passwords, Trust
 from pgshunt.protocol.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, PgError
-from pgshunt.protocol.login import WeakPassword
+from pgshunt.protocol.login import Credential, WeakPassword
 from pgshunt.protocol.scram import Proof, parse_verifier
 from pgshunt.protocol.startup import Action, Close, Encryption, Handshake, NeedWelcome
-from pgshunt.proxy.connect import LinkError, open_link, send_cancel
+from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
 from pgshunt.proxy.lookup import LookupFailed, Verifiers
 from pgshunt.proxy.stream import CANNOT_CONNECT
 from pgshunt.proxy.tls import TlsEnd, end_point, first_certificate
-from pgshunt.proxy.welcome import ask
+from pgshunt.proxy.welcome import Welcome, ask
 from pgshunt.routing.table import Endpoint, RoutingTable
 
 if TYPE_CHECKING:
@@ -235,37 +234,48 @@ class Policy:
         self._spawn(self._open(pool, endpoint, identity))
 
     async def _open(self, pool: Pool, endpoint: Endpoint, identity: Identity) -> None:
-        welcome = None
         try:
-            opened = await open_link(
-                self._loop,
+            opened, welcome = await self._log_in(
                 endpoint,
                 identity.user,
-                endpoint.dbname,
                 identity.parameters,
                 identity.credential,
-                LOGIN_MS_MAX,
+                is_first=identity.welcome is None,
+            )
+        except LinkError as error:
+            self._relay.link_failed(pool, error)
+        else:
+            fd = opened.socket.detach()
+            self._relay.link_opened(
+                pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls
+            )
+
+    async def _log_in(
+        self,
+        endpoint: Endpoint,
+        user: str,
+        parameters: Mapping[bytes, bytes],
+        credential: Credential | None,
+        is_first: bool = False,
+    ) -> tuple[OpenedLink, Welcome | None]:
+        """A connection to a server; the first of an identity is asked for its welcome. Raises LinkError."""
+        try:
+            opened = await open_link(
+                self._loop, endpoint, user, endpoint.dbname, parameters, credential, LOGIN_MS_MAX
             )
             if opened.leftover:
                 opened.socket.close()
                 raise LinkError(
                     f"{endpoint.name} sent something behind its first ReadyForQuery", sqlstate="08P01"
                 )
-            if identity.welcome is None:
-                welcome = await ask(opened, LOGIN_MS_MAX)
+            return opened, await ask(opened, LOGIN_MS_MAX) if is_first else None
+        except LinkError:
+            raise
         except PgError as error:
-            refused = (
-                error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
-            )
-            self._relay.link_failed(pool, refused)
+            raise LinkError(error.message, sqlstate=error.sqlstate) from error
         except Exception as fault:
-            log.exception("opening a link to %s", endpoint.name)
-            self._relay.link_failed(pool, LinkError(f"cannot open a link: {fault!r}", sqlstate="XX000"))
-        else:
-            fd = opened.socket.detach()
-            self._relay.link_opened(
-                pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls
-            )
+            log.exception("opening a connection to %s", endpoint.name)
+            raise LinkError(f"cannot open a connection: {fault!r}", sqlstate="XX000") from fault
 
     # --- replication connections ----------------------------------------------------------------------------
 
@@ -276,41 +286,18 @@ class Policy:
     async def _open_tunnel(self, session: Session, endpoint: Endpoint, request: NeedWelcome) -> None:
         assert request.replication is not None
         parameters = {**request.parameters, b"replication": request.replication}
+        credential = self._passwords.get(request.user) or request.proof
         try:
-            opened = await open_link(
-                self._loop,
-                endpoint,
-                request.user,
-                endpoint.dbname,
-                parameters,
-                self._passwords.get(request.user) or request.proof,
-                LOGIN_MS_MAX,
-            )
-            if opened.leftover:
-                opened.socket.close()
-                raise LinkError(
-                    f"{endpoint.name} sent something behind its first ReadyForQuery", sqlstate="08P01"
-                )
-        except PgError as error:
-            refused = (
-                error if isinstance(error, LinkError) else LinkError(error.message, sqlstate=error.sqlstate)
-            )
-            self._relay.tunnel_failed(session, refused)
-        except Exception as fault:
-            log.exception("opening a replication connection to %s", endpoint.name)
-            self._relay.tunnel_failed(
-                session, LinkError(f"cannot open a connection: {fault!r}", sqlstate="XX000")
-            )
+            opened, _ = await self._log_in(endpoint, request.user, parameters, credential)
+        except LinkError as error:
+            self._relay.tunnel_failed(session, error)
         else:
-            told = b"".join(
-                messages.parameter_status(name, value) for name, value in opened.parameters.items()
-            )
             self._relay.tunnel_opened(
                 session,
                 opened.socket.detach(),
                 opened.process_id,
                 opened.secret_key,
-                told,
+                opened.parameter_frames,
                 opened.stream.tls,
             )
 
@@ -325,9 +312,7 @@ class Policy:
 
     async def _cancel_tunnel(self, endpoint: Endpoint, process_id: int, secret_key: bytes) -> None:
         try:
-            await send_cancel(self._loop, endpoint, process_id, secret_key, CANCEL_MS_MAX)
-        except LinkError as error:
-            log.warning("a cancel request did not reach %s: %s", endpoint.name, error)
+            await self._send_cancel(endpoint, process_id, secret_key)
         finally:
             self._cancels -= 1
 
@@ -364,14 +349,20 @@ class Policy:
         told = True
         try:
             if self._relay.cancel_due(link):
-                await send_cancel(self._loop, endpoint, process_id, secret_key, CANCEL_MS_MAX)
-        except LinkError as error:
-            # Perhaps only the answer is late: the link must serve nobody else.
-            told = error.sqlstate == CANNOT_CONNECT
-            log.warning("a cancel request did not reach %s: %s", endpoint.name, error)
+                failure = await self._send_cancel(endpoint, process_id, secret_key)
+                # Perhaps only the answer is late: the link must serve nobody else.
+                told = failure is None or failure.sqlstate == CANNOT_CONNECT
         finally:
             self._cancels -= 1
             self._relay.cancelled(link, told=told)
+
+    async def _send_cancel(self, endpoint: Endpoint, process_id: int, secret_key: bytes) -> LinkError | None:
+        try:
+            await send_cancel(self._loop, endpoint, process_id, secret_key, CANCEL_MS_MAX)
+        except LinkError as error:
+            log.warning("a cancel request did not reach %s: %s", endpoint.name, error)
+            return error
+        return None
 
     # --- tasks ----------------------------------------------------------------------------------------------
 

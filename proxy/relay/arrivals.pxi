@@ -127,12 +127,10 @@ cdef class Arrivals(Clock):
     cdef int dig_tunnel(self, Session session, request) except -1:
         """A replication connection gets a server connection of its own, if the limits have room for it."""
         cdef EndpointState shared = self.endpoints[0]
-        if shared.links >= shared.links_max or self.links_open >= self.links_total_max:
+        if not (<Relay> self).reserve_link(shared.index):
             session.fatal("53300", "no connection to the shared database is free for replication",
                           "Raise shared.max_connections or pools.server_connections.total.")
             return 0
-        shared.links += 1
-        self.links_open += 1
         self.count_pin("replication")
         session.listen()
         self.policy.open_tunnel(session, shared.endpoint, request)
@@ -157,10 +155,7 @@ cdef class Arrivals(Clock):
         session.listen()
 
     def tunnel_failed(self, Session session, error):
-        cdef EndpointState shared = self.endpoints[0]
-        shared.links -= 1
-        self.links_open -= 1
-        self.grow_pools()
+        (<Relay> self).release_link(0)
         if not session.closed:
             session.write_bytes(self.policy.login_error(error))
             session.finish()

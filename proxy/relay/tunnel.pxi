@@ -48,7 +48,5 @@ cdef class Tunnel(Connection):
     cdef int end(self) except -1:
         if not self.closed:
             self.shut()
-            self.relay.links_open -= 1
-            self.state.links -= 1
-            self.relay.grow_pools()
+            self.relay.release_link(self.state.index)
         return 0

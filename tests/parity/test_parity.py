@@ -18,7 +18,7 @@ from parity.script import ROWS, make_script
 from support.fixtures import Database
 from support.forwarder import LoginForwarder
 from support.relay import RunningRelay
-from support.wire import Frame
+from support.wire import Frame, without_tables
 
 from pgshunt.proxy._relay import Relay
 
@@ -28,10 +28,6 @@ SECONDS = 40.0
 SEEDS_AT_LEAST = 20
 SESSIONS_MAX = 4
 
-CREATE_APP = (
-    "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
-    " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
-)
 CREATE = "".join(
     f"CREATE TABLE {kind}{number} (id int PRIMARY KEY, v text, n int);"
     for number in range(SESSIONS_MAX)
@@ -110,20 +106,9 @@ def _dial(port: int) -> socket.socket:
 def _without_oids(heard: list[list[list[list[Frame]]]]) -> list[list[list[list[Frame]]]]:
     """A table has another OID in each database; RowDescription tells it, and nothing else does."""
     return [
-        [[[_mask(frame) for frame in turn] for turn in turns] for turns in connections]
+        [[[without_tables(frame) for frame in turn] for turn in turns] for turns in connections]
         for connections in heard
     ]
-
-
-def _mask(frame: Frame) -> Frame:
-    if frame.kind != "T":
-        return frame
-    body, at = bytearray(frame.body), 2
-    for _ in range(int.from_bytes(frame.body[:2])):
-        at = frame.body.index(0, at) + 1
-        body[at : at + 4] = bytes(4)
-        at += 18
-    return Frame("T", bytes(body))
 
 
 @dataclass(slots=True)
@@ -166,7 +151,7 @@ def test_two_databases(database_pair: tuple[Database, Database], capsys: pytest.
     """Most of the reads that may go to the copy are answered there."""
     shared, copy = database_pair
     for database in database_pair:
-        database.execute(CREATE_APP)  # the superusers of the two servers have different passwords
+        database.create_app()  # the superusers of the two servers have different passwords
         database.execute(CREATE)
         database.execute(FILL)
     server = shared.server

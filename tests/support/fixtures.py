@@ -31,6 +31,13 @@ class Database:
     def execute(self, sql: str, **parameters: Any) -> list[list[Any]]:
         return self.server.execute(sql, self.dbname, **parameters)
 
+    def create_app(self) -> None:
+        """The role that RunningRelay's clients are, unless another test on this server has made it."""
+        self.execute(
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
+            " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
+        )
+
     def connect(self, user: str = "", password: str = "") -> Connection:
         return self.server.connect(self.dbname, user, password)
 

@@ -95,6 +95,18 @@ def sqlstate(frames: list[Frame]) -> str:
     return next(read_error(frame.body).sqlstate or "" for frame in frames if frame.kind == "E")
 
 
+def without_tables(frame: Frame) -> Frame:
+    """A RowDescription without its tables' numbers, which differ from database to database."""
+    if frame.kind != "T":
+        return frame
+    body, at = bytearray(frame.body), 2
+    for _ in range(int.from_bytes(frame.body[:2])):
+        at = frame.body.index(0, at) + 1
+        body[at : at + 4] = bytes(4)
+        at += 18
+    return Frame("T", bytes(body))
+
+
 def parse(name: str, sql: str) -> bytes:
     return _message(b"P", name.encode() + b"\0" + sql.encode() + b"\0" + b"\0\0")
 

@@ -244,10 +244,7 @@ def test_closing_and_parsing_one_name_in_one_batch(relay: RunningRelay) -> None:
 def split(database_pair: tuple[Database, Database]) -> Iterator[RunningRelay]:
     """All plain reads of t go to the copy, where every v is 'copy'."""
     for database, name in zip(database_pair, ("shared", "copy"), strict=True):
-        database.execute(
-            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
-            " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
-        )
+        database.create_app()
         database.execute(
             f"CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL DEFAULT '{name}');"
             "CREATE SEQUENCE numbers; INSERT INTO t SELECT generate_series(1, 9)"

@@ -20,10 +20,7 @@ TABLES = ("t", "u")
 def databases(database_pair: tuple[Database, Database]) -> tuple[Database, Database]:
     """The shared database, where every v is 'shared', and the service's own, where it is 'copy'."""
     for database, name in zip(database_pair, ("shared", "copy"), strict=True):
-        database.execute(
-            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
-            " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
-        )
+        database.create_app()
         database.execute(
             f"CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL DEFAULT '{name}');"
             "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE other (id int);"

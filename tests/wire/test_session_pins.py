@@ -170,14 +170,8 @@ def test_settings_travel_with_a_read_that_goes_to_a_copy(database_pair: tuple[Da
     for database in database_pair:
         database.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     shared.execute("DROP ROLE IF EXISTS state_here; CREATE ROLE state_here; GRANT SELECT ON t TO state_here")
-    shared.execute(
-        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
-        " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
-    )
-    copy.execute(
-        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN"
-        " CREATE ROLE app LOGIN SUPERUSER PASSWORD 'app'; END IF; END $$"
-    )
+    shared.create_app()
+    copy.create_app()
     with (
         RunningRelay(shared, copy, tables=("t",), reads_percent=100) as relay,
         WireClient(relay.connect()) as client,
