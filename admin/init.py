@@ -78,11 +78,14 @@ def _tls(parameters: dict[str, str]) -> ServerTls:
     values = {TLS_PARAMETERS[name]: value for name, value in parameters.items()}
     values |= {name: str(Path(value).absolute()) for name, value in values.items() if name.endswith("_file")}
     try:
-        return ServerTls.model_validate(values)
+        tls = ServerTls.model_validate(values)
     except ValidationError as error:
         wrong = error.errors()[0]
         theirs = [name for name, ours in TLS_PARAMETERS.items() if ours in wrong["loc"]]
-        raise ValueError(f"{''.join(theirs) or 'TLS'}: {wrong['msg']}") from None
+        raise ValueError(f"{''.join(theirs)}: {wrong['msg']}") from None
+    for fault in tls.faults():
+        raise ValueError(f"TLS: {fault.message}: {fault.remedy}")
+    return tls
 
 
 def draft_from(endpoint: Endpoint, control: Control) -> Draft:

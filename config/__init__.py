@@ -1,9 +1,9 @@
 """One YAML file becomes one validated `Config`, or a list of every problem in it.
 
 `load` reads a file and raises `ConfigError` with all its problems; `examine` also tells warnings and notes,
-and raises nothing. Reading order: `source` (text → values with places) → `model` (values → sections) →
-`resolve` (secrets and paths) → `check` (rules between sections); `explain` and `problem` word what is wrong.
-`pgshunt.yaml` beside this file is the worked example.
+and raises nothing. Reading order: `source` (text → values with places) → `values` and `model` (values →
+sections) → `resolve` (secrets and paths) → `check` (rules between values); `explain` and `problem` word what
+is wrong. `pgshunt.yaml` beside this file is the worked example.
 """
 
 from pgshunt.config.load import Report, examine, load

@@ -1,15 +1,19 @@
-"""Holds the rules that no section of a configuration can see alone.
+"""Holds the rules that no value of a configuration can see alone.
 
-Pure: it opens no file and asks no server.
+A rule says of each problem which other values it follows from: where one of them is wrong by itself,
+something else stands in its place here, and the problem may be due to that. Pure: it opens no file and asks
+no server.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import Final
 
-from pgshunt.config.model import Address, Config, Database
+from pgshunt.config.model import Address, Config, Database, SecretSection, Section
 from pgshunt.config.problem import Path, Problem, Severity, choose
+from pgshunt.config.values import DATABASE_NAME, NAME_BYTES_MAX, SERVICE_NAME, is_identifier
 
 Rule = Callable[[Config], Iterator[Problem]]
 
@@ -19,6 +23,65 @@ def check(config: Config) -> list[Problem]:
     return [problem for rule in RULES for problem in rule(config)]
 
 
+def check_sections(config: Config) -> list[Problem]:
+    """What is wrong within single sections; of a configuration as it was written, no secret read yet."""
+    return [
+        Problem(path, fault.message, fault.remedy, follows_from=_fields(path, fault.fields))
+        for path, section in _sections(config, ())
+        for fault in section.faults()
+    ]
+
+
+def _sections(value: object, path: Path) -> Iterator[tuple[Path, Section]]:
+    items: Iterable[tuple[str | int, object]] = ()
+    if isinstance(value, Section):
+        yield path, value
+        items = value
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, tuple):
+        items = enumerate(value)
+    for step, inner in items:
+        yield from _sections(inner, (*path, step))
+
+
+def _fields(section: Path, names: Iterable[str]) -> tuple[Path, ...]:
+    return tuple((*section, name) for name in names)
+
+
+def _secrets(path: Path, section: SecretSection) -> tuple[Path, ...]:
+    return _fields(path, section.secret_fields())
+
+
+def _logins(config: Config) -> tuple[Path, ...]:
+    """All that says who may log in."""
+    names: list[Path] = [("auth", "users", index, "name") for index in range(len(config.auth.users))]
+    return *names, *_fields(("auth",), ("users", "users_file", "lookup"))
+
+
+def _owned_tables(config: Config) -> tuple[Path, ...]:
+    return tuple(
+        ("services", name, "tables", index)
+        for name, service in config.services.items()
+        for index in range(len(service.tables))
+    )
+
+
+def _keys_are_names(config: Config) -> Iterator[Problem]:
+    for section, names, pattern in (
+        ("databases", config.databases, DATABASE_NAME),
+        ("services", config.services, SERVICE_NAME),
+    ):
+        for name in names:
+            if re.fullmatch(pattern, name) is None:
+                remedy = f"write one that matches {pattern}"
+                yield Problem((section, name), "is not a usable name", remedy, at_key=True)
+    for name in config.pools.users:
+        if not is_identifier(name):
+            remedy = f"PostgreSQL's names have 1 to {NAME_BYTES_MAX} bytes"
+            yield Problem(("pools", "users", name), "is no user's name", remedy, at_key=True)
+
+
 def _services_name_known_databases(config: Config) -> Iterator[Problem]:
     for name, service in config.services.items():
         if service.database not in config.databases:
@@ -26,6 +89,7 @@ def _services_name_known_databases(config: Config) -> Iterator[Problem]:
                 ("services", name, "database"),
                 f"there is no database {service.database!r}",
                 choose(service.database, config.databases, "databases"),
+                follows_from=(("databases",),),
             )
 
 
@@ -49,24 +113,23 @@ def _each_database_serves_one_service(config: Config) -> Iterator[Problem]:
                 f"{service.database} is also the database of {other}: a fault there takes both",
                 "give each service a database of its own",
                 Severity.WARNING,
+                follows_from=(("services", other, "database"),),
             )
 
 
 def _each_table_has_one_owner(config: Config) -> Iterator[Problem]:
-    owner: dict[str, str] = {}
+    first: dict[str, Path] = {}
     for name, service in config.services.items():
         for index, table in enumerate(service.tables):
             path: Path = ("services", name, "tables", index)
-            if table not in owner:
-                owner[table] = name
-            elif owner[table] == name:
-                yield Problem(path, f"{table} is listed twice", "remove one")
-            else:
-                yield Problem(
-                    path,
-                    f"{table} is claimed by {owner[table]} too",
-                    "leave it with the one that writes it; the other lists it in external_refs",
-                )
+            other = first.setdefault(table, path)
+            if other == path:
+                continue
+            message, remedy = f"{table} is listed twice", "remove one"
+            if other[1] != name:
+                message = f"{table} is claimed by {other[1]} too"
+                remedy = "leave it with the one that writes it; the other lists it in external_refs"
+            yield Problem(path, message, remedy, follows_from=(other,))
 
 
 def _references_lead_elsewhere(config: Config) -> Iterator[Problem]:
@@ -84,6 +147,7 @@ def _references_lead_elsewhere(config: Config) -> Iterator[Problem]:
                     f"no service owns {table}: it stays on the shared database",
                     "nothing to do if that is meant",
                     Severity.NOTE,
+                    follows_from=_owned_tables(config),
                 )
 
 
@@ -99,30 +163,39 @@ def _service_users_can_log_in(config: Config) -> Iterator[Problem]:
                     f"{user!r} is not among auth.users and cannot log in",
                     choose(user, logins, "auth.users"),
                     Severity.WARNING,
+                    follows_from=_logins(config),
                 )
 
 
 def _users_are_named_once(config: Config) -> Iterator[Problem]:
-    seen: set[str] = set()
+    first: dict[str, Path] = {}
     for index, user in enumerate(config.auth.users):
-        if user.name in seen:
-            yield Problem(("auth", "users", index, "name"), f"{user.name!r} is listed twice", "remove one")
-        seen.add(user.name)
+        path: Path = ("auth", "users", index, "name")
+        other = first.setdefault(user.name, path)
+        if other != path:
+            yield Problem(path, f"{user.name!r} is listed twice", "remove one", follows_from=(other,))
 
 
 def _scram_has_passwords(config: Config) -> Iterator[Problem]:
     if config.auth.method != "scram-sha-256":
         return
-    auth = config.auth
+    auth, method = config.auth, ("auth", "method")
     if not auth.users and auth.users_file is None and auth.lookup is None:
         remedy = "list the services' login roles, or add auth.lookup"
-        yield Problem(("auth", "users"), "is empty, so nobody can log in", remedy)
+        yield Problem(
+            ("auth", "users"),
+            "is empty, so nobody can log in",
+            remedy,
+            follows_from=(method, *_logins(config)),
+        )
     for index, user in enumerate(auth.users):
-        if user.verifier is None and all(getattr(user, field) is None for field in user.secret_fields()):
+        if user.verifier is None and not user.given_secrets():
+            path: Path = ("auth", "users", index)
             yield Problem(
-                ("auth", "users", index),
+                path,
                 f"{user.name!r} has no password",
                 "add password_file, password_env or password",
+                follows_from=(method, (*path, "name"), (*path, "verifier"), *_secrets(path, user)),
             )
 
 
@@ -132,6 +205,7 @@ def _certificates_are_verified(config: Config) -> Iterator[Problem]:
             ("auth", "method"),
             "cert needs client certificates that were verified",
             "set listen.tls.mode: verify-full, with a ca_file",
+            follows_from=(("listen", "tls", "mode"),),
         )
 
 
@@ -141,23 +215,30 @@ def _trust_stays_local(config: Config) -> Iterator[Problem]:
             ("auth", "method"),
             f"trust lets everyone who reaches {config.listen.host} in as anyone",
             "use scram-sha-256, listen on 127.0.0.1, or set auth.trust_remote: true",
+            follows_from=(("auth", "trust_remote"), ("listen", "host")),
         )
 
 
 def _admin_is_guarded(config: Config) -> Iterator[Problem]:
     admin = config.admin
-    if not is_loopback(admin.host) and all(getattr(admin, field) is None for field in admin.secret_fields()):
+    if not is_loopback(admin.host) and not admin.given_secrets():
         yield Problem(
             ("admin", "host"),
             f"{admin.host} can be reached by others and there is no token",
             "add token_file or token_env, or bind to 127.0.0.1",
+            follows_from=_secrets(("admin",), admin),
         )
 
 
 def _ports_are_apart(config: Config) -> Iterator[Problem]:
     listen, admin = config.listen, config.admin
     if listen.port and (listen.host, listen.port) == (admin.host, admin.port):
-        yield Problem(("admin", "port"), f"{admin.port} is listen.port too", "choose another port")
+        yield Problem(
+            ("admin", "port"),
+            f"{admin.port} is listen.port too",
+            "choose another port",
+            follows_from=(("admin", "host"), *_fields(("listen",), ("host", "port"))),
+        )
 
 
 def _each_endpoint_belongs_to_one_database(config: Config) -> Iterator[Problem]:
@@ -168,7 +249,18 @@ def _each_endpoint_belongs_to_one_database(config: Config) -> Iterator[Problem]:
         if other != path:
             where = f"{address.host}:{address.port}/{database.dbname}"
             owner = other[0] if other[0] == "shared" else f"databases.{other[1]}"
-            yield Problem(path, f"{where} is already an endpoint of {owner}", "name another server or dbname")
+            yield Problem(
+                path,
+                f"{where} is already an endpoint of {owner}",
+                "name another server or dbname",
+                follows_from=(*_whereabouts(path), *_whereabouts(other)),
+            )
+
+
+def _whereabouts(endpoint: Path) -> tuple[Path, ...]:
+    """The three values that say which endpoint it is."""
+    database = endpoint[:1] if endpoint[0] == "shared" else endpoint[:2]
+    return *_fields(endpoint, ("host", "port")), (*database, "dbname")
 
 
 def _databases(config: Config) -> Iterator[tuple[Path, Database]]:
@@ -192,17 +284,20 @@ def _pools_fit_their_servers(config: Config) -> Iterator[Problem]:
                 (*path, "max_connections"),
                 f"{database.max_connections} is less than one pool ({size})",
                 "raise it on the server and here, or lower pools.default_pool_size",
+                follows_from=(("pools", "default_pool_size"),),
             )
 
 
 def _limits_leave_connections(config: Config) -> Iterator[Problem]:
     limits = config.pools.server_connections
     path: Path = ("pools", "server_connections")
+    totals = _fields(path, ("total", "reserved", "monitoring"))
     if limits.available <= 0:
         yield Problem(
             path,
             "nothing is left of total after reserved and monitoring",
             f"raise total above {limits.reserved + limits.monitoring}, or lower the others",
+            follows_from=totals,
         )
     elif (wanted := _links_wanted(config)) > limits.available:
         yield Problem(
@@ -210,6 +305,12 @@ def _limits_leave_connections(config: Config) -> Iterator[Problem]:
             f"full pools take {wanted} server connections, {limits.available} are left for them",
             "lower pools.default_pool_size or raise total, else sessions wait for links",
             Severity.WARNING,
+            follows_from=(
+                *totals,
+                ("pools", "default_pool_size"),
+                *_logins(config),
+                *(("services", name, "database") for name in config.services),
+            ),
         )
 
 
@@ -234,6 +335,7 @@ def is_loopback(host: str) -> bool:
 
 
 RULES: Final[tuple[Rule, ...]] = (
+    _keys_are_names,
     _services_name_known_databases,
     _names_are_free,
     _each_database_serves_one_service,

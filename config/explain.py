@@ -1,14 +1,17 @@
 """Says in this project's words what pydantic found wrong with a value."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pgshunt.config.model import Config
 from pgshunt.config.problem import Path, Problem, choose
 from pgshunt.config.source import Source
+from pgshunt.config.values import NAME_BYTES_MAX
 
 _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "missing": ("is missing", "add it"),
@@ -27,10 +30,8 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "greater_than_equal": ("{written} is too small", "the least is {ge}"),
     "less_than_equal": ("{written} is too large", "the most is {le}"),
     "literal_error": ("{written} is not known here", "write {expected}"),
-    "string_pattern_mismatch": ("is not a usable name", "write one that matches {pattern}"),
     "string_too_short": ("is empty", "write at least {min_length} character"),
     "string_too_long": ("is too long", "PostgreSQL's names have at most {max_length} bytes"),
-    "too_short": ("is empty", "write at least {min_length} item"),
     "refused": ("{message}", "{remedy}"),
 }
 
@@ -41,28 +42,43 @@ def explain(error: ValidationError, source: Source) -> list[Problem]:
 
 
 def stand_in(path: Path) -> Any:
-    """Something that may stand at `path`, where a required value is missing."""
-    declared = _type_at(path)
+    """Something right in place of what is wrong or missing at `path`, where there must be something."""
+    return _made(_type_at(path), "_".join(("stand_in", *map(str, path))))
+
+
+def may_be_left_out(path: Path) -> bool:
+    """Whether the value at `path` has a default."""
+    section = _type_at(path[:-1])
+    return (
+        isinstance(section, type)
+        and issubclass(section, BaseModel)
+        and not section.model_fields[str(path[-1])].is_required()
+    )
+
+
+def _made(declared: Any, name: str) -> Any:
+    """A value of a declared type; its texts are `name`, so that no two stand-ins look like the same thing."""
+    declared = _bare(declared)
     if get_origin(declared) is Literal:
         return get_args(declared)[0]
     if get_origin(declared) is tuple:
-        return ["x"]
-    if get_origin(declared) is dict or issubclass(declared, BaseModel):
+        return [_made(get_args(declared)[0], name)]
+    if get_origin(declared) is dict:
         return {}
-    return 1 if issubclass(declared, int) else "x"
+    if fields := _fields_of(declared):
+        return {key: _made(field.annotation, name) for key, field in fields.items() if field.is_required()}
+    return 1 if issubclass(declared, int) else name[:NAME_BYTES_MAX]
 
 
 def _problem(details: ErrorDetails, source: Source) -> Problem:
-    path, at_key = details["loc"], False
-    if path and path[-1] == "[key]":
-        path, at_key = path[:-1], True
+    path = details["loc"]
     if details["type"] == "extra_forbidden":
         word = str(path[-1])
-        remedy = choose(word, _keys_of(_type_at(path[:-1])), "known keys")
+        remedy = choose(word, _fields_of(_type_at(path[:-1])), "known keys")
         return Problem(path, "is not a key of this section", remedy, at_key=True)
     message, remedy = _MESSAGES.get(details["type"], (details["msg"], "see config/schema.json"))
     facts = {"written": _quoted(source.written(path)), **details.get("ctx", {})}
-    return Problem(path, message.format_map(facts), remedy.format_map(facts), at_key=at_key)
+    return Problem(path, message.format_map(facts), remedy.format_map(facts))
 
 
 def _quoted(written: str | None) -> str:
@@ -73,14 +89,22 @@ def _type_at(path: Path) -> Any:
     """The declared type of the value at `path`."""
     declared: Any = Config
     for step in path:
-        if isinstance(declared, type) and issubclass(declared, BaseModel):
-            declared = declared.model_fields[str(step)].annotation
-        elif get_origin(declared) is dict:
-            declared = get_args(declared)[1]
+        if fields := _fields_of(declared):
+            declared = fields[str(step)].annotation
         else:
-            declared = get_args(declared)[0]
+            declared = get_args(declared)[1 if get_origin(declared) is dict else 0]
+        declared = _bare(declared)
     return declared
 
 
-def _keys_of(declared: Any) -> tuple[str, ...]:
-    return tuple(declared.model_fields) if issubclass(declared, BaseModel) else ()
+def _bare(declared: Any) -> Any:
+    """A type without its annotations, and without the None that leaving it out stands for."""
+    while get_origin(declared) in (Annotated, UnionType):
+        declared = get_args(declared)[0]
+    return declared
+
+
+def _fields_of(declared: Any) -> Mapping[str, FieldInfo]:
+    """Of a section; empty for anything else."""
+    is_section = isinstance(declared, type) and issubclass(declared, BaseModel)
+    return declared.model_fields if is_section else {}

@@ -1,24 +1,20 @@
 """Turns a configuration file into a `Config`, or into every problem it has."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 
-from pgshunt.config.check import check
-from pgshunt.config.explain import explain, stand_in
+from pgshunt.config.check import check, check_sections
+from pgshunt.config.explain import explain, may_be_left_out, stand_in
 from pgshunt.config.model import Config
 from pgshunt.config.problem import ConfigError, Path, Problem, Severity
 from pgshunt.config.resolve import resolve
 from pgshunt.config.source import Source
-
-DEPTH_MAX: Final = 6
-"""Sections within sections, of which each may have something missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,84 +58,61 @@ def _examine(source: Source, folder: FilePath, environ: Mapping[str, str]) -> Re
     if not source.values and problems:
         return Report(tuple(problems), None)
     config, shape_problems = _validate(source)
-    known = {problem.path for problem in problems}
+    known = set(_wrong(problems))
     problems += (problem for problem in shape_problems if problem.path not in known)
-    if config is not None:
-        config, secret_problems = resolve(config, folder, environ)
-        # What is already complained about is no longer in `config`: rules would misread its absence.
-        wrong = [_outside_lists(problem.path) for problem in problems if not problem.at_key]
-        problems += (p for p in (*secret_problems, *check(config)) if not _touches(p.path, wrong))
+    # From here on rules look at a configuration that has stand-ins in the places of what is wrong.
+    wrong = set(_wrong(problems))
+    problems += _certain(check_sections(config), wrong)
+    config, unread = resolve(config, folder, environ)
+    problems += _certain(unread, wrong)
+    wrong |= {path for path in _wrong(unread) if source.written(path) is not None}
+    problems += _certain(check(config), wrong)
     placed = _in_order(_placed(problems, source))
     failed = any(problem.severity is Severity.ERROR for problem in placed)
     return Report(placed, None if failed else config)
 
 
-def _validate(source: Source) -> tuple[Config | None, list[Problem]]:
-    """The configuration in `source`; if values are wrong or missing, one in which the rules can still look at
-    all the others.
+def _validate(source: Source) -> tuple[Config, list[Problem]]:
+    """The configuration in `source`, with something right in place of each value that is wrong or missing, so
+    that rules see everything else as it is.
     """
     try:
         return Config.model_validate(source.values), []
     except ValidationError as error:
-        problems, values = explain(error, source), _repaired(source.values, error)
-    for _ in range(DEPTH_MAX):
-        try:
-            return Config.model_validate(values), problems
-        except ValidationError as error:
-            # Rules of one section, which are looked at only when all of its values are right.
-            wrong = [_outside_lists(problem.path) for problem in problems if not problem.at_key]
-            problems += (more for more in explain(error, source) if not _touches(more.path, wrong))
-            values = _repaired(values, error)
-    return None, problems
+        return Config.model_validate(_repaired(source.values, error)), explain(error, source)
 
 
 def _repaired(values: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
-    """`values` without what is wrong, and with something in place of what is missing; what that is does not
-    matter, since no rule's word about it is told.
-    """
-    filled, wrong = deepcopy(dict(values)), []
+    repaired = deepcopy(dict(values))
     for details in error.errors(include_url=False, include_input=False):
-        path = details["loc"]
-        if details["type"] != "missing":
-            wrong.append(path[:-1] if path and path[-1] == "[key]" else path)
-        elif isinstance(section := _at(filled, path[:-1]), dict):
-            section[path[-1]] = stand_in(path)
-    return _without(filled, wrong)
-
-
-def _at(values: Any, path: Iterable[str | int]) -> Any:
-    """What stands at `path`; None where something on the way was removed."""
-    for step in path:
-        if isinstance(values, dict):
-            values = values.get(step)
-        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
-            values = values[step]
-        else:
-            return None
-    return values
-
-
-def _without(values: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
-    """`values` without what stands at `paths`, the last items of a list first, so that indexes stay true."""
-    remaining = deepcopy(dict(values))
-    for *parents, last in sorted(paths, key=_nested_last, reverse=True):
-        section = _at(remaining, parents)
-        if isinstance(last, int) or last in section:
+        *parents, last = details["loc"]
+        section: Any = repaired
+        for step in parents:
+            section = section[step]
+        if details["type"] == "extra_forbidden" or may_be_left_out(details["loc"]):
             del section[last]
-    return remaining
+        else:
+            section[last] = stand_in(details["loc"])
+    return repaired
 
 
-def _nested_last(path: Path) -> list[tuple[bool, int, str]]:
-    return [(isinstance(step, str), step if isinstance(step, int) else 0, str(step)) for step in path]
+def _certain(found: Iterable[Problem], wrong: Container[Path]) -> Iterator[Problem]:
+    """What was found, but for problems that may be due to what stands in for a wrong value."""
+    for problem in found:
+        if not any(_is_in(path, wrong) for path in (problem.path, *problem.follows_from)):
+            yield problem
 
 
-def _outside_lists(path: Path) -> Path:
-    """`path` up to its list, if it leads into one: indexes behind a removed item are no longer the file's."""
-    return tuple(takewhile(lambda step: isinstance(step, str), path))
+def _wrong(problems: Iterable[Problem]) -> Iterator[Path]:
+    """The values that are errors by themselves."""
+    for problem in problems:
+        if problem.severity is Severity.ERROR and not problem.at_key:
+            yield problem.path
 
 
-def _touches(path: Path, wrong: Iterable[Path]) -> bool:
-    return any(path[: len(other)] == other or other[: len(path)] == path for other in wrong)
+def _is_in(path: Path, wrong: Container[Path]) -> bool:
+    """Whether the value at `path` is one of the `wrong` ones, or part of one."""
+    return any(path[:length] in wrong for length in range(1, len(path) + 1))
 
 
 def _placed(problems: Iterable[Problem], source: Source) -> Iterator[Problem]:

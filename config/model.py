@@ -1,63 +1,44 @@
 """Says what a configuration is: one frozen model for each section of the file.
 
-Numbers carry their unit in the name. Relations between sections are `config.check`'s; this module knows only
-what can be seen in one place. The attribute docstrings become the descriptions in `config/schema.json`.
+Numbers carry their unit in the name. What a single value may be is said in `config.values`; relations between
+sections are `config.check`'s. The attribute docstrings become the descriptions in `config/schema.json`.
 """
 
-import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pgshunt.config.names import qualified
 from pgshunt.config.secret import REVEAL, Secret
+from pgshunt.config.values import (
+    BindPort,
+    Count,
+    DatabaseName,
+    Host,
+    Identifier,
+    Milliseconds,
+    OwnedTables,
+    Percent,
+    Port,
+    ServiceName,
+    ShadowWrites,
+    Table,
+    Timeout,
+    UserName,
+    Verifier,
+    Version,
+    is_identifier,
+)
 
 
-def _refuse(message: str, remedy: str) -> PydanticCustomError:
-    """An error whose context carries the way out; `config.problem` prints both."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "remedy": remedy})
+class Fault(NamedTuple):
+    """What is wrong between values of one section, each of which is right by itself."""
 
-
-def _host(host: str) -> str:
-    if host.startswith("/"):
-        raise _refuse("names a Unix socket, which is not in this version", "write a host name or an address")
-    if not host or any(character.isspace() for character in host):
-        raise _refuse("is not a host", "write a host name or an address")
-    return host
-
-
-def _table(name: str) -> str:
-    if any(character in name for character in "*?%["):
-        raise _refuse("is a pattern, which is not in this version", "name each table")
-    try:
-        return qualified(name)
-    except ValueError as error:
-        raise _refuse(str(error), 'write table, schema.table, or schema."Table"') from error
-
-
-def _shadow_writes(mode: object) -> object:
-    if mode == "ack":
-        raise _refuse("'ack' is not in this version", "write off or validate")
-    return mode
-
-
-Host = Annotated[str, AfterValidator(_host)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-BindPort = Annotated[int, Field(ge=0, le=65535)]
-"""0 lets the kernel choose a free one."""
-Count = Annotated[int, Field(ge=1)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Milliseconds = Annotated[int, Field(ge=1)]
-Timeout = Annotated[int, Field(ge=0)]
-"""Milliseconds; 0 waits for ever."""
-Table = Annotated[str, AfterValidator(_table)]
-Identifier = Annotated[str, Field(min_length=1, max_length=63)]
-"""Name of a role or database: at most NAMEDATALEN - 1 bytes."""
-DatabaseName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$")]
-ServiceName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,47}$")]
-"""Slots are named after a service: PostgreSQL allows them a-z, 0-9 and _, and 63 bytes in all."""
+    message: str
+    remedy: str
+    fields: tuple[str, ...]
+    """The values it follows from."""
 
 
 class Section(BaseModel):
@@ -67,18 +48,24 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
     )
 
+    def faults(self) -> Iterator[Fault]:
+        """Told by `check` and not by validation, which would hide all other relations of the section."""
+        return iter(())
+
 
 class SecretSection(Section):
     """A section with one secret: inline, in a file, or in an environment variable; at most one of them."""
 
     secret_name: ClassVar[str]
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [name for name in self.secret_fields() if getattr(self, name) is not None]
+    def faults(self) -> Iterator[Fault]:
+        given = self.given_secrets()
         if len(given) > 1:
-            raise _refuse(f"has {' and '.join(given)}", "keep one of them")
-        return self
+            yield Fault(f"has {' and '.join(given)}", "keep one of them", given)
+
+    def given_secrets(self) -> tuple[str, ...]:
+        """Those of the three fields that say something; more than one is a fault."""
+        return tuple(name for name in self.secret_fields() if getattr(self, name) is not None)
 
     @classmethod
     def secret_fields(cls) -> tuple[str, str, str]:
@@ -110,11 +97,10 @@ class Tls(Section):
     minimum_version: Literal["1.2", "1.3"] = "1.2"
     """Oldest version of TLS that is spoken."""
 
-    @model_validator(mode="after")
-    def _certificate_and_key(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
         if (self.certificate_file is None) != (self.key_file is None):
-            raise _refuse("has only one of certificate_file and key_file", "name both, or none")
-        return self
+            message = "has only one of certificate_file and key_file"
+            yield Fault(message, "name both, or none", ("certificate_file", "key_file"))
 
 
 class ServerTls(Tls):
@@ -126,12 +112,12 @@ class ServerTls(Tls):
     channel_binding: Literal["disable", "prefer", "require"] = "prefer"
     """Whether a SCRAM login is bound to the server's certificate, as libpq's channel_binding."""
 
-    @model_validator(mode="after")
-    def _files_are_used(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
         for name in ("certificate_file", "ca_file"):
             if self.mode in ("disable", "prefer") and getattr(self, name) is not None:
-                raise _refuse(f"{self.mode} makes no use of {name}", "write require, or a verify mode")
-        return self
+                message = f"{self.mode} makes no use of {name}"
+                yield Fault(message, "write require, or a verify mode", ("mode", name))
 
 
 class ListenTls(Tls):
@@ -141,13 +127,13 @@ class ListenTls(Tls):
     """`allow` and `prefer`: for clients that ask for it. From `require` on there is no login without.
     `verify-ca` and `verify-full`: nor without a certificate that `ca_file` has signed."""
 
-    @model_validator(mode="after")
-    def _has_files(self) -> Self:
-        if self.mode != "disable" and self.certificate_file is None:
-            raise _refuse(f"{self.mode} needs a certificate", "add certificate_file and key_file")
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        if self.mode != "disable" and self.certificate_file is None and self.key_file is None:
+            files = ("certificate_file", "key_file")
+            yield Fault(f"{self.mode} needs a certificate", f"add {' and '.join(files)}", ("mode", *files))
         if self.mode.startswith("verify") and self.ca_file is None:
-            raise _refuse(f"{self.mode} has nothing to verify clients by", "add ca_file")
-        return self
+            yield Fault(f"{self.mode} has nothing to verify clients by", "add ca_file", ("mode", "ca_file"))
 
     @property
     def is_required(self) -> bool:
@@ -189,15 +175,6 @@ class Listen(Section):
     tls: ListenTls = ListenTls()
 
 
-_VERIFIER = r"SCRAM-SHA-256\$[1-9][0-9]*:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+"
-
-
-def _verifier(secret: Secret) -> Secret:
-    if re.fullmatch(_VERIFIER, secret.reveal()) is None:
-        raise _refuse("is no SCRAM-SHA-256 verifier", "copy rolpassword from pg_authid")
-    return secret
-
-
 class User(SecretSection):
     """A login role of the services; the same name and password serve towards the servers."""
 
@@ -209,16 +186,14 @@ class User(SecretSection):
     """File whose first line is the password; relative to this configuration's folder."""
     password_env: str | None = None
     """Environment variable that holds the password."""
-    verifier: Annotated[Secret, AfterValidator(_verifier)] | None = None
+    verifier: Verifier | None = None
     """Instead of the password, as in pg_authid. The client's own proof then serves towards the servers."""
 
-    @model_validator(mode="after")
-    def _password_or_verifier(self) -> Self:
-        if self.verifier is not None and any(
-            getattr(self, name) is not None for name in self.secret_fields()
-        ):
-            raise _refuse("has a password and a verifier", "keep one of them")
-        return self
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        given = self.given_secrets()
+        if self.verifier is not None and given:
+            yield Fault("has a password and a verifier", "keep one of them", ("verifier", *given))
 
 
 class Lookup(SecretSection):
@@ -264,13 +239,13 @@ class Service(Section):
 
     database: str
     """Key in `databases`."""
-    tables: tuple[Table, ...] = Field(min_length=1)
+    tables: OwnedTables
     """Tables this service owns; without a schema they are in `public`."""
     external_refs: tuple[Table, ...] = ()
     """Tables of others that this service reads."""
     users: tuple[Identifier, ...] = ()
     """Login roles this service uses: sizes the pools; no statement is routed by them."""
-    shadow_writes: Annotated[Literal["off", "validate"], BeforeValidator(_shadow_writes)] = "off"
+    shadow_writes: ShadowWrites = "off"
     """`validate` also runs a share of the write transactions at the service's own database, rolled back."""
     shadow_percent: Percent = 100.0
     """Share of the write transactions that `validate` runs."""
@@ -320,7 +295,7 @@ class Pools(Section):
     client_idle_timeout_ms: Timeout = 0
     """Longest time a client may ask nothing outside of a transaction; then its connection is closed.
     0: no limit."""
-    users: dict[Identifier, PoolUser] = {}
+    users: dict[UserName, PoolUser] = {}
     """Limits of single users, by name."""
     server_connections: ServerConnections = ServerConnections()
 
@@ -381,7 +356,7 @@ def _default_dbnames(databases: object) -> object:
     if not isinstance(databases, dict):
         return databases
     return {
-        name: {"dbname": name, **database} if isinstance(database, dict) else database
+        name: {"dbname": name, **database} if isinstance(database, dict) and is_identifier(name) else database
         for name, database in databases.items()
     }
 
@@ -389,7 +364,7 @@ def _default_dbnames(databases: object) -> object:
 class Config(Section):
     """The whole configuration of one pgshunt."""
 
-    version: Annotated[int, Field(ge=1, le=1)]
+    version: Version
     """Version of this format."""
     shared: Shared
     control: Control

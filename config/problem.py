@@ -40,6 +40,8 @@ class Problem:
     place: Place | None = None
     at_key: bool = False
     """The key itself is wrong, not the value behind it."""
+    follows_from: tuple[Path, ...] = ()
+    """Other values it was found by: where one of them is wrong itself, this may not be a problem at all."""
 
     def __str__(self) -> str:
         place = f"{self.place}: " if self.place else ""

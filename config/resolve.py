@@ -26,13 +26,13 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
 
     def secured(section: S, path: Path) -> S:
         _, file, variable = section.secret_fields()
-        source: FilePath | str | None
-        if (source := getattr(section, file)) is not None:
-            secret = _from_file(folder / source, (*path, file), problems.append)
-        elif (source := getattr(section, variable)) is not None:
-            secret = _from_environment(str(source), (*path, variable), environ, problems.append)
-        else:
-            return section
+        given = section.given_secrets()
+        secret = None
+        if given == (file,):
+            secret = _from_file(folder / getattr(section, file), (*path, file), problems.append)
+        elif given == (variable,):
+            name = getattr(section, variable)
+            secret = _from_environment(name, (*path, variable), environ, problems.append)
         return section.with_secret(secret) if secret else section
 
     def placed(section: T, path: Path, make_context: Callable[[T], object]) -> T:

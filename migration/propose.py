@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from pgshunt.migration.survey import Name, Reference, Survey
 
-NAME_LENGTH_MAX = 48  # config.model.ServiceName
+NAME_LENGTH_MAX = 48  # config.values.SERVICE_NAME
 
 
 @dataclass(frozen=True, slots=True)

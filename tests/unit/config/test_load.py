@@ -126,7 +126,10 @@ def test_what_is_missing_hides_nothing_else(
 
 def test_a_wrong_number_of_the_format_is_refused(minimal: str, problems: Problems) -> None:
     (problem,) = problems(minimal.replace("version: 1", "version: 2"))
-    assert problem == "pgshunt.yaml:1:10: version: '2' is too large; the most is 1"
+    assert problem == (
+        "pgshunt.yaml:1:10: version: this pgshunt reads format 1 only; "
+        "write `version: 1`, or install the pgshunt that this file was written for"
+    )
 
 
 def test_a_substituted_number_is_a_number_and_a_wrong_one_is_not_printed(
@@ -270,8 +273,10 @@ def test_certificates_are_tried(
 
 
 def test_a_mode_that_makes_no_use_of_files_refuses_them(minimal: str, problems: Problems) -> None:
-    (problem,) = problems(minimal.replace("shared: {", "shared: {tls: {mode: prefer, ca_file: some.crt}, "))
-    assert "prefer makes no use of ca_file; write require, or a verify mode" in problem
+    text = minimal.replace("shared: {", "shared: {tls: {mode: prefer, ca_file: some.crt}, ")
+    unused, unread = problems(text)
+    assert "prefer makes no use of ca_file; write require, or a verify mode" in unused
+    assert "some.crt: No such file or directory" in unread
 
 
 # --- users and their proofs ---------------------------------------------------------------------------------
@@ -334,7 +339,6 @@ def test_ways_to_log_in(minimal: str, problems: Problems, auth: str, problem: st
 
 
 def test_what_is_wrong_elsewhere_hides_no_rule_of_a_section(minimal: str, problems: Problems) -> None:
-    """Such a rule looks at a section only when all values in it are right."""
     text = minimal.replace("port: 5434", "port: x") + (
         "listen: {tls: {mode: require, certificate_file: c.crt, keyfile: k.key}}\nadmin: {port: -1}\n"
     )
@@ -342,6 +346,7 @@ def test_what_is_wrong_elsewhere_hides_no_rule_of_a_section(minimal: str, proble
     assert [problem.partition(":")[0] for problem in told] == [
         "databases.audit_db.primary.port",
         "listen.tls",
+        "listen.tls.certificate_file",
         "listen.tls.keyfile",
         "admin.port",
     ]
