@@ -1,7 +1,7 @@
 # What the hot path may cimport: shapes as C values, found without making a Python object.
 
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 cdef enum:
     # The values of routing.shape.Kind.
@@ -21,6 +21,8 @@ cdef enum:
     PLAN_SPLIT = 1
 
     UNRESOLVED = 1               # number of the empty search path
+
+    SLOTS = 2048                 # texts kept as they were sent
 
 
 @cython.final
@@ -108,6 +110,7 @@ cdef class ShapeCache:
     cdef uint64_t seed
     cdef uint64_t secret
     cdef Slot *slots
+    cdef uint8_t[SLOTS] marks     # a byte of each slot's hash: a text that is new mostly ends here, in few cache lines
     cdef TemplateSet *templates
     cdef Node *nodes
     cdef int *buckets

@@ -10,7 +10,7 @@ compared in full.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -26,7 +26,6 @@ include "_templates.pxi"
 include "_lexer.pxi"
 
 cdef enum:
-    SLOTS = 2048
     TEXT_BYTES_MAX = 4096             # longer texts are not kept as sent: 8 MiB at most for the first level
     KEY_BYTES_MAX = 65536             # longer keys are not kept
     KEYS_BYTES_MAX = 33554432         # all keys together
@@ -159,7 +158,8 @@ cdef class ShapeCache:
             hash = self._hash(text, length, search_path_id, False)
             slot = &self.slots[hash & (SLOTS - 1)]
             if (
-                slot.entry != NULL and slot.hash == hash and slot.length == length
+                self.marks[hash & (SLOTS - 1)] == <uint8_t>(hash >> 56) and slot.entry != NULL
+                and slot.hash == hash and slot.length == length
                 and slot.search_path_id == search_path_id and memcmp(slot.text, text, length) == 0
             ):
                 self.hits_text += 1
@@ -238,6 +238,7 @@ cdef class ShapeCache:
         memcpy(slot.text, text, length)
         slot.length = length
         slot.hash = hash
+        self.marks[hash & (SLOTS - 1)] = <uint8_t>(hash >> 56)
         slot.search_path_id = search_path_id
         slot.entry = entry
         Py_INCREF(<object>entry)

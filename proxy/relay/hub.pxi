@@ -58,6 +58,7 @@ cdef class Relay(Arrivals):
         if self.ready:
             self.run_ready()
         until_ns = self.poller.now_ns + STAY_NS_MAX
+        self.poller.look_around()
         try:
             while served and not self.loop_tasks and not self.urgent and not self.poller.woken:
                 if self.poller.now_ns >= until_ns:

@@ -169,7 +169,7 @@ cdef class Owed(Connection):
         self.failed = self.replies.count == 0
         return 0
 
-    cdef bint in_own_unit(self):
+    cdef bint in_own_unit(self) noexcept:
         """Whether the server is at extended messages of the proxy's own, behind which a Sync of its own stands."""
         cdef uint32_t index
         for index in range(self.replies.count):
@@ -193,7 +193,7 @@ cdef class Owed(Connection):
             self.undo(code, action, change)
         return 0
 
-    cdef bint unnamed_follows(self):
+    cdef bint unnamed_follows(self) noexcept:
         """Whether something was sent behind the failed batch that decides what the unnamed statement is."""
         cdef uint32_t index
         cdef Reply* reply
@@ -283,7 +283,7 @@ cdef class Owed(Connection):
             session.statements[name] = renewed
         return 0
 
-    cdef bint copy_half_sent(self):
+    cdef bint copy_half_sent(self) noexcept:
         """Whether the server waits for COPY data of which the end has not been sent."""
         cdef uint32_t index
         if not self.copying:
@@ -335,12 +335,12 @@ cdef class Owed(Connection):
         unknown.started_ns = self.poller.now_ns
         return unknown
 
-    cdef bint owes_nothing(self):
+    cdef bint owes_nothing(self) noexcept:
         """Whether the client has been answered everything."""
         return self.replies.count == 0 or (
             self.replies.count == 1 and replies_head(&self.replies).flags & FLAG_SETTINGS != 0)
 
-    cdef bint runs_clients(self):
+    cdef bint runs_clients(self) noexcept:
         """Whether what the server runs was asked by the client, or will be next; while settings are brought it
         must not be cancelled.
         """
@@ -352,7 +352,7 @@ cdef class Owed(Connection):
                 return True
         return False
 
-    cdef bint has_sync(self):
+    cdef bint has_sync(self) noexcept:
         return self.replies.count > 0 and replies_head(&self.replies).code == REPLY_SYNC
 
 

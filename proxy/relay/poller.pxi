@@ -24,6 +24,7 @@ cdef class Poller:
     cdef dict connections          # fd -> Connection; keeps alive what epoll points to
     cdef list closed               # connections closed during this round: stale events may still name them
     cdef int64_t now_ns            # when this round began
+    cdef bint alone                # no other Python thread would miss the interpreter's lock
     cdef bint woken                # something came for a descriptor that is not ours to serve
 
     def __cinit__(self):
@@ -90,13 +91,15 @@ cdef class Poller:
         self.closed.append(connection)
         return 0
 
+    cdef void look_around(self) noexcept:
+        self.alone = PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
+
     cdef int poll(self, int wait_ms) except -1:
         """Serves what is ready, or becomes ready within `wait_ms`; returns the number of events."""
         cdef int count, index = 0
         cdef epoll_event* event
         cdef Connection connection
-        if wait_ms and PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != NULL:
-            # Only when there is another Python thread does anybody miss the interpreter's lock.
+        if wait_ms and not self.alone:
             with nogil:
                 count = epoll_wait(self.epoll_fd, self.events, EVENTS_MAX, wait_ms)
         else:

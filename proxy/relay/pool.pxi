@@ -226,7 +226,7 @@ cdef class Pool:
         self.relay.links_open -= 1
         return 0
 
-    cdef bint blocks_others(self):
+    cdef bint blocks_others(self) except -1:
         """Whether a session of another pool has waited longer than ours, for a limit that our links take up.
 
         Then a link is closed for it: else those whose pool is busy all the time would keep the others out.

@@ -15,17 +15,17 @@ cdef class Prepares(Statements):
             _, prepared = self.prepares.get(name.encode(), (None, entry))
         return prepared
 
-    cdef bint uses_names(self, object shape):
+    cdef bint uses_names(self, object shape) except -1:
         """Whether it says something of statements prepared in SQL."""
         if shape.prepares or shape.executes or "prepared_statements" in shape.pins:
             return True
         return shape.deallocates is not None and shape.deallocates != "*" and self.is_taken(shape.deallocates.encode())
 
-    cdef bint knows(self, const uint8_t* name, size_t length):
+    cdef bint knows(self, const uint8_t* name, size_t length) except -1:
         """Whether a message names a statement that was prepared in SQL."""
         return self.prepares is not None and not self.link.own_names and (<const char*> name)[:length] in self.prepares
 
-    cdef bint is_taken(self, bytes name):
+    cdef bint is_taken(self, bytes name) except -1:
         """Whether the link's server may hold, by a client's name for it, what SQL or another session has prepared."""
         if self.link.own_names:
             return False

@@ -59,7 +59,7 @@ cdef class ReadBack(Owed):
         self.relay.count_pin(cause)
         return True
 
-    cdef bint must_ask(self):
+    cdef bint must_ask(self) except -1:
         return (self.touched is not None and not self.pins) or self.doubted is not None
 
     cdef int ask(self) except -1:

@@ -73,7 +73,7 @@ cdef class State(Client):
         self.unclear = True
         return 0
 
-    cdef bint holds_foreign_text(self):
+    cdef bint holds_foreign_text(self) except -1:
         """Whether a statement is prepared that is not in ASCII."""
         cdef Statement statement
         if buffer_waiting(&self.unnamed):

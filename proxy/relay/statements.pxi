@@ -3,7 +3,7 @@
 cdef class Statements(Unit):
     """What a session has prepared, on whatever link it finds itself."""
 
-    cdef bint drops_own(self, Entry entry):
+    cdef bint drops_own(self, Entry entry) except -1:
         """Whether it is a DEALLOCATE of what was prepared by messages: the servers know it by another name."""
         cdef str name = entry.shape.deallocates
         if name is None:

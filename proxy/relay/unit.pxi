@@ -19,7 +19,7 @@ cdef class Unit(State):
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         raise NotImplementedError("send_parse belongs to Statements")
 
-    cdef inline bint begins_unit(self):
+    cdef inline bint begins_unit(self) noexcept:
         return self.link is None or (not self.in_batch and not self.routed)
 
     cdef int acquire(self, Entry entry, bint whole, bint renews=False) except -1:
@@ -303,7 +303,7 @@ cdef class Unit(State):
             buffer_append(&self.replay, data, size)
         return 0
 
-    cdef bint may_retry(self):
+    cdef bint may_retry(self) noexcept:
         """Whether the unit went to a copy, whole, and the client has not seen any of its answer."""
         return (self.unit_on_copy and not self.answered and not self.in_batch and self.status == b"I"
                 and buffer_waiting(&self.replay) > 0 and self.phase != PHASE_CLOSING)
