@@ -83,6 +83,8 @@ class Health:
     started_at: float = field(default_factory=time.time)
     draining: bool = False
     reload_error: str = ""
+    lookup_failures: dict[int, str] = field(default_factory=dict)
+    """Of workers that cannot read users' verifiers now: why."""
     restart_needed: tuple[str, ...] = ()
 
 
@@ -104,7 +106,7 @@ class SupervisorOperations:
 
     def readiness(self) -> list[str]:
         """A service's own database that is down is no reason: the shared one serves. Nor is a worker that is
-        missing: the others serve its clients, and the status warns.
+        missing, or cannot look verifiers up: the others serve its clients, and the status warns.
         """
         reasons = []
         if self.health.draining:
@@ -113,6 +115,9 @@ class SupervisorOperations:
             reasons.append(reason)
         if error := self.baseline_error():
             reasons.append(f"the shared database cannot be used: {error}")
+        failures = self.health.lookup_failures
+        if failures and len(failures) >= self.fleet.live:
+            reasons.append(_lookup_fails(failures))
         return reasons
 
     def status(self) -> Document:
@@ -265,6 +270,9 @@ class SupervisorOperations:
         warnings = [reason for reason in self.readiness() if reason != "draining"]
         if self.fleet.live < len(self.fleet.members):
             warnings.append(f"{self.fleet.live} of {counted(len(self.fleet.members), 'worker')} live")
+        failures = self.health.lookup_failures
+        if 0 < len(failures) < self.fleet.live:
+            warnings.append(f"in {counted(len(failures), 'worker')}, {_lookup_fails(failures)}")
         if self.mover.unkept:
             warnings.append(f"what is in force holds only until a restart: {self.mover.unkept}")
         if self.events.write_error:
@@ -274,6 +282,11 @@ class SupervisorOperations:
         if self.health.restart_needed:
             warnings.append(f"changed, but needs a restart: {', '.join(self.health.restart_needed)}")
         return warnings
+
+
+def _lookup_fails(failures: Mapping[int, str]) -> str:
+    reasons = "; ".join(sorted(set(failures.values())))
+    return f"users' verifiers cannot be looked up: {reasons}; see to the role and the query of auth.lookup"
 
 
 def _attention(documents: Sequence[Document]) -> list[str]:

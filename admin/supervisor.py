@@ -350,6 +350,10 @@ class Supervisor:
             self.metrics.add(message)
             self.watch.take(message)
         elif message["type"] == "event":
+            if message["kind"] == "lookup_failed":
+                self.health.lookup_failures[worker] = str(message["reason"])
+            elif message["kind"] == "lookup_works":
+                self.health.lookup_failures.pop(worker, None)
             detail = {name: value for name, value in message.items() if name not in ("type", "kind")}
             service = str(detail.pop("service", ""))
             detail = {"worker": worker, **detail}
@@ -358,6 +362,7 @@ class Supervisor:
 
     def _worker_ended(self, worker: int) -> None:
         self.metrics.worker_ended(worker)
+        self.health.lookup_failures.pop(worker, None)
         self.guard.forget_worker(worker)
 
     async def _catalogue_changed(self, catalogue: Catalogue) -> None:

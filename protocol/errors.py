@@ -142,6 +142,15 @@ def read_error(body: bytes | memoryview) -> ErrorFields:
     )
 
 
+def with_hint(body: bytes, hint: str) -> bytes:
+    """The ErrorResponse, whole, that says this too; a hint of the server's own stands."""
+    fields = list(_fields(body))
+    if not any(field.startswith(b"H") for field in fields):
+        fields.append(b"H" + hint.encode())
+    body = b"".join(field + b"\0" for field in fields) + b"\0"
+    return b"E" + struct.pack("!I", len(body) + 4) + body
+
+
 def classify_sqlstate(sqlstate: str) -> Verdict:
     """Whose failure an SQLSTATE is, for the guard.
 

@@ -35,7 +35,7 @@ from pgshunt.routing._shapes cimport (
     ShapeCache,
 )
 
-from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error
+from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error, with_hint
 from pgshunt.protocol.messages import backend_key_data
 from pgshunt.protocol.startup import Cancel, NeedVerifier, NeedWelcome, Send, StartTls
 from pgshunt.proxy import settings as settings_of

@@ -82,14 +82,15 @@ class Policy:
         secret = bytes.fromhex(start["login_secret"]) if "login_secret" in start else os.urandom(32)
         self._authenticator = _authenticator(config.auth, self._passwords, secret)
         self._proofs: dict[str, Proof] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._verifiers: Verifiers | None = None
         if config.auth.lookup is not None:
             shared = RoutingTable.from_dict(start["table"]).endpoints[0]
-            self._verifiers = Verifiers(loop, self._spawn, shared, config.auth.lookup)
+            self._verifiers = Verifiers(loop, self._spawn, shared, config.auth.lookup, self._lookup_changed)
+            self._verifiers.start()
         self._encryption: Encryption | None = None
         self._tls_context: ssl.SSLContext | None = None
         self.reload_tls(config.listen.tls)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._cancels = 0
         servers = config.pools.server_connections
         self.limits = Limits(
@@ -154,11 +155,14 @@ class Policy:
         try:
             verifier = await self._verifiers.find(user)
         except LookupFailed as failure:
-            if self._relay.on_event is not None:
-                self._relay.on_event({"type": "event", "kind": "lookup_failed", "reason": failure.reason})
             self._relay.verifier_found(session, None, failure)
         else:
             self._relay.verifier_found(session, verifier)
+
+    def _lookup_changed(self, failure: str) -> None:
+        event = {"kind": "lookup_failed", "reason": failure} if failure else {"kind": "lookup_works"}
+        if self._relay.on_event is not None:
+            self._relay.on_event({"type": "event", **event})
 
     def refuse_later(self, session: Session, actions: list[Action]) -> str | None:
         """What failed, if `actions` are a failed login: they follow later, so guessing takes its time."""

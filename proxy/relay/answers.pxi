@@ -246,6 +246,7 @@ cdef class Answers(ReadBack):
         cdef Session session = self.session
         cdef bytes sqlstate, severity
         cdef bint fatal
+        cdef int verdict = VERDICT_FORWARD
         self.syncs_unsure = 0                  # the server is beyond them
         severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
         fatal = severity == b"FATAL" or severity == b"PANIC"
@@ -303,12 +304,16 @@ cdef class Answers(ReadBack):
         if head.flags & FLAG_REMAKES:
             del self.prepares[self.making[0]]
             self.instead = True
+        if sqlstate == b"57014" and self.under_way().flags & FLAG_TIMED_OUT and session is not None:
+            self.flush_run()
+            session.write_bytes(with_hint((<const char*> data)[FRAME_HEADER:size], self.relay.query_limit()))
+            verdict = VERDICT_SKIP
         self.skip_failed()
         if session is None:
             self.tainted = self.tainted or head.action == ACTION_SKIP
         elif self.replies.count == 0:
             self.wake_session()
-        return VERDICT_FORWARD
+        return verdict
 
     cdef int on_wanted_error(self) except -1:
         """The server's transaction has failed, as it should; the client hears the reason why it should."""

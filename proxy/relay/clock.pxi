@@ -33,8 +33,8 @@ cdef class Clock(Routes):
                     session.phase = PHASE_READY
                     session.refuse_unit(
                         "53300", f"no connection to {state.endpoint.name} became free in time",
-                        "All links of this user's pool are busy. Raise pools.default_pool_size or look for"
-                        " transactions that stay open.")
+                        f"The limit is pools.query_wait_timeout_ms, {self.wait_ns_max // 1000000} ms. All links of this"
+                        " user's pool are busy: raise pools.default_pool_size or look for transactions that stay open.")
                     (<Relay> self).resume(session)
         if now - self.swept_ns > SWEEP_NS:
             self.swept_ns = now
@@ -114,6 +114,11 @@ cdef class Clock(Routes):
                     self.end_statement(link, reply, now - began_ns)
         return 0
 
+    cdef str query_limit(self):
+        """What a client is told whose statement was cancelled: the server does not know of our limit."""
+        return (f"The limit is pools.query_timeout_ms, {self.query_ns_max // 1000000} ms;"
+                " raise it if the statement may take longer.")
+
     cdef int end_statement(self, Link link, Reply* reply, int64_t took_ns) except -1:
         """Past its time a statement is cancelled; one that goes on regardless loses its client and its link."""
         cdef Session session = link.session
@@ -128,8 +133,7 @@ cdef class Clock(Routes):
             if session is not None:
                 link.tainted = True
                 session.fatal("57014", "canceling statement due to query timeout",
-                              f"The limit is pools.query_timeout_ms, {self.query_ns_max // 1000000} ms, and the server"
-                              " did not answer the request to cancel.")
+                              self.query_limit() + " The server did not answer the request to cancel.")
             if not link.closed:
                 link.end()
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.wire import FLUSH, SYNC, Frame, WireClient, execute, kinds, parse, sqlstate
+from support.wire import FLUSH, SYNC, Frame, WireClient, execute, hint, kinds, parse, sqlstate
 
 from pgshunt.protocol import messages
 
@@ -35,7 +35,8 @@ def last_words(client: WireClient) -> list[Frame]:
 
 def test_a_statement_past_its_time_is_cancelled_and_the_session_goes_on(database: Database) -> None:
     with running(database, query_timeout_ms=300) as relay, log_in(relay) as client:
-        assert sqlstate(client.query("SELECT pg_sleep(60)")) == "57014"
+        assert sqlstate(cancelled := client.query("SELECT pg_sleep(60)")) == "57014"
+        assert "pools.query_timeout_ms, 300 ms" in hint(cancelled)
         assert client.value("SELECT 1") == "1"
         client.send(
             parse("", "SELECT pg_sleep(60)"), b"B\0\0\0\x0c\0\0\0\0\0\0\0\0", execute(), b"S\0\0\0\x04"
@@ -43,6 +44,14 @@ def test_a_statement_past_its_time_is_cancelled_and_the_session_goes_on(database
         assert sqlstate(client.until_ready()) == "57014"
         assert client.value("SELECT 1") == "1"
         assert relay.count("timeouts", "query") == 2
+
+
+def test_who_waits_too_long_for_a_link_is_told_the_limit(database: Database) -> None:
+    with running(database, query_wait_timeout_ms=200) as relay, log_in(relay) as first:
+        first.query("BEGIN; SELECT 1")
+        with log_in(relay) as second:
+            assert sqlstate(refused := second.query("SELECT 1")) == "53300"
+            assert "pools.query_wait_timeout_ms, 200 ms" in hint(refused)
 
 
 def test_what_waits_behind_another_statement_has_its_time_from_its_own_beginning(database: Database) -> None:
@@ -67,7 +76,8 @@ def test_a_transaction_left_open_is_ended_and_its_link_serves_others(database: D
             client.query("BEGIN")
             client.query("CREATE TABLE left_open (id int)")
             other.send(messages.query(b"SELECT to_regclass('left_open') IS NULL"))
-            assert sqlstate(last_words(client)) == "25P03"
+            assert sqlstate(told := last_words(client)) == "25P03"
+            assert "pools.idle_transaction_timeout_ms, 500 ms" in hint(told)
             assert other.until_ready()[1].body.endswith(b"t")
         assert relay.count("timeouts", "idle_transaction") == 1
 
@@ -99,7 +109,8 @@ def test_an_idle_client_is_told_why_it_must_go(database: Database) -> None:
     with running(database, client_idle_timeout_ms=500, idle_transaction_timeout_ms=60_000) as relay:
         with log_in(relay) as client, log_in(relay) as in_transaction:
             in_transaction.query("BEGIN")
-            assert sqlstate(last_words(client)) == "57P05"
+            assert sqlstate(told := last_words(client)) == "57P05"
+            assert "pools.client_idle_timeout_ms, 500 ms" in hint(told)
             assert in_transaction.value("SELECT 1") == "1"
         assert relay.count("timeouts", "client_idle") == 1
 

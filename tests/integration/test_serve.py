@@ -350,6 +350,27 @@ def test_the_shared_database_comes_up_late(servers: Servers, tmp_path: Path) -> 
         assert serving.processes() == pids
 
 
+def test_a_failing_lookup_of_verifiers_is_seen_without_a_client(shared: Database, tmp_path: Path) -> None:
+    shared.execute("CREATE ROLE asking LOGIN PASSWORD 'another'; GRANT SELECT ON pg_authid TO asking")
+    lookup = {"user": "asking", "password": "one"}
+    config = configuration(shared.server, shared.dbname, auth={"lookup": lookup})
+    config["listen"]["workers"] = 1
+    try:
+        with Serving(tmp_path, config, ready=False) as serving:
+            serving.until("it is not ready", lambda: bool(serving.readiness()))
+            (reason,) = serving.readiness()
+            assert "verifiers cannot be looked up" in reason and "auth.lookup" in reason
+            assert 'password authentication failed for user "asking"' in reason
+            assert reason in serving.status()["warnings"]
+            shared.execute("ALTER ROLE asking PASSWORD 'one'")
+            serving.until("it is ready", lambda: not serving.readiness())
+            assert serving.status()["warnings"] == []
+            with psycopg.connect(**keywords(serving, shared, user="friend", password="right")) as client:
+                assert client.execute("SELECT count(*) FROM item").fetchone() == (50,)
+    finally:
+        shared.execute("REVOKE SELECT ON pg_authid FROM asking; DROP ROLE asking")
+
+
 def test_sigterm_drains(shared: Database, tmp_path: Path) -> None:
     """An open transaction may finish, an idle client is told to go, and then everything ends by itself."""
     with Serving(tmp_path, common(shared)) as serving:
@@ -362,6 +383,7 @@ def test_sigterm_drains(shared: Database, tmp_path: Path) -> None:
             with pytest.raises(psycopg.errors.AdminShutdown):
                 idle.execute("SELECT 1")
             assert busy.execute("SELECT name FROM item WHERE id = 2").fetchone() == ("drained",)
+        assert select.select([busy], [], [], 30)[0], "the busy client was told nothing"
         with pytest.raises(psycopg.OperationalError):
             busy.execute("SELECT 1")
         assert serving.process.wait(30) == 0

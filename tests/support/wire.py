@@ -95,6 +95,11 @@ def sqlstate(frames: list[Frame]) -> str:
     return next(read_error(frame.body).sqlstate or "" for frame in frames if frame.kind == "E")
 
 
+def hint(frames: list[Frame]) -> str:
+    """What the first error advises."""
+    return next(read_error(frame.body).hint or "" for frame in frames if frame.kind == "E")
+
+
 def without_tables(frame: Frame) -> Frame:
     """A RowDescription without its tables' numbers, which differ from database to database."""
     if frame.kind != "T":

@@ -156,8 +156,21 @@ def test_a_lookup_that_is_not_possible_is_no_wrong_password(shared: Database) ->
     with RunningRelay(shared, config={"auth": {"lookup": lookup}}) as relay:
         error = str(refused(relay, "keeper", "kept"))
         assert "authentication is not possible now" in error and "pg_authid" not in error
-        assert any("pg_authid" in event.get("reason", "") for event in relay.events)
+        assert "HINT" in error and "pgshunt status" in error
         assert relay.count("failed_logins", "lookup") == 1
+
+
+def test_whether_verifiers_can_be_read_is_told_before_anybody_logs_in(shared: Database) -> None:
+    shared.execute("CREATE ROLE unable LOGIN PASSWORD 'unable'")
+    lookup = {"user": "unable", "password": "unable"}
+    with RunningRelay(shared, config={"auth": {"lookup": lookup}}) as relay:
+        relay.wait_for(lambda: bool(relay.events), "the failure is told")
+        shared.execute("GRANT SELECT ON pg_authid TO unable")
+        relay.wait_for(lambda: len(relay.events) > 1, "its end is told")
+        assert [event["kind"] for event in relay.events] == ["lookup_failed", "lookup_works"]
+        assert "pg_authid" in relay.events[0]["reason"]
+        with psycopg.connect(relay.dsn("keeper", "kept")) as client:
+            assert client.execute("SELECT session_user").fetchone() == ("keeper",)
 
 
 def test_a_function_may_stand_for_pg_authid(shared: Database) -> None:

@@ -12,6 +12,7 @@ from pgshunt.protocol.errors import (
     PgError,
     classify_sqlstate,
     read_error,
+    with_hint,
 )
 
 
@@ -35,6 +36,13 @@ def test_a_nul_in_a_text_does_not_end_its_field() -> None:
 def test_names_that_are_no_utf8_are_told_as_they_came() -> None:
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     assert b'user "caf\xe9"' in PgError(f'user "{name}"', sqlstate="28P01").frame()
+
+
+def test_a_hint_is_added_where_there_is_none() -> None:
+    body = b"SERROR\0VERROR\0C57014\0Mno\0Fpostgres.c\0\0"
+    hinted = b"SERROR\0VERROR\0C57014\0Mno\0Fpostgres.c\0Hso\0\0"
+    assert with_hint(body, "so") == b"E" + (len(hinted) + 4).to_bytes(4) + hinted
+    assert with_hint(hinted, "other") == with_hint(body, "so")
 
 
 @pytest.mark.parametrize(
