@@ -1,57 +1,101 @@
 """Keeps the workers' catalogue as the shared database has it.
 
 Until it could be read the catalogue is empty: then every statement goes to its owner and nothing is split,
-which is right, if slow. A table created later is known here within seconds.
+which is right, if slow. A table created later is known here within seconds. In between it asks every second
+whether the shared database answers: whoever is on duty should hear of it from here, not from the services.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 from pgshunt.config.model import Control
 from pgshunt.migration.catalogue import read_catalogue
-from pgshunt.migration.servers import Server, ServerError
+from pgshunt.migration.servers import Link, Server, ServerError
 from pgshunt.routing.table import Catalogue, Endpoint
 
-AGAIN_S = 10.0
-AGAIN_AFTER_FAILURE_S = 1.0
+Result = TypeVar("Result")
+
+READ_EVERY_S = 10.0
+ASK_EVERY_S = 1.0
 READ_S_MAX = 30.0
+ANSWER_S_MAX = 3.0
+
+Report = Callable[[str, Mapping[str, Any]], object]
+"""report(kind, detail): something for the event log."""
 
 
 class CatalogueKeeper:
-    """`on_change(catalogue)` is awaited for each new version; `error` says why the last read failed."""
+    """`on_change(catalogue)` is awaited for each new version; `error` says why the shared database cannot be
+    used, empty if it can."""
 
     def __init__(
-        self, shared: Endpoint, control: Control, on_change: Callable[[Catalogue], Awaitable[None]]
+        self,
+        shared: Endpoint,
+        control: Control,
+        on_change: Callable[[Catalogue], Awaitable[None]],
+        report: Report,
     ) -> None:
+        """`report` hears when the shared database cannot be used any more, or for another reason, and when it
+        can again."""
         self.catalogue = Catalogue()
         self.error = "not read yet"
+        self._sqlstate = ""
+        self._lost_s = 0.0
         self._server = Server(shared, control, "catalogue")
         self._on_change = on_change
+        self._report = report
 
     async def read(self, timeout_s: float = READ_S_MAX) -> bool:
         """Reads once; True when the catalogue differs from what it was. A failure is kept in `error`."""
         version = self.catalogue.version + 1
-        try:
-            found = await self._server.run(partial(read_catalogue, version=version), timeout_s)
-        except ServerError as error:
-            self.error = str(error)
+        found = await self._asked(partial(read_catalogue, version=version), timeout_s)
+        if found is None:
             return False
-        self.error = ""
         if replace(found, version=self.catalogue.version) == self.catalogue:
             return False
         self.catalogue = found
         return True
 
     async def run(self) -> None:
-        """Reads again and again until cancelled."""
+        """Reads and asks again and again until cancelled."""
+        read_s = time.monotonic()
         while True:
-            await asyncio.sleep(AGAIN_AFTER_FAILURE_S if self.error else AGAIN_S)
+            await asyncio.sleep(ASK_EVERY_S)
+            if not self.error and time.monotonic() - read_s < READ_EVERY_S:
+                await self._asked(lambda link: link.rows("SELECT 1"), ANSWER_S_MAX)
+                continue
+            read_s = time.monotonic()
             if await self.read():
                 await self._on_change(self.catalogue)
 
+    async def _asked(self, work: Callable[[Link], Result], timeout_s: float) -> Result | None:
+        """What `work` returns; None if the shared database cannot be used, which is told once."""
+        try:
+            result = await self._server.run(work, timeout_s)
+        except ServerError as error:
+            self.error = str(error)
+            if error.sqlstate != self._sqlstate:
+                self._lost_s = self._lost_s or time.monotonic()
+                self._sqlstate = error.sqlstate
+                self._report("shared_lost", {"reason": str(error), "remedy": _remedy(error)})
+            return None
+        self.error = ""
+        if self._sqlstate:
+            self._report("shared_back", {"after_s": round(time.monotonic() - self._lost_s, 1)})
+            self._sqlstate, self._lost_s = "", 0.0
+        return result
+
     async def close(self) -> None:
         await self._server.close()
+
+
+def _remedy(error: ServerError) -> str:
+    if error.sqlstate.startswith("28"):
+        return error.hint or "correct user and password under `control`, here or at the server, and restart"
+    return "see to that server: its services have no other; pgshunt goes on trying"

@@ -72,6 +72,7 @@ def service_document(standing: Standing, now_s: float) -> Document:
         "trouble": standing.trouble,
         "attention": list(standing.attention),
         "triggers": [judgement.to_dict() for judgement in standing.judgements],
+        "calls": asdict(seen.calls.summary(now_s)),
         "baseline": asdict(seen.baseline.summary(now_s)),
         "candidate": asdict(seen.candidate.summary(now_s)),
         "lag_s": dict(standing.lag_s),

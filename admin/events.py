@@ -28,7 +28,7 @@ FLUSH_S_MAX = 2.0
 WARNINGS = frozenset(
     {
         *("failed", "lane_failed", "login_failed", "lookup_failed", "reload_failed", "rolled_back"),
-        *("state_unkept", "worker_ended"),
+        *("shared_lost", "state_unkept", "worker_ended"),
     }
 )
 """The kinds that somebody should look at; the others are logged at level INFO."""

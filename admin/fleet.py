@@ -320,6 +320,9 @@ class Fleet:
             member.greeted = True
         elif kind == "ready":
             self._move(member, "live", message["epoch"])
+            if member.restarts:
+                detail = {"worker": member.index, "pid": member.pid, "restarts": member.restarts}
+                self._report("worker_restarted", detail)
         elif kind == "ack":
             self._move(member, member.stage, message["epoch"])
         else:

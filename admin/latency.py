@@ -1,4 +1,4 @@
-"""Answers how the two sides of a service did in the last minute: calls, errors and percentiles, for display.
+"""Answers how a service, and each side of its split, did in the last minute: calls, errors, percentiles.
 
 Decisions are the guard's, from exact counts; percentiles here are read off the workers' buckets.
 """
@@ -18,7 +18,9 @@ BUCKETS = len(LATENCY_EDGES_US) + 1
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Read calls of the last minute at one side. Percentiles in ms, None without calls."""
+    """Calls of the last minute, at one side or at both: simple queries, and what ends with a Sync. Those that
+    failed are among them. Percentiles in ms, None without calls.
+    """
 
     calls: int
     errors: int

@@ -28,7 +28,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def status(document: Document) -> str:
     """The sentence first, then a line for each service."""
     lines = [document["sentence"]]
-    lines += [f"  attention: {warning}" for warning in document["warnings"]]
+    lines += map(_attention, document["warnings"])
     if document["services"]:
         lines += ["", services(document["services"])]
     return "\n".join(lines)
@@ -44,7 +44,7 @@ def service(document: Document) -> str:
     lines = [document["sentence"]]
     if document["latch"]:
         lines.append(f"  latched: {document['latch']['trigger']}, {document['latch']['reason']}")
-    lines += [f"  attention: {what}" for what in document["attention"]]
+    lines += map(_attention, document["attention"])
     for trigger in document["triggers"]:
         lines.append(f"  {trigger['trigger']:<12} {trigger['verdict']:<13} {trigger['reason']}")
     if document["shadow"]:
@@ -72,6 +72,11 @@ def explanation(document: Document) -> str:
     return "\n".join(document["lines"])
 
 
+def _attention(what: str) -> str:
+    """One line, whatever a server or a file has put into it."""
+    return f"  attention: {' '.join(what.split())}"
+
+
 def _service_row(document: Document) -> tuple[object, ...]:
     baseline, candidate = document["baseline"], document["candidate"]
     lags = [lag_s for lag_s in document["lag_s"].values() if lag_s is not None]
@@ -79,7 +84,7 @@ def _service_row(document: Document) -> tuple[object, ...]:
         document["name"],
         document["stage"],
         f"{document['reads']} %",
-        baseline["calls_per_s"] + candidate["calls_per_s"],
+        document["calls"]["calls_per_s"],
         _milliseconds(baseline["p95_ms"]),
         _milliseconds(candidate["p95_ms"]),
         duration(max(lags)) if lags else "-",

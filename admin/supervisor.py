@@ -30,7 +30,7 @@ from pgshunt.admin.reload import changes, merged
 from pgshunt.admin.repeats import Repeats
 from pgshunt.admin.table import routing_table
 from pgshunt.admin.watch import Watch
-from pgshunt.config import Config, ConfigError, load
+from pgshunt.config import Config, ConfigError, Severity, load
 from pgshunt.migration.aside import Aside
 from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.guard import Guard, Trip
@@ -137,7 +137,7 @@ class Supervisor:
         except StoreError as error:
             raise StartFailed(str(error)) from error
         self.metrics = Metrics(table)
-        self.catalogue = CatalogueKeeper(self._shared, config.control, self._catalogue_changed)
+        self.catalogue = CatalogueKeeper(self._shared, config.control, self._catalogue_changed, self._report)
         self.watch = Watch(
             self.guard, clock=time.monotonic, on_trip=self._tripped, has_only_link=self._has_only_link
         )
@@ -149,7 +149,7 @@ class Supervisor:
                 Catalogue(),
                 on_message=self._take,
                 on_ended=self._worker_ended,
-                report=lambda kind, detail: self.events.add(kind, **detail),
+                report=self._report,
                 command=command,
                 login_secret=self._login_secret(),
             )
@@ -188,7 +188,11 @@ class Supervisor:
         for life in (self.catalogue.run(), self.prober.run(), self.watch.run(), self._check()):
             self._begin(life)
         self.events.add(
-            "started", port=self.fleet.port, workers=len(self.fleet.members), epoch=self.fleet.table.epoch
+            "started",
+            listen=f"{self._config.listen.host}:{self.fleet.port}",
+            admin=f"{self._config.admin.host}:{self._admin_port()}",
+            workers=len(self.fleet.members),
+            epoch=self.fleet.table.epoch,
         )
 
     async def run(self) -> None:
@@ -234,15 +238,18 @@ class Supervisor:
                 async with asyncio.timeout(RELOAD_S_MAX):
                     found = await self._aside.run(partial(load, self._path))
             except ConfigError as error:
-                self._reload_failed(str(error))
+                wrong = [str(one) for one in error.problems if one.severity is Severity.ERROR]
+                more = f"; {len(wrong) - 1} more: pgshunt check -c {self._path}" if len(wrong) > 1 else ""
+                self._reload_failed(wrong[0] + more, problems=wrong)
             except TimeoutError:
                 self._reload_failed(f"{self._path} and its secrets were not read within {RELOAD_S_MAX:g} s")
             else:
                 await self._take_over(found)
 
-    def _reload_failed(self, reason: str) -> None:
+    def _reload_failed(self, reason: str, **more: Any) -> None:
+        """`reason` is one line: it stands in the status until a reload succeeds."""
         self.health.reload_error = reason
-        self.events.add("reload_failed", reason=reason)
+        self.events.add("reload_failed", reason=reason, **more)
 
     async def _take_over(self, found: Config) -> None:
         differing = changes(self._config, found)
@@ -360,6 +367,9 @@ class Supervisor:
             if self._repeats.is_first(time.monotonic(), message["kind"], service, detail):
                 self.events.add(message["kind"], service, **detail)
 
+    def _report(self, kind: str, detail: Mapping[str, Any]) -> None:
+        self.events.add(kind, **detail)
+
     def _worker_ended(self, worker: int) -> None:
         self.metrics.worker_ended(worker)
         self.health.lookup_failures.pop(worker, None)
@@ -395,6 +405,11 @@ class Supervisor:
             raise StartFailed(
                 f"cannot listen on {where} for the admin API: {error.strerror}; change admin.port"
             ) from error
+
+    def _admin_port(self) -> int:
+        """Where the admin API listens; of interest when the configuration says 0."""
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
 
     async def _check(self) -> None:
         while True:

@@ -22,8 +22,10 @@ MISMATCHES_MAX = 50
 
 @dataclass(slots=True)
 class Seen:
-    """What is shown about one service besides the guard's judgements."""
+    """What is shown about one service besides the guard's judgements. `baseline` and `candidate` are reads at
+    either side, `calls` is everything its clients asked."""
 
+    calls: LastMinute = field(default_factory=LastMinute)
     baseline: LastMinute = field(default_factory=LastMinute)
     candidate: LastMinute = field(default_factory=LastMinute)
     shadow: Counter[str] = field(default_factory=Counter)
@@ -98,11 +100,13 @@ class Watch:
             self.judge()
 
     def _take_calls(self, delta: Message, now_s: float) -> None:
-        """Reads only: what writes do is not a matter of the split."""
+        """The guard judges reads only: what writes do is not a matter of the split."""
         sums: dict[str, dict[str, Counts]] = {}
         for service, side, _, op, calls, infrastructure, application, slow, _, buckets in delta.get(
             "calls", ()
         ):
+            if service:
+                self.seen(service).calls.add(now_s, calls, infrastructure + application, buckets)
             if op == "read" and service:
                 counts = Counts(calls, infrastructure, application, slow)
                 sides = sums.setdefault(service, {"baseline": NOTHING, "candidate": NOTHING})

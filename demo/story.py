@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -255,9 +255,7 @@ class Story:
         self.record.observe(
             "rearmed",
             "compared and armed again",
-            f"refused {len(refusals)} times before: {refusals[0].partition(';')[0]}"
-            if refusals
-            else "at once",
+            armed_after(refusals),
             state["latch"] is None and state["reads"] == 0,
             latch=state["latch"],
             reads=state["reads"],
@@ -369,6 +367,16 @@ def _total(draws: Iterable[Draws]) -> Draws:
 
 def _span(numbers: range) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]} only"
+
+
+def armed_after(refusals: Sequence[str]) -> str:
+    """When it could be armed: not before all rows have been compared and are equal."""
+    if not refusals:
+        return "at once"
+    reason = refusals[0].partition(". ")[0].partition(";")[0]
+    return (
+        f"at attempt {len(refusals) + 1}, once the rows were equal again; before, pgshunt refused: {reason}"
+    )
 
 
 def _errors_in_words(errors: Mapping[str, int]) -> str:

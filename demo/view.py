@@ -121,7 +121,7 @@ def _row(service: Mapping[str, Any]) -> tuple[str, ...]:
         service["name"],
         service["stage"],
         f"{service['reads']} %",
-        f"{old['calls_per_s'] + new['calls_per_s']:.0f}",
+        f"{service['calls']['calls_per_s']:.0f}",
         _milliseconds(old["p95_ms"]),
         _milliseconds(new["p95_ms"]),
         _milliseconds(1000 * max(lags)) if lags else "-",

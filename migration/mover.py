@@ -21,6 +21,7 @@ from pgshunt.migration import preflight, roles
 from pgshunt.migration.catalogue import read_partitions
 from pgshunt.migration.heartbeat import Heartbeat
 from pgshunt.migration.lane import Lane
+from pgshunt.migration.lane_news import LaneNews
 from pgshunt.migration.lane_state import TableProgress
 from pgshunt.migration.rows import ROWS_SETTINGS
 from pgshunt.migration.schema import copy_schema, drop_copies
@@ -211,15 +212,15 @@ class Mover:
             await asyncio.sleep(RETRY_S)
 
     async def _look_at_lane(self) -> None:
-        problem = ""
+        news = LaneNews()
         while True:
             try:
-                found = (await self.lane.status()).problem
+                problem = (await self.lane.status()).problem
             except ServerError as error:
-                found = str(error)
-            if found != problem:
-                self._tell("lane_failed" if found else "lane_recovered", {"problem": found or problem})
-            problem = found
+                problem = str(error)
+            if told := news.look(problem):
+                kind, about = told
+                self._tell(kind, {"problem": about})
             self.trouble = problem or self._verify_trouble
             await asyncio.sleep(STATUS_S)
 

@@ -44,8 +44,8 @@ class LookupFailed(PgError):
         super().__init__(
             "authentication is not possible now",
             sqlstate="57P03",
-            hint="The proxy cannot read the users' verifiers from the shared database. Try again; if that does"
-            " not help, have the proxy's operator look at `pgshunt status`, which says why.",
+            hint="The proxy cannot read the users' verifiers from the shared database. Try again; if that"
+            " does not help, have the proxy's operator look at `pgshunt status`, which says why.",
         )
 
 

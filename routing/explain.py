@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgshunt.routing.classify import classify
 from pgshunt.routing.decide import Plan, Reason, Split, decide
-from pgshunt.routing.names import SYSTEM_SCHEMAS, split_search_path
+from pgshunt.routing.grammar import Unreadable, parse, pg
+from pgshunt.routing.names import SYSTEM_SCHEMAS, is_temporary, resolve, split_search_path
 from pgshunt.routing.shape import Shape
 from pgshunt.routing.table import Catalogue, Placement, RoutingTable
 
@@ -31,7 +33,8 @@ SENTENCES = {
 @dataclass(frozen=True, slots=True)
 class TableAt:
     """Where one table is: its service ("" for nobody's), the database that owns it, the databases with
-    copies that take reads. `known` is False for one that the catalogue lacks.
+    copies that take reads. `access`: reads, writes or makes. `known` is False for one that the catalogue
+    lacks although it should be there.
     """
 
     name: str
@@ -40,6 +43,15 @@ class TableAt:
     owner: str
     copies: tuple[str, ...]
     known: bool = True
+    temporary: bool = False
+
+    def __str__(self) -> str:
+        if self.temporary:
+            return f"{self.access:<10} {self.name}: temporary, this session's own, on {self.owner}"
+        owner = f"owned by {self.service}" if self.service else "nobody's"
+        copies = f", copies in {', '.join(self.copies)}" if self.copies else ""
+        unknown = "" if self.known else ", not in the catalogue: mistyped, or not on the search path"
+        return f"{self.access:<10} {self.name}: {owner}, on {self.owner}{copies}{unknown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ class Explanation:
     tables: tuple[TableAt, ...]
     service: str
     choice: tuple[tuple[str, int], ...]
+    pins: tuple[str, ...]
     reason: str
     sentence: str
     epoch: int
@@ -62,13 +75,12 @@ class Explanation:
         """The explanation as text, one fact a line."""
         traits = f" ({', '.join(self.traits)})" if self.traits else ""
         lines = [f"shape      {self.kind}{traits}"]
-        for table in self.tables:
-            owner = f"owned by {table.service}" if table.service else "nobody's"
-            copies = f", copies in {', '.join(table.copies)}" if table.copies else ""
-            unknown = "" if table.known else ", not in the catalogue: mistyped, or not on the search path"
-            lines.append(f"{table.access:<10} {table.name}: {owner}, on {table.owner}{copies}{unknown}")
+        lines += map(str, self.tables)
         lines.append(f"route      {', '.join(f'{name} {percent} %' for name, percent in self.choice)}")
         lines.append(f"reason     {self.reason}: {self.sentence}")
+        if self.pins:
+            what = ", ".join(self.pins)
+            lines.append(f"pinned     {what}: the session keeps its server connection until that is gone.")
         return lines
 
 
@@ -80,12 +92,19 @@ def explain(
     shape = classify(sql, path, catalogue)
     placement = Placement.of(table)
     plan = decide(shape, table, placement)
+    made = {
+        resolve(relation.schemaname, relation.relname, path, catalogue.relations): relation
+        for relation in _made(sql)
+    }
     return Explanation(
         kind=shape.kind.name.lower(),
         traits=_traits(shape),
-        tables=tuple(_table_at(name, shape, table, placement, catalogue) for name in sorted(shape.tables)),
+        tables=tuple(
+            _table_at(name, shape, table, placement, catalogue, made) for name in sorted(shape.tables)
+        ),
         service=table.services[plan.service].name if plan.service >= 0 else "",
         choice=_choice(plan, table),
+        pins=tuple(sorted(shape.pins)),
         reason=plan.reason.code,
         sentence=SENTENCES[plan.reason],
         epoch=table.epoch,
@@ -97,7 +116,6 @@ def _traits(shape: Shape) -> tuple[str, ...]:
         "takes locks": shape.locks,
         "volatile": shape.volatile,
         "tells the time": shape.time_dependent,
-        f"pins the session: {', '.join(sorted(shape.pins))}": shape.pins,
         f"sets: {', '.join(sorted(shape.touches | shape.resets))}": shape.touches or shape.resets,
         f"tied to the server: {shape.local}": shape.local,
         "literals matter": shape.literal_sensitive,
@@ -108,18 +126,45 @@ def _traits(shape: Shape) -> tuple[str, ...]:
     return tuple(trait for trait, holds in said.items() if holds)
 
 
+def _made(sql: str) -> Iterator[pg.RangeVar]:
+    """The tables and views that `sql` makes."""
+    try:
+        statements = parse(sql.encode("utf-8", "surrogatepass")).stmts
+    except Unreadable:
+        return
+    for statement in statements:
+        kind = statement.stmt.WhichOneof("node")
+        node = getattr(statement.stmt, kind) if kind else None
+        match node:
+            case pg.CreateStmt():
+                yield node.relation
+            case pg.ViewStmt():
+                yield node.view
+            case pg.CreateTableAsStmt():
+                yield node.into.rel
+            case pg.SelectStmt() if node.HasField("into_clause"):
+                yield node.into_clause.rel
+
+
 def _table_at(
-    name: str, shape: Shape, table: RoutingTable, placement: Placement, catalogue: Catalogue
+    name: str,
+    shape: Shape,
+    table: RoutingTable,
+    placement: Placement,
+    catalogue: Catalogue,
+    made: Mapping[str, pg.RangeVar],
 ) -> TableAt:
     service = placement.services.get(name)
-    of_the_system = name.partition(".")[0] in SYSTEM_SCHEMAS
+    schema = name.partition(".")[0]
+    expected = name not in made and schema not in SYSTEM_SCHEMAS and bool(catalogue.relations)
     return TableAt(
         name=name,
-        access="writes" if name in shape.writes else "reads",
+        access="makes" if name in made else "writes" if name in shape.writes else "reads",
         service="" if service is None else table.services[service].name,
         owner=placement.owner(name),
         copies=tuple(table.services[c.service].database for c in placement.copies if name in c.tables),
-        known=name in catalogue.relations or of_the_system or not catalogue.relations,
+        known=name in catalogue.relations or not expected,
+        temporary=is_temporary(schema) or (name in made and made[name].relpersistence == "t"),
     )
 
 

@@ -23,6 +23,7 @@ from support.fixtures import Database
 from support.moving import CONTROL, databases
 from support.serve import Serving, address, configuration
 
+from pgshunt.admin import show
 from pgshunt.admin.problem import Problem
 from pgshunt.demo.postgres import Server, Servers, free_port
 
@@ -223,6 +224,9 @@ def test_a_killed_worker_is_replaced(connect: Connect, serving: Serving) -> None
     assert after[1]["pid"] == before[1]["pid"]
     ended = serving.events("worker_ended")[-1]["detail"]
     assert ended == {"worker": 0, "pid": before[0]["pid"], "exit_code": -signal.SIGKILL}
+    restarted = serving.events("worker_restarted")[-1]["detail"]
+    assert restarted == {"worker": 0, "pid": after[0]["pid"], "restarts": after[0]["restarts"]}
+    assert "pgshunt.events: worker_restarted" in serving.said()
     again = connect()
     assert (worker_of(again), again.execute("SELECT 3").fetchone()) == (0, (3,))
 
@@ -291,9 +295,14 @@ def test_a_broken_configuration_changes_nothing(connect: Connect, serving: Servi
     try:
         serving.signal(signal.SIGHUP)
         serving.until("the reload is refused", lambda: len(serving.events("reload_failed")) == failures + 1)
-        reason = serving.events("reload_failed")[-1]["detail"]["reason"]
-        assert f"{serving.path.name}:3:1" in reason and "rollback" in reason
-        assert any("the last reload failed" in warning for warning in serving.status()["warnings"])
+        told = serving.events("reload_failed")[-1]["detail"]
+        wrong = ["shared", "control", "auth.users", "listen.port", "rollbakc"]
+        assert [problem.split(": ")[1] for problem in told["problems"]] == wrong
+        assert told["reason"].startswith(told["problems"][0]) and "4 more: pgshunt check" in told["reason"]
+        (warning,) = serving.status()["warnings"]
+        assert told["reason"] in warning
+        lines = show.status(serving.status()).splitlines()
+        assert [line.startswith("  attention: ") for line in lines] == [False, True]
         assert client.execute("SELECT 1").fetchone() == (1,)
         assert connect().execute("SELECT 1").fetchone() == (1,)
     finally:
@@ -327,6 +336,16 @@ def test_check_names_every_problem(tmp_path: Path) -> None:
     assert (served.returncode, served.stderr) == (2, done.stderr)
 
 
+def test_the_start_is_told_with_its_addresses(serving: Serving) -> None:
+    (started,) = serving.events("started")
+    assert started["detail"] == {
+        "listen": f"127.0.0.1:{serving.port}",
+        "admin": f"127.0.0.1:{serving.config['admin']['port']}",
+        "workers": 2,
+        "epoch": serving.status()["epoch"],
+    }
+
+
 # -- trouble ----------------------------------------------------------------------------------------------
 
 
@@ -348,6 +367,24 @@ def test_the_shared_database_comes_up_late(servers: Servers, tmp_path: Path) -> 
         with psycopg.connect(**keywords(serving, database)) as client:
             assert client.execute("SELECT count(*) FROM item").fetchone() == (50,)
         assert serving.processes() == pids
+        (lost,), (back,) = serving.events("shared_lost"), serving.events("shared_back")
+        assert lost["detail"]["reason"] in reason and back["detail"]["after_s"] > 0
+        server.stop()
+        serving.until("it is missed", lambda: len(serving.events("shared_lost")) == 2)
+        assert serving.readiness()
+        server.start()
+        serving.until("it is found", lambda: len(serving.events("shared_back")) == 2)
+        assert not serving.readiness()
+        assert "WARNING pgshunt.events: shared_lost" in serving.said()
+
+
+def test_a_wrong_password_of_the_control_role_is_told(shared: Database, tmp_path: Path) -> None:
+    config = common(shared) | {"control": {"user": shared.server.user, "password": "wrong"}}
+    with Serving(tmp_path, config, ready=False) as serving:
+        (lost,) = serving.events("shared_lost")
+        assert "password authentication failed" in lost["detail"]["reason"]
+        assert "`control`" in lost["detail"]["remedy"]
+        assert lost["detail"]["reason"] in serving.readiness()[0]
 
 
 def test_a_failing_lookup_of_verifiers_is_seen_without_a_client(shared: Database, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ SERVICE: dict[str, Any] = {
     "attention": [],
     "shadow": {"match": 3, "undecided": 113},
     "triggers": [{"trigger": "latency", "verdict": "pass", "reason": "0 % of 40 calls were slow"}],
-    "baseline": {"calls_per_s": 10.0, "p95_ms": 1.234},
-    "candidate": {"calls_per_s": 9.5, "p95_ms": None},
+    "calls": {"calls_per_s": 19.5},
+    "baseline": {"p95_ms": 1.234},
+    "candidate": {"p95_ms": None},
     "lag_s": {"auth_db": 0.1, "auth_db/1": None},
     "progress": {"public.users": {"state": "copying", "rows_copied": 5, "rows_total": 10}},
 }
@@ -43,7 +44,7 @@ PROBLEMS = [
     {"subject": "public.b", "message": "unlogged", "remedy": "log it"},
 ]
 ANSWERS: dict[str, tuple[int, Any]] = {
-    "GET /api/v1/status": (200, {"sentence": "1 service", "warnings": ["slow disk"], "services": [SERVICE]}),
+    "GET /api/v1/status": (200, {"sentence": "1 service", "warnings": ["slow\ndisk"], "services": [SERVICE]}),
     "GET /api/v1/services/auth_service": (200, SERVICE),
     "GET /api/v1/services/late": (200, LATE),
     "GET /api/v1/services/latched": (200, LATCHED),

@@ -94,7 +94,10 @@ def test_a_killed_worker_is_replaced_by_one_with_the_latest_table_and_the_other_
             await first.moved.wait()
         assert (first.epoch, first.restarts, second.restarts) == (5, 1, 0)
         assert watched.ended == [0]
-        assert ("worker_ended", {"worker": 0, "pid": killed, "exit_code": -9}) in watched.reports
+        assert watched.reports == [
+            ("worker_ended", {"worker": 0, "pid": killed, "exit_code": -9}),
+            ("worker_restarted", {"worker": 0, "pid": first.pid, "restarts": 1}),
+        ]
 
     with_fleet(scenario)
 

@@ -211,6 +211,7 @@ def test_with_every_database_down_it_starts_and_says_what_it_cannot_do(run: Run)
         status, body = await running.ask("/readyz")
         assert status == 503
         assert "shared database" in body["reasons"][0]
+        assert "cannot connect to 127.0.0.1:1" in (await running.event("shared_lost"))["reason"]
         _, document = await running.ask("/api/v1/status")
         assert (document["epoch"], document["workers"][0]["stage"]) == (1, "live")
         assert "127.0.0.1:1" in document["warnings"][0]
@@ -465,7 +466,7 @@ def test_the_dashboard_is_one_document_with_everything(run: Run) -> None:
         (service,) = document["services"]
         assert service["sentence"].startswith("auth_service: 50 % of reads on auth_db")
         assert service["lag_s"] == {"auth_db": 0.1}
-        assert [event["kind"] for event in document["events"]] == ["started"]
+        assert [event["kind"] for event in document["events"]] == ["shared_lost", "started"]
 
     run(scenario)
 

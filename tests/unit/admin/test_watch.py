@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgshunt.admin import show
 from pgshunt.admin.document import Standing, sentence, service_document, summary
 from pgshunt.admin.watch import MISMATCHES_MAX, Watch
 from pgshunt.migration.guard import Guard, Trip
@@ -124,6 +125,23 @@ def test_mismatched_shapes_are_bounded() -> None:
         "target": "2",
         "count": 2,
     }
+
+
+def test_calls_are_all_that_was_asked_and_the_sides_are_reads() -> None:
+    scene = Scene()
+    for delta in (
+        scene.calls("baseline", calls=30, infrastructure=10),
+        scene.calls("candidate", calls=5, infrastructure=5),
+        scene.calls("baseline", "write", calls=20),
+        scene.calls("baseline", "other", calls=4),
+    ):
+        scene.watch.take(delta)
+    document = service_document(scene.standing(), scene.now_s)
+    calls, baseline, candidate = (document[part] for part in ("calls", "baseline", "candidate"))
+    assert (calls["calls"], calls["errors"], calls["calls_per_s"]) == (59, 15, 59.0)
+    assert (baseline["calls"], candidate["calls"]) == (30, 5)
+    headings, row = show.services([document]).splitlines()
+    assert row[headings.index("CALLS/S") :].split()[0] == "59.0"
 
 
 def test_the_document_shows_old_against_new_and_the_distance_to_each_trigger() -> None:

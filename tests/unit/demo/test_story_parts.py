@@ -13,6 +13,7 @@ import yaml
 from pgshunt.demo.chance import FALSE_ALARM, expected
 from pgshunt.demo.observed import Record, StoryFailed
 from pgshunt.demo.services import SERVICES
+from pgshunt.demo.story import armed_after
 from pgshunt.demo.tally import percentiles
 from pgshunt.demo.view import Lines
 
@@ -63,3 +64,12 @@ def test_a_share_is_likely_but_for_one_in_a_million() -> None:
 
 def test_a_story_without_steps_is_not_ok() -> None:
     assert not Record(Lines(io.StringIO())).ok
+
+
+def test_a_refusal_to_arm_is_told_with_its_reason() -> None:
+    assert armed_after([]) == "at once"
+    refusal = "auth_service cannot be armed: 3 rows differ. Repair the copy and let verification see it"
+    assert armed_after([refusal, refusal]) == (
+        "at attempt 3, once the rows were equal again; before, pgshunt refused: "
+        "auth_service cannot be armed: 3 rows differ"
+    )

@@ -54,6 +54,32 @@ def test_a_table_that_is_not_there_is_told(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sql", "pinned"),
+    [
+        ("CREATE TEMP TABLE fresh (id int)", True),
+        ("CREATE TEMP TABLE fresh (id int) ON COMMIT DROP", False),
+        ("CREATE TEMP TABLE fresh AS SELECT 1", True),
+        ("SELECT 1 AS id INTO TEMP fresh", True),
+        ("CREATE TEMP VIEW fresh AS SELECT 1", True),
+    ],
+)
+def test_a_temporary_table_is_the_sessions_own(sql: str, pinned: bool, catalogue: Catalogue) -> None:
+    lines = explain(sql, TABLE, catalogue).lines()
+    assert "makes      fresh: temporary, this session's own, on shared" in lines
+    told = "pinned     temp_table: the session keeps its server connection until that is gone."
+    assert (told in lines) is pinned
+    assert "mistyped" not in str(lines)
+
+
+def test_what_is_made_need_not_be_there(catalogue: Catalogue) -> None:
+    assert explain("CREATE TABLE fresh (id int)", TABLE, catalogue).lines()[1:3] == [
+        "makes      fresh: nobody's, on shared",
+        "route      shared 100 %",
+    ]
+    assert "temporary" in explain("SELECT * FROM pg_temp.fresh", TABLE, catalogue).lines()[1]
+
+
+@pytest.mark.parametrize(
     ("sql", "shape"),
     [
         ("SET x = 1", "shape      session (sets: x, set)"),
