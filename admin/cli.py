@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
 from io import StringIO
@@ -18,14 +16,14 @@ import click
 
 from pgshunt import __version__
 from pgshunt.admin import show
-from pgshunt.admin.client import AdminClient, Unreachable
+from pgshunt.admin.client import Unreachable
 from pgshunt.admin.problem import Problem
+from pgshunt.admin.target import DEFAULT_URL, Target
 from pgshunt.admin.words import counted
-from pgshunt.config import Config, ConfigError, Report, Secret, Severity, examine, load
+from pgshunt.config import ConfigError, Report, Severity, examine, load
 from pgshunt.config.problem import dotted
 from pgshunt.migration.servers import ServerError
 
-DEFAULT_URL = "http://127.0.0.1:6433"
 FOLLOW_S = 20.0
 
 Output = Literal["table", "json"]
@@ -59,32 +57,6 @@ _EXIT_OF_STATUS = {
     HTTPStatus.UNPROCESSABLE_ENTITY: Exit.USAGE,
     HTTPStatus.CONFLICT: Exit.CONFLICT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Which pgshunt a command is about, from the options."""
-
-    config: Path | None
-    url: str | None
-    token_file: Path | None
-
-    def client(self) -> AdminClient:
-        """Explicit options win over the environment, that over the configuration."""
-        config = load(self.config) if self.config and not (self.url and self.token_file) else None
-        url = self.url or (_url_of(config) if config else DEFAULT_URL)
-        token, source = config.admin.token if config else None, f"admin of {self.config}"
-        if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
-            token, source = Secret(variable), "PGSHUNT_ADMIN_TOKEN"
-        if self.token_file:
-            text = self.token_file.read_text(encoding="utf-8")
-            token, source = Secret(text.partition("\n")[0].strip()), str(self.token_file)
-        return AdminClient(url, token, source)
-
-
-def _url_of(config: Config) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.admin.host, config.admin.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.admin.port}"
 
 
 _file = click.Path(dir_okay=False, path_type=Path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from pgshunt.admin.controller import Mover
 from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.metrics import Metrics, Sample, stage_samples
-from pgshunt.admin.operations import Health, Mover
+from pgshunt.admin.operations import Health
 from pgshunt.admin.watch import Watch
 from pgshunt.migration.detector import Verdict
 

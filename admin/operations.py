@@ -7,9 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from pgshunt import __version__
+from pgshunt.admin.controller import Mover
 from pgshunt.admin.document import Document, Standing, service_document, summary
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
@@ -19,61 +20,13 @@ from pgshunt.admin.words import counted
 from pgshunt.migration.lane import LaneFailed
 from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.servers import ServerError
-from pgshunt.migration.stages import COPY_STAGES, Doing, Held, WrongStage
+from pgshunt.migration.stages import COPY_STAGES, Held, WrongStage
 from pgshunt.migration.store import Conflict, StoreError
 from pgshunt.routing.explain import explain
 from pgshunt.routing.names import split_search_path
-from pgshunt.routing.table import RoutingTable, Service
+from pgshunt.routing.table import Service
 
 LATEST_EVENTS = 50
-
-
-class Mover(Protocol):
-    """The migration controller as the supervisor sees it. What it refuses is WrongStage or Held."""
-
-    @property
-    def table(self) -> RoutingTable:
-        """The latest routing table."""
-
-    async def begin(self, service: str) -> None:
-        """Starts, or goes on, copying; returns when that is journalled, not when it is done.
-
-        Raises PreflightFailed.
-        """
-
-    async def shift(self, service: str, reads_percent: int) -> None:
-        """Returns when every worker routes by it."""
-
-    async def rollback(self, service: str, trigger: str, evidence: Mapping[str, Any]) -> None:
-        """Latches, and returns when no worker reads from the service's own database any more."""
-
-    async def rearm(self, service: str, reason: str) -> None:
-        """Lifts the latch; the reads stay at 0 %."""
-
-    async def abandon(self, service: str, even_if_target_is_gone: bool = False) -> None:
-        """Back to stage shared; returns when lane and copies are gone. Raises TargetGone."""
-
-    def latch(self, service: str) -> Mapping[str, Any] | None:
-        """trigger, at, evidence of the rollback that holds."""
-
-    def progress(self, service: str) -> Mapping[str, Any]:
-        """Of the copy, by table; empty when none is being made."""
-
-    def verified(self, service: str) -> Mapping[str, Any]:
-        """What verification found since the stage began."""
-
-    def trouble(self, service: str) -> str:
-        """What holds the service up; empty when nothing does."""
-
-    def doing(self, service: str) -> Doing:
-        """What stage syncing stands for now."""
-
-    def lag_s(self, endpoint_index: int) -> float | None:
-        """How far behind a copy may be; None unknown."""
-
-    @property
-    def unkept(self) -> str:
-        """Why the store does not hold what is in force; empty when it does."""
 
 
 @dataclass(slots=True)

@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from pgshunt.admin.catalogue import CatalogueKeeper
+from pgshunt.admin.controller import MakeController, migration_controller
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import WORKER_COMMAND, Fleet, FleetError
 from pgshunt.admin.gauges import add_gauges
 from pgshunt.admin.http import AdminApi
 from pgshunt.admin.login_secret import login_secret
 from pgshunt.admin.metrics import Metrics
-from pgshunt.admin.operations import Health, Mover, SupervisorOperations
+from pgshunt.admin.operations import Health, SupervisorOperations
 from pgshunt.admin.probe import Probed, Prober
 from pgshunt.admin.reload import changes, merged
 from pgshunt.admin.repeats import Repeats
@@ -32,12 +33,10 @@ from pgshunt.admin.table import routing_table
 from pgshunt.admin.watch import Watch
 from pgshunt.config import Config, ConfigError, Severity, load
 from pgshunt.migration.aside import Aside
-from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.guard import Guard, Trip
-from pgshunt.migration.mover import Options
 from pgshunt.migration.stages import COPY_STAGES, WrongStage
 from pgshunt.migration.state import UnreadableState
-from pgshunt.migration.store import FileStore, StoreError
+from pgshunt.migration.store import StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import Message
 from pgshunt.routing.table import Catalogue, RoutingTable, Service
@@ -55,54 +54,6 @@ class StartFailed(Exception):
     """pgshunt cannot start; the message says why and what to do."""
 
 
-class Controller(Mover, Protocol):
-    """migration.controller.MigrationController: a mover with a life of its own."""
-
-    async def start(self) -> RoutingTable:
-        """Resumes what the state says is under way; the table to begin with. Raises StoreError."""
-
-    async def stop(self) -> None:
-        """Ends all of it; nothing is undone."""
-
-    async def reconfigure(self, base: RoutingTable) -> None:
-        """Takes the live changes of a reload and publishes them."""
-
-
-class MakeController(Protocol):
-    """Makes a controller for a configuration. Raises StoreError."""
-
-    def __call__(
-        self,
-        config: Config,
-        base: RoutingTable,
-        publish_table: Callable[[RoutingTable], Awaitable[None]],
-        publish_freshness: Callable[[int, int], None],
-        events: EventLog,
-        verified: Callable[[str, VerifyResult], None],
-    ) -> Controller: ...
-
-
-def _controller(
-    config: Config,
-    base: RoutingTable,
-    publish_table: Callable[[RoutingTable], Awaitable[None]],
-    publish_freshness: Callable[[int, int], None],
-    events: EventLog,
-    verified: Callable[[str, VerifyResult], None],
-) -> Controller:
-    passwords = {user.name: user.password for user in config.auth.users if user.password is not None}
-    return MigrationController(
-        base,
-        config.control,
-        FileStore(config.state.path),
-        publish_table,
-        publish_freshness,
-        events,
-        verified,
-        Options(passwords=passwords),
-    )
-
-
 class Supervisor:
     """One pgshunt. `start`, then `run` until it is told to stop."""
 
@@ -111,7 +62,7 @@ class Supervisor:
         config: Config,
         path: Path,
         command: Sequence[str] = WORKER_COMMAND,
-        make_controller: MakeController = _controller,
+        make_controller: MakeController = migration_controller,
     ) -> None:
         self._config = config
         self._path = path

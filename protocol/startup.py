@@ -14,10 +14,11 @@ handshake here pauses at StartTls, and goes on with what comes through the tunne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from pgshunt.protocol import messages
+from pgshunt.protocol.actions import Action, Cancel, Close, NeedVerifier, NeedWelcome, Send, StartTls
 from pgshunt.protocol.authentication import Authenticator
 from pgshunt.protocol.buffer import ReceiveBuffer
 from pgshunt.protocol.errors import (
@@ -31,7 +32,7 @@ from pgshunt.protocol.errors import (
 )
 from pgshunt.protocol.messages import CancelRequest, GSSENCRequest, SSLRequest, StartupRequest
 from pgshunt.protocol.phases import FRONTEND, SASL_BYTES_MAX, Phase
-from pgshunt.protocol.scram import MECHANISM, MECHANISM_PLUS, Proof, ScramServer, ScramVerifier
+from pgshunt.protocol.scram import MECHANISM, MECHANISM_PLUS, ScramServer, ScramVerifier
 
 # The newest protocol 3.x there is (PostgreSQL 18). It differs from 3.0 in the length of cancel keys.
 MINOR_NEWEST = 2
@@ -39,28 +40,6 @@ MINOR_NEWEST = 2
 TLS_HANDSHAKE = 0x16
 # pg_config_manual.h: NAMEDATALEN counts the NUL; longer user and database names are cut, not refused.
 NAME_BYTES_MAX = 63
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """These bytes go to the client."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The client asks to cancel another session's statement. It gets no answer, right key or wrong."""
-
-    process_id: int
-    secret_key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class StartTls:
-    """From here on the connection is encrypted; `received` of the client's TLS handshake is here already."""
-
-    received: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,41 +51,6 @@ class Encryption:
 
     is_required: bool = False
     binding: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NeedWelcome:
-    """The client is authenticated and knows it; it lacks ParameterStatus, BackendKeyData and ReadyForQuery.
-
-    `parameters` holds what else the startup packet said, in its order: settings by name, and `options` (the
-    command line, unparsed). The session speaks protocol 3.`protocol_minor`. `replication` is `true` or
-    `database` where the client asks for a replication connection. `proof` is there if it has proved a
-    password.
-    """
-
-    user: str
-    database: str
-    parameters: dict[bytes, bytes]
-    protocol_minor: int
-    replication: bytes | None = None
-    proof: Proof | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NeedVerifier:
-    """Somebody has to be asked what this user's proof is checked against; then `found` goes on."""
-
-    user: str
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The connection ends once everything is sent. `error` is what the client was told, for the log."""
-
-    error: PgError | None = None
-
-
-Action = Send | Cancel | StartTls | NeedVerifier | NeedWelcome | Close
 
 
 class State(Enum):

@@ -3,10 +3,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pgshunt.config.model import ListenTls
+from pgshunt.protocol.actions import Action
 from pgshunt.protocol.errors import PgError
 from pgshunt.protocol.login import Credential
 from pgshunt.protocol.scram import ScramVerifier
-from pgshunt.protocol.startup import Action
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.connect import LinkError
 from pgshunt.proxy.tls import TlsEnd

@@ -35,9 +35,9 @@ from pgshunt.routing._shapes cimport (
     ShapeCache,
 )
 
+from pgshunt.protocol.actions import Cancel, NeedVerifier, NeedWelcome, Send, StartTls
 from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error, with_hint
 from pgshunt.protocol.messages import backend_key_data
-from pgshunt.protocol.startup import Cancel, NeedVerifier, NeedWelcome, Send, StartTls
 from pgshunt.proxy import settings as settings_of
 from pgshunt.proxy.settings import VERIFIED
 from pgshunt.routing.classify import classify

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pgshunt.config import tls
 from pgshunt.config.model import Auth, Config, ListenTls
+from pgshunt.protocol.actions import Action, Close, NeedWelcome
 from pgshunt.protocol.authentication import Authenticator, Certificates, Passwords, Trust
 from pgshunt.protocol.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, PgError
 from pgshunt.protocol.login import Credential, WeakPassword
 from pgshunt.protocol.scram import Proof, parse_verifier
-from pgshunt.protocol.startup import Action, Close, Encryption, Handshake, NeedWelcome
+from pgshunt.protocol.startup import Encryption, Handshake
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
 from pgshunt.proxy.lookup import LookupFailed, Verifiers
 from pgshunt.proxy.stream import CANNOT_CONNECT

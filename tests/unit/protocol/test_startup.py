@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgshunt.protocol import messages
+from pgshunt.protocol.actions import Action, Cancel, Close, NeedVerifier, NeedWelcome, Send
 from pgshunt.protocol.authentication import Authenticator, Passwords, Trust
 from pgshunt.protocol.errors import read_error
 from pgshunt.protocol.phases import SASL_BYTES_MAX
 from pgshunt.protocol.scram import ScramClient, derive_keys, make_verifier
-from pgshunt.protocol.startup import Action, Cancel, Close, Handshake, NeedVerifier, NeedWelcome, Send
+from pgshunt.protocol.startup import Handshake
 
 from .conftest import Cut
 

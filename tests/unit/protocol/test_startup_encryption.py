@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pgshunt.protocol import messages
+from pgshunt.protocol.actions import Action, Cancel, Close, NeedWelcome, Send, StartTls
 from pgshunt.protocol.authentication import Trust
 from pgshunt.protocol.errors import read_error
-from pgshunt.protocol.startup import Action, Cancel, Close, Encryption, Handshake, NeedWelcome, Send, StartTls
+from pgshunt.protocol.startup import Encryption, Handshake
 
 from .conftest import Cut
 

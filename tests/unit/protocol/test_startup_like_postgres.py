@@ -10,9 +10,10 @@ import pytest
 from support.fixtures import Server
 
 from pgshunt.protocol import messages
+from pgshunt.protocol.actions import Close, Send
 from pgshunt.protocol.authentication import Passwords
 from pgshunt.protocol.errors import read_error
-from pgshunt.protocol.startup import Close, Handshake, Send
+from pgshunt.protocol.startup import Handshake
 
 SILENCE_S = 0.2
 ENCODED_PROOF = b"eHh4" * 10 + b"eHg="

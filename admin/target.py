@@ -1,0 +1,38 @@
+"""Finds the running pgshunt that a command is about: its admin API's address and token."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgshunt.admin.client import AdminClient
+from pgshunt.config import Config, Secret, load
+
+DEFAULT_URL = "http://127.0.0.1:6433"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the options of a command say of it."""
+
+    config: Path | None
+    url: str | None
+    token_file: Path | None
+
+    def client(self) -> AdminClient:
+        """Explicit options win over the environment, that over the configuration."""
+        config = load(self.config) if self.config and not (self.url and self.token_file) else None
+        url = self.url or (_url_of(config) if config else DEFAULT_URL)
+        token, source = config.admin.token if config else None, f"admin of {self.config}"
+        if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
+            token, source = Secret(variable), "PGSHUNT_ADMIN_TOKEN"
+        if self.token_file:
+            text = self.token_file.read_text(encoding="utf-8")
+            token, source = Secret(text.partition("\n")[0].strip()), str(self.token_file)
+        return AdminClient(url, token, source)
+
+
+def _url_of(config: Config) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.admin.host, config.admin.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.admin.port}"
