@@ -42,7 +42,7 @@ from pgshunt.proxy import settings as settings_of
 from pgshunt.proxy.settings import VERIFIED
 from pgshunt.routing.classify import classify
 from pgshunt.routing.decide import REASON_CODES, Reason, decide
-from pgshunt.routing.shape import Kind, unknown
+from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
 from pgshunt.routing.table import Catalogue, Placement, RoutingTable
 
 cdef extern from "Python.h":
@@ -58,6 +58,7 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_NOSIGNAL
         SHUT_RD
+        SHUT_WR
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
     int shutdown(int fd, int how)

@@ -252,7 +252,7 @@ class Policy:
         else:
             fd = opened.socket.detach()
             self._relay.link_opened(
-                pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls
+                pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls, opened.leftover
             )
 
     async def _log_in(
@@ -268,7 +268,7 @@ class Policy:
             opened = await open_link(
                 self._loop, endpoint, user, endpoint.dbname, parameters, credential, LOGIN_MS_MAX
             )
-            if opened.leftover:
+            if is_first and opened.leftover:
                 opened.socket.close()
                 raise LinkError(
                     f"{endpoint.name} sent something behind its first ReadyForQuery", sqlstate="08P01"
@@ -304,6 +304,7 @@ class Policy:
                 opened.secret_key,
                 opened.parameter_frames,
                 opened.stream.tls,
+                opened.leftover,
             )
 
     def cancel_tunnel(

@@ -73,7 +73,7 @@ def _unit(shapes: list[Shape]) -> Shape:
         pins=_union(shape.pins for shape in shapes) | ({"unreadable"} if obscured else set()),
         prepares=_union(shape.prepares for shape in shapes),
         executes=_union(shape.executes for shape in shapes)
-        | ({shape.deallocates for shape in shapes if shape.deallocates} - {"*"}),
+        | {shape.deallocates for shape in shapes if shape.deallocates},
         releases=_union(shape.releases for shape in shapes),
         local=next((shape.local for shape in shapes if shape.local), None),
         literal_sensitive=any(shape.literal_sensitive for shape in shapes),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
+
+# What DEALLOCATE ALL names: no name in SQL is empty.
+ALL_STATEMENTS: Final = ""
 
 
 class Kind(IntEnum):
@@ -36,10 +40,10 @@ class Shape:
     view, `ctid`, a cursor, a type made there …): such a statement is never sent to a copy.
     `literal_sensitive` means that another literal could make another shape, so that only the whole text is a
     key. `read_only`, `isolation` and `chain` belong to transaction control: None (False) where nothing was
-    said. `deallocates` is the name of the prepared statement that is dropped, "*" for all of them;
-    `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what PREPARE
-    prepares. `defines` is DDL that others may notice: what was parsed before may mean something else behind
-    it. `reason` says in a word what made it so, "" for a plain statement.
+    said. `deallocates` is the name of the prepared statement that is dropped, ALL_STATEMENTS for all of
+    them; `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what
+    PREPARE prepares. `defines` is DDL that others may notice: what was parsed before may mean something else
+    behind it. `reason` says in a word what made it so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -84,7 +88,7 @@ class Shape:
     def stateful(self) -> bool:
         """Whether it may change the state of its session."""
         settings = self.touches or self.resets or self.creates
-        names = self.prepares or self.executes or self.deallocates
+        names = self.prepares or self.executes or self.deallocates is not None
         behind = self.renames or self.rereads or self.obscures
         return bool(self.pins or self.releases or settings or names or behind)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import resolve
-from pgshunt.routing.shape import Kind
+from pgshunt.routing.shape import ALL_STATEMENTS, Kind
 from pgshunt.routing.walk import Findings, strings
 
 CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
@@ -296,7 +296,7 @@ def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
 
 
 def _deallocate(found: Findings, node: pg.DeallocateStmt) -> None:
-    found.deallocates = "*" if node.isall else node.name
+    found.deallocates = ALL_STATEMENTS if node.isall else node.name
     if node.isall:
         _session(found, "deallocate_all", releases=frozenset({"prepare"}))
     else:

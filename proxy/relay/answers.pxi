@@ -17,11 +17,8 @@ cdef class Answers(ReadBack):
     cdef int out_of_step(self, uint8_t kind) except -2:
         raise NotImplementedError("out_of_step belongs to Link")
 
-    cdef int on_lost(self) except -1:
-        raise NotImplementedError("on_lost belongs to Link")
-
-    cdef int end(self) except -1:
-        raise NotImplementedError("end belongs to Link")
+    cdef bint let_session_go(self) except -1:
+        raise NotImplementedError("let_session_go belongs to Link")
 
     cdef int on_readable(self) except -1:
         cdef ssize_t count = self.receive()
@@ -30,14 +27,22 @@ cdef class Answers(ReadBack):
             return 0 if count == 0 else self.on_lost()
         if buffer_waiting(&self.inbound):
             buffer_append(&self.inbound, self.poller.scratch, count)
-            used = self.parse(self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
-            if not self.closed:
-                buffer_consume(&self.inbound, used)
-        else:
-            used = self.parse(self.poller.scratch, count)
-            if used < <size_t> count and not self.closed:
-                buffer_append(&self.inbound, self.poller.scratch + used, count - used)
+            return self.parse_inbound()
+        used = self.parse(self.poller.scratch, count)
+        if used < <size_t> count and not self.closed:
+            buffer_append(&self.inbound, self.poller.scratch + used, count - used)
         return 0
+
+    cdef int parse_inbound(self) except -1:
+        cdef size_t used = self.parse(self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))
+        if not self.closed:
+            buffer_consume(&self.inbound, used)
+        return 0
+
+    cdef int on_unasked(self, bytes data) except -1:
+        """What has come with the end of the login: a notice, or the news that the server closes already."""
+        buffer_append(&self.inbound, PyBytes_AS_STRING(data), len(data))
+        return self.parse_inbound()
 
     cdef size_t parse(self, const uint8_t* data, size_t count) except? 0:
         """Deals with the messages in `data`; returns how many bytes need not be seen again."""
@@ -252,16 +257,20 @@ cdef class Answers(ReadBack):
         fatal = severity == b"FATAL" or severity == b"PANIC"
         if fatal:
             self.tainted = self.fatal_seen = True
+            if self.let_session_go():
+                self.end()
+                return VERDICT_SKIP
         elif self.replies.count and replies_head(&self.replies).flags & FLAG_FAILS:
             return self.on_wanted_error()
         if self.replies.count:
-            if replies_head(&self.replies).flags & FLAG_SETTINGS:
+            if replies_head(&self.replies).flags & FLAG_SETTINGS and not (
+                    fatal and self.relay.error_class(sqlstate, True) == 1):
                 return self.on_settings_error(sqlstate, data + FRAME_HEADER, size - FRAME_HEADER, fatal)
             if replies_head(&self.replies).flags & FLAG_QUESTION and not fatal:
                 self.on_no_answer(sqlstate)
                 return VERDICT_SKIP
             replies_head(&self.replies).flags &= ~(FLAG_UNREADABLE | FLAG_PREPARES)
-            if self.instead and replies_head(&self.replies).action == ACTION_FORWARD:
+            if self.instead and replies_head(&self.replies).action == ACTION_FORWARD and not fatal:
                 self.instead = False
                 return VERDICT_SKIP
         else:

@@ -1,13 +1,14 @@
 # Clients that arrive: from an accepted socket through login and welcome to a session, or to a replication tunnel.
 
+cdef enum:
+    DRAINING_LOGIN_NS_MAX = 500000000      # how long a login may still take when the proxy shuts down
+
 cdef class Arrivals(Clock):
     """Who comes to this worker, and who goes."""
 
     def adopt(self, int fd, *, bint refuse=False):
         """Takes over a connected, non-blocking client socket."""
         cdef Session session
-        if self.draining:
-            refuse = True
         while True:
             self.next_process = (self.next_process + 1) & 0xffffff
             if self.next_process and self.next_process | <uint32_t> self.index << 24 not in self.keys:
@@ -21,6 +22,18 @@ cdef class Arrivals(Clock):
         session.deadline_ns = monotonic_ns() + self.login_ns_max
         self.deadlines.add(session)
         session.refused = refuse
+        if self.draining:
+            self.hasten(session)
+
+    cdef int hasten(self, Session session) except -1:
+        """The proxy shuts down before the login is over: the client is told, soon if it says nothing itself."""
+        if session.phase == PHASE_WELCOME:
+            return self.turn_away(session)
+        session.deadline_ns = min(session.deadline_ns, monotonic_ns() + <int64_t> DRAINING_LOGIN_NS_MAX)
+        return 0
+
+    cdef int turn_away(self, Session session) except -1:
+        return session.fatal("57P03", "the proxy is shutting down", "Connect again: another one may be there.")
 
     cdef int shake(self, Session session, list actions) except -1:
         """Login: does what the handshake says is to be done."""
@@ -75,9 +88,10 @@ cdef class Arrivals(Clock):
     cdef int welcome_later(self, Session session, request) except -1:
         cdef Identity identity
         leftover = session.handshake.leftover
+        if self.draining:
+            return self.turn_away(session)
         if session.refused:
-            session.fatal("57P03" if self.draining else "53300",
-                          "the proxy is shutting down" if self.draining else "sorry, too many clients already",
+            session.fatal("53300", "sorry, too many clients already",
                           "Try again later, or raise listen.max_client_conn and pools.max_client_conn: the lower"
                           " holds.")
             return 0
@@ -136,8 +150,10 @@ cdef class Arrivals(Clock):
         self.policy.open_tunnel(session, shared.endpoint, request)
         return 0
 
-    def tunnel_opened(self, Session session, int fd, uint32_t process_id, bytes secret_key, bytes welcome, tls_end):
-        """The server connection of a replication client is logged in; `welcome` is what the server told it."""
+    def tunnel_opened(self, Session session, int fd, uint32_t process_id, bytes secret_key, bytes welcome, tls_end,
+                      bytes leftover):
+        """The server connection of a replication client is logged in; `welcome` is what the server told it, and
+        `leftover` came behind its ReadyForQuery."""
         cdef EndpointState shared = self.endpoints[0]
         cdef Tunnel tunnel = Tunnel(self, session, shared, fd, process_id, secret_key, tls_end)
         self.poller.watch(tunnel)
@@ -148,7 +164,7 @@ cdef class Arrivals(Clock):
         session.tunnel = tunnel
         session.phase = PHASE_TUNNEL
         session.write_bytes(welcome + backend_key_data(session.process_id, session.secret_key)
-                            + ready_for_query(b"I"))
+                            + ready_for_query(b"I") + leftover)
         if buffer_waiting(&session.inbound):
             tunnel.write(session.inbound.data + session.inbound.start, buffer_waiting(&session.inbound))
             buffer_free(&session.inbound)

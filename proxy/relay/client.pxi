@@ -33,6 +33,9 @@ cdef class Client(Connection):
     cdef object handshake
     cdef Tunnel tunnel                     # of a replication connection, else None
     cdef bint refused                      # too many clients: told so once it has logged in
+    cdef bint half_closed                  # it was seen to send nothing more while reading was paused
+    cdef bint probed                       # it was sent something that only a client that is there takes
+    cdef bint cut_off                      # its end came without Terminate
     cdef Identity identity
     cdef readonly object settings          # proxy.settings.Settings: what deviates from the identity's
     cdef bint unclear                      # a statement is under way that may change what the next four say
@@ -362,10 +365,28 @@ cdef class Client(Connection):
             self.relay.count_failed_login("tls")
         if self.broken or self.phase != PHASE_READY:
             return self.end()
+        self.cut_off = True
         return self.leave()
 
     cdef int on_hangup(self) except -1:
         return self.end()
+
+    cdef int on_half_closed(self) except -1:
+        self.half_closed = True
+        return 0
+
+    cdef int probe(self) except -1:
+        """Finds out whether a client that sends nothing more is still there.
+
+        One that has closed looks like one that has shut down its side and waits for its answer, until it is sent
+        something: then it answers with RST. It is sent a ParameterStatus that it knows.
+        """
+        cdef bytes welcome = self.identity.welcome
+        cdef Py_ssize_t at = welcome.find(b"server_version\0") - FRAME_HEADER
+        if at >= 0 and not self.probed:
+            self.probed = True
+            self.write_bytes(welcome[at:at + 1 + int.from_bytes(welcome[at + 1:at + FRAME_HEADER], "big")])
+        return 0
 
     cdef int leave(self) except -1:
         """Terminate, or the end of what the client sends: what was asked before is carried out and answered."""
@@ -376,10 +397,8 @@ cdef class Client(Connection):
         unsettled = self.link.failed or self.link.syncs_unsure > 0
         if self.link.replies.count == 0 and buffer_waiting(&self.link.outbound) == 0 and not unsettled:
             return self.finish()
-        if self.stream_left:
-            return self.end()
         self.phase = PHASE_LEAVING
-        if self.in_batch or unsettled or self.link.copy_half_sent():
+        if self.in_batch or unsettled or self.link.copy_half_sent() or (self.stream_left and not self.stream_drop):
             self.link.say_goodbye()
         return self.listen()
 

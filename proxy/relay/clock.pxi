@@ -2,6 +2,7 @@
 
 cdef enum:
     CANCEL_NS_MAX = 5000000000         # how long a server may take to end a statement it was asked to cancel
+    PROBE_NS = 100000000               # who waits longer for a link and sends nothing more may have gone
 
 
 cdef class Clock(Routes):
@@ -16,7 +17,9 @@ cdef class Clock(Routes):
         self.poller.now_ns = now
         for session in [session for session in self.deadlines if (<Session> session).deadline_ns < now]:
             self.deadlines.discard(session)
-            if session.phase <= PHASE_WELCOME:
+            if session.phase <= PHASE_WELCOME and self.draining:
+                (<Arrivals> self).turn_away(session)
+            elif session.phase <= PHASE_WELCOME:
                 self.count_timeout("login")
                 session.fatal("08P01", "authentication was not finished in time",
                               f"The limit is listen.login_timeout_ms, {self.login_ns_max // 1000000} ms.")
@@ -36,6 +39,9 @@ cdef class Clock(Routes):
                         f"The limit is pools.query_wait_timeout_ms, {self.wait_ns_max // 1000000} ms. All links of this"
                         " user's pool are busy: raise pools.default_pool_size or look for transactions that stay open.")
                     (<Relay> self).resume(session)
+                for session in pool.waiters:
+                    if session.half_closed and now - session.wait_since_ns > <int64_t> PROBE_NS:
+                        session.probe()
         if now - self.swept_ns > SWEEP_NS:
             self.swept_ns = now
             self.sweep(now)

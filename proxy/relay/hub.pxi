@@ -119,7 +119,7 @@ cdef class Relay(Arrivals):
                         if self.draining and session.link is None and session.phase == PHASE_READY:
                             self.leaving(session)
                     except Exception as error:
-                        session.on_fault(error)
+                        session.survive(error)
         finally:
             self.running = False
         return 0
@@ -191,10 +191,11 @@ cdef class Relay(Arrivals):
         self.policy.open_link(pool, pool.state.endpoint, pool.identity)
         return 0
 
-    def link_opened(self, Pool pool, int fd, uint32_t process_id, bytes secret_key, welcome, tls_end=None):
+    def link_opened(self, Pool pool, int fd, uint32_t process_id, bytes secret_key, welcome, tls_end=None,
+                    bytes leftover=b""):
         """A server connection is logged in; `welcome` is a welcome.Welcome, None if that is known already.
 
-        `tls_end` is the proxy.tls.TlsEnd of one that is encrypted.
+        `tls_end` is the proxy.tls.TlsEnd of one that is encrypted, `leftover` what has come behind ReadyForQuery.
         """
         cdef Link link
         cdef Session session
@@ -216,7 +217,10 @@ cdef class Relay(Arrivals):
         if pool.identity.welcome is not None:
             for session in self.arrived(pool.identity):
                 self.welcome(session)
-        pool.give_back(link)
+        if leftover:
+            link.on_unasked(leftover)
+        if not link.closed:
+            pool.give_back(link)
         self.run_ready()
 
     def reserve_link(self, int index):
@@ -281,7 +285,9 @@ cdef class Relay(Arrivals):
         self.draining = True
         self.drained = self.loop.create_future()
         for session in list(self.keys.values()):
-            if session.phase == PHASE_READY and session.link is None and not buffer_waiting(&session.begin):
+            if session.phase <= PHASE_WELCOME:
+                self.hasten(session)
+            elif session.phase == PHASE_READY and session.link is None and not buffer_waiting(&session.begin):
                 self.leaving(session)
         if self.clients:
             await wait([self.drained], timeout=grace_ms / 1000)

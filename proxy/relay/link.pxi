@@ -92,10 +92,17 @@ cdef class Link(Answers):
         return 0
 
     cdef int say_goodbye(self) except -1:
-        """The client has left in the middle of a batch or a COPY: the server shall answer what it answers a client
-        that does, and close."""
+        """The client has left in the middle of a batch, a COPY or a message: the server shall answer what it answers
+        a client that does, and close."""
         self.goodbye = self.tainted = True
-        return self.append_frame(b"X\0\0\0\x04")
+        if not self.session.cut_off:
+            return self.append_frame(b"X\0\0\0\x04")
+        return self.hang_up() if buffer_waiting(&self.outbound) == 0 else 0
+
+    cdef int hang_up(self) except -1:
+        """The client's end is the server's: behind all that was sent."""
+        shutdown(self.fd, SHUT_WR)
+        return 0
 
     cdef inline bint torn(self) noexcept:
         """Whether the session has been given a part of a message only."""
@@ -127,6 +134,32 @@ cdef class Link(Answers):
         self.end()
         return VERDICT_DESYNC
 
+    cdef bint holds_nothing(self):
+        """Whether the session has nothing here: what the server still owes, the proxy has asked for itself."""
+        cdef Session session = self.session
+        cdef uint32_t index
+        if (session is None or session.routed or session.in_batch or session.stream_left or self.status != b"I"
+                or self.pins or self.touched is not None or self.asked is not None or self.copying or self.failed):
+            return False
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).action != ACTION_SKIP:
+                return False
+        return True
+
+    cdef bint let_session_go(self) except -1:
+        """The server goes, and the session, if it has nothing there, need not know: another link will do."""
+        cdef Session session = self.session
+        if not self.holds_nothing():
+            return False
+        self.flush_run()
+        if session.phase == PHASE_LEAVING:
+            session.finish()
+            return True
+        if session.unclear:
+            session.clear_up()
+        session.detach()
+        return True
+
     cdef int on_lost(self) except -1:
         """The server closed the connection, or it broke."""
         cdef Session session = self.session
@@ -136,6 +169,8 @@ cdef class Link(Answers):
         cdef Reply* reply
         cdef Reply unit
         self.flush_run()
+        if self.let_session_go():
+            return self.end()
         for index in range(self.replies.count):
             reply = replies_at(&self.replies, index)
             if reply.flags & FLAG_BEGIN:
@@ -187,6 +222,8 @@ cdef class Link(Answers):
             if self.replies.count == 0 and not self.closed and not self.lies_idle:
                 return self.rinse()
             return 0
+        if self.goodbye and session.cut_off:
+            return self.hang_up()
         if not self.release_if_done():
             session.listen()
         return 0

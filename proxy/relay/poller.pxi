@@ -117,7 +117,7 @@ cdef class Poller:
                     if not connection.closed:
                         connection.on_event(event.events)
             except Exception as error:
-                connection.on_fault(error)
+                connection.survive(error)
         if self.closed:
             self.closed.clear()
         return count if count > 0 else 0
@@ -158,6 +158,8 @@ cdef class Connection:
         if events & (EPOLLHUP | EPOLLERR):
             # What the peer sent before it went is read first, but not while reading is held back on purpose.
             return self.on_readable() if self.interest & EPOLLIN else self.on_hangup()
+        if events & EPOLLRDHUP and not self.interest & EPOLLIN:
+            return self.on_half_closed()
         return 0
 
     cdef int on_readable(self) except -1:
@@ -167,8 +169,13 @@ cdef class Connection:
         raise NotImplementedError("a connection must end")
 
     cdef int on_hangup(self) except -1:
-        """Nothing can be sent any more, and reading was paused."""
-        return self.on_lost()
+        """Nothing can be sent any more, and reading is paused: what came before is read when that is over, and the
+        end behind it."""
+        return 0
+
+    cdef int on_half_closed(self) except -1:
+        """The peer sends nothing more, and reading is paused."""
+        return 0
 
     cdef int on_drained(self) except -1:
         """All that was waiting in `outbound` has been sent."""
@@ -180,6 +187,23 @@ cdef class Connection:
 
     cdef int on_fault(self, object error) except -1:
         raise NotImplementedError("a connection must survive its faults")
+
+    cdef int end(self) except -1:
+        raise NotImplementedError("a connection must end")
+
+    cdef int survive(self, object error) except -1:
+        """A fault costs the connection it happened on. One more while it is told of, or ended, is only logged: the
+        events of the others are here only once."""
+        try:
+            self.on_fault(error)
+        except Exception as another:
+            log.error("fault in the relay, behind %r", error, exc_info=another)
+            try:
+                self.end()
+            except Exception as last:
+                log.error("fault in the relay, the connection is cut", exc_info=last)
+                self.shut()
+        return 0
 
     cdef inline int listen_for(self, uint32_t interest) except -1:
         if interest != self.interest and not self.closed:

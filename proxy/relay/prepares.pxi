@@ -19,7 +19,7 @@ cdef class Prepares(Statements):
         """Whether it says something of statements prepared in SQL."""
         if shape.prepares or shape.executes or "prepared_statements" in shape.pins:
             return True
-        return shape.deallocates is not None and shape.deallocates != "*" and self.is_taken(shape.deallocates.encode())
+        return bool(shape.deallocates) and self.is_taken(shape.deallocates.encode())
 
     cdef bint knows(self, const uint8_t* name, size_t length) except -1:
         """Whether a message names a statement that was prepared in SQL."""
@@ -44,7 +44,7 @@ cdef class Prepares(Statements):
         cdef bytes key, text
         if self.link.own_names:
             return 0
-        for name in shape.executes | shape.prepares | ({shape.deallocates} - {None, "*"}):
+        for name in shape.executes | shape.prepares | ({shape.deallocates} if shape.deallocates else set()):
             key = name.encode()
             if self.in_batch or not name.isascii() or shape.statements > 1 or key.startswith(b"pgshunt_") or (
                     self.statements is not None and key in self.statements):

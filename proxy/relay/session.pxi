@@ -320,7 +320,7 @@ cdef class Session(Prepares):
             return self.pass_failed(data, size)
         if portal_end > 5:
             entry = None if self.portals is None else self.portals.get((<const char*> data)[5:portal_end])
-        if (entry is not None and entry.kind == KIND_SESSION and entry.shape.deallocates != "*"
+        if (entry is not None and entry.kind == KIND_SESSION and entry.shape.deallocates != ALL_STATEMENTS
                 and self.drops_own(entry)):
             name = entry.shape.deallocates.encode()
             statement = self.statements[name]

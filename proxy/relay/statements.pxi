@@ -8,7 +8,7 @@ cdef class Statements(Unit):
         cdef str name = entry.shape.deallocates
         if name is None:
             return False
-        if name == "*":
+        if name == ALL_STATEMENTS:
             return self.link is None or not self.link.pins
         if self.link is not None and self.link.own_names:
             return False
@@ -23,7 +23,7 @@ cdef class Statements(Unit):
         """Forgets what a DEALLOCATE names; returns its CommandComplete. The links keep it for other sessions."""
         cdef str name = entry.shape.deallocates
         self.last_statement = None
-        if name == "*":
+        if name == ALL_STATEMENTS:
             self.statements = self.prepares = None
             return COMMAND_COMPLETE["DEALLOCATE ALL"]
         del (self.prepares if self.prepares is not None and name.encode() in self.prepares else self.statements)[

@@ -11,7 +11,7 @@ from postgast import scan
 
 from pgshunt.routing.classify import classify, classify_bytes
 from pgshunt.routing.lexer import strip
-from pgshunt.routing.shape import Kind, Shape
+from pgshunt.routing.shape import ALL_STATEMENTS, Kind, Shape
 from pgshunt.routing.table import Catalogue
 
 PATH = ("$user", "public")
@@ -579,7 +579,8 @@ SESSIONS = [
     ),
     session("DEALLOCATE p", "deallocate", deallocates="p"),
     session('DEALLOCATE PREPARE "P q"', "deallocate", deallocates="P q"),
-    session("DEALLOCATE ALL", "deallocate_all", deallocates="*", releases=frozenset({"prepare"})),
+    session('DEALLOCATE "*"', "deallocate", deallocates="*"),
+    session("DEALLOCATE ALL", "deallocate_all", deallocates=ALL_STATEMENTS, releases=frozenset({"prepare"})),
     read("DECLARE c CURSOR FOR SELECT * FROM users", "users", local="cursor", reason="cursor"),
     read(
         "DECLARE c CURSOR WITH HOLD FOR SELECT * FROM users ORDER BY 1",
