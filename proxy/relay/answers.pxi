@@ -187,7 +187,9 @@ cdef class Answers(ReadBack):
             if self.session is not None and self.session.shadow is not None and not verdict & VERDICT_SKIP:
                 self.session.shadow.observed(data[5:size - 1])
         if verdict & VERDICT_POPPED:
-            if head.code == REPLY_DESCRIBE_STATEMENT and head.action == ACTION_SKIP:
+            if head.flags & FLAG_DESCRIBES:
+                self.on_unnamed_described(data, size)
+            elif head.code == REPLY_DESCRIBE_STATEMENT and head.action == ACTION_SKIP:
                 self.on_described(self.changes.popleft(), data, size)
             elif head.flags & FLAGS_SETTLED:
                 self.settle(&head)
@@ -211,7 +213,7 @@ cdef class Answers(ReadBack):
                     self.pass_on(data, size)
                 self.answer_fakes()
                 return VERDICT_SKIP
-        elif kind == b"t" and head.action == ACTION_SKIP:
+        elif kind == b"t" and (head.action == ACTION_SKIP or head.flags & FLAG_DESCRIBES):
             self.parameters = (<const char*> data)[5:size] if size == <size_t> read_uint32(data + 1) + 1 else None
         elif kind == b"G":
             self.copying = True

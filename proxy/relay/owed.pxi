@@ -19,6 +19,7 @@ cdef enum:
     FLAG_UNREADABLE = 1024   # nobody knows what state it leaves behind
     FLAG_PREPARES = 2048     # the client's PREPARE
     FLAG_REMAKES = 4096      # the proxy's own, the session's PREPARE once more
+    FLAG_DESCRIBES = 8192    # it tells what the session's unnamed statement takes and returns
     FLAGS_SETTLED = FLAG_CHANGE | FLAG_UNNAMED | FLAG_UNREADABLE | FLAG_QUESTION | FLAG_PREPARES | FLAG_REMAKES
 
     PREPARES_BYTES_MAX = 65536         # of the texts that one session has prepared in SQL; beyond, it keeps its link
@@ -207,9 +208,9 @@ cdef class Owed(Connection):
         """The server refused or skipped a message: what was noted when it was sent is not so.
 
         `change` is (session, name, statement, None) for a named statement parsed or closed, with None for the name
-        where the proxy itself parsed or described it; (session, None, None, (link's token, token, entry, body)) with
-        what the unnamed statement of the link and of the session was before; (session, None, None, None) when the
-        session's statements were to get its own names.
+        where the proxy itself parsed or described it; (session, None, None, (link's token, token, entry, body,
+        described)) with what the unnamed statement of the link and of the session was before; (session, None, None,
+        None) when the session's statements were to get its own names.
         """
         cdef Session session
         cdef Statement statement
@@ -268,8 +269,11 @@ cdef class Owed(Connection):
         known = statement.described.setdefault(index, found)
         if known == found or (name is None and known[1] == rows):
             return 0
-        self.prepared.pop(statement.id, None)
-        self.doubtful.add(statement.id)
+        if statement.id:
+            self.prepared.pop(statement.id, None)
+            self.doubtful.add(statement.id)
+        else:
+            self.unnamed_token = -1
         self.relay.prepare_anew()
         if session is not self.session:
             return 0
@@ -281,6 +285,17 @@ cdef class Owed(Connection):
                                            not self.defined)
             renewed.described[index] = found
             session.statements[name] = renewed
+        return 0
+
+    cdef int on_unnamed_described(self, const uint8_t* data, size_t size) except -1:
+        """What the session's unnamed statement takes and returns here: for good, as for a named one."""
+        cdef Session session = self.session
+        if (session is not None and self.parameters is not None and not self.unnamed_pending
+                and session.unnamed_token and session.unnamed_token == self.unnamed_token):
+            if session.unnamed_described is None:
+                session.unnamed_described = {}
+            session.unnamed_described.setdefault(
+                self.pool.state.index, (self.parameters, (<const char*> data)[:size]))
         return 0
 
     cdef bint copy_half_sent(self) noexcept:

@@ -148,6 +148,8 @@ cdef class Session(Prepares):
             self.remember_unnamed(entry, data + text, here - text, whole)
             self.link.unnamed_token = self.unnamed_token
             self.pass_on(data, here)
+            if whole and (available == <size_t> size or (data[size] != b"B" and data[size] != b"D")):
+                self.have_described()
             return TAKEN
         name = (<const char*> data)[5:text - 1]
         if self.statements is None:
@@ -231,8 +233,11 @@ cdef class Session(Prepares):
         if self.shadow is not None or self.relay.shadowing:
             self.record_bind(entry, statement, data + rest, here - rest, here == <size_t> (read_uint32(data + 1) + 1))
         if statement is None or self.link.own_names:
-            if length == 0:
-                self.place_unnamed(later)
+            if length == 0 and self.changed is not None:
+                self.refuse_changed(False)
+                return TAKEN
+            if length == 0 and self.place_unnamed(later) == STOP:
+                return STOP
             replies_push(&self.link.replies, REPLY_BIND, ACTION_FORWARD)
             self.pass_on(data, here)
             return TAKEN
@@ -257,6 +262,7 @@ cdef class Session(Prepares):
         cdef Statement statement = None
         cdef Entry entry
         cdef size_t length
+        cdef Reply* reply
         cdef bint later = self.in_batch
         if self.skip_to_sync:
             return TAKEN
@@ -287,9 +293,14 @@ cdef class Session(Prepares):
             self.pass_on(data, size)
             return TAKEN
         if statement is None or self.link.own_names:
+            if length == 0 and self.changed is not None:
+                self.refuse_changed(True)
+                return TAKEN
+            if length == 0 and self.place_unnamed(later) == STOP:
+                return STOP
+            reply = replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
             if length == 0:
-                self.place_unnamed(later)
-            replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
+                reply.flags = FLAG_DESCRIBES
             self.pass_on(data, size)
             return TAKEN
         if statement.id not in self.link.prepared:

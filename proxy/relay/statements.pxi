@@ -55,8 +55,10 @@ cdef class Statements(Unit):
         A unit that can be sent to the owner instead need not wait for that.
         """
         self.send_parse(statement, ACTION_SKIP, None)
-        if (self.link.pool.state.index not in statement.described
-                or self.unit_on_copy and buffer_waiting(&self.replay)):
+        return self.await_described() if self.link.pool.state.index in statement.described else TAKEN
+
+    cdef int await_described(self) except -1:
+        if self.unit_on_copy and buffer_waiting(&self.replay):
             return TAKEN
         self.insert_bytes(b"H\0\0\0\x04")
         self.in_batch = True
@@ -157,7 +159,8 @@ cdef class Statements(Unit):
         cdef bytes body = None
         if self.unnamed_token:
             body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
-        return self, None, None, (self.link.unnamed_token, self.unnamed_token, self.unnamed_entry, body)
+        return self, None, None, (
+            self.link.unnamed_token, self.unnamed_token, self.unnamed_entry, body, self.unnamed_described)
 
     cdef int renew_unnamed(self, Reply* reply, bint later) except -1:
         """Notes that a message sent changes the server's unnamed statement; `later`: it may be skipped."""
@@ -166,7 +169,7 @@ cdef class Statements(Unit):
         return self.note_change(reply, self.unnamed_now()) if later else 0
 
     cdef int restore_unnamed(self, tuple before) except -1:
-        self.unnamed_token, self.unnamed_entry, body = before
+        self.unnamed_token, self.unnamed_entry, body, self.unnamed_described = before
         self.unnamed.start = self.unnamed.end = 0
         if body:
             buffer_append(&self.unnamed, PyBytes_AS_STRING(body), len(body))
@@ -176,6 +179,7 @@ cdef class Statements(Unit):
         self.relay.unnamed_tokens += 1
         self.unnamed_token = self.relay.unnamed_tokens
         self.unnamed_entry = entry
+        self.unnamed_described = None
         self.unnamed.start = self.unnamed.end = 0
         if whole:
             buffer_append(&self.unnamed, body, length)
@@ -199,24 +203,52 @@ cdef class Statements(Unit):
         return statement
 
     cdef int place_unnamed(self, bint later) except -1:
-        """Makes the server's unnamed statement be this session's, or nobody's if it has none."""
-        cdef uint8_t header[6]
+        """Makes the server's unnamed statement be this session's, or nobody's if it has none.
+
+        STOP, as for `provide`: if it is known what it returned where the client had it parsed.
+        """
         cdef Reply* reply
+        cdef bytes body
+        cdef Statement statement = None
         if self.link.unnamed_token == self.unnamed_token:
-            return 0
+            return TAKEN
         if self.unnamed_token == 0:
             # Another session's is still there; the server must say that there is none.
             self.insert_bytes(b"C\0\0\0\x06S\0")
             reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_SKIP)
         else:
-            header[0] = b"P"
-            write_uint32(header + 1, <uint32_t> (buffer_waiting(&self.unnamed) + 5))
-            header[5] = 0
-            self.insert(header, 6)
-            self.insert(self.unnamed.data + self.unnamed.start, buffer_waiting(&self.unnamed))
+            body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
+            statement = self.described_unnamed(body)
+            if statement is not None:
+                body, _ = statement.described[self.link.pool.state.index]
+            self.insert_bytes(b"P" + (len(body) + 5).to_bytes(4, "big") + b"\0" + body)
             reply = replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
         self.renew_unnamed(reply, later)
         self.link.unnamed_token = self.unnamed_token
+        if statement is None:
+            return TAKEN
+        self.insert_bytes(describe_statement(b""))
+        self.note_change(replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_SKIP),
+                         (self, None, statement, None))
+        return self.await_described()
+
+    cdef Statement described_unnamed(self, bytes body):
+        """The unnamed statement as it was described at this endpoint; None if it was not, or not in full."""
+        cdef Statement statement = Statement(0, body, self.unnamed_entry, self.read_path_id)
+        cdef bytes frame
+        if self.unnamed_described is None or self.link.pool.state.index not in self.unnamed_described:
+            return None
+        types, frame = self.unnamed_described[self.link.pool.state.index]
+        rows = row_shape(<const uint8_t*> PyBytes_AS_STRING(frame), len(frame))
+        if rows is None:
+            return None
+        statement.described[self.link.pool.state.index] = (body[:body.index(b"\0") + 1] + types, rows)
+        return statement
+
+    cdef int have_described(self) except -1:
+        """The client has an unnamed statement parsed, and does not bind it at once: it may run on another link."""
+        self.insert_bytes(describe_statement(b""))
+        replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_SKIP).flags = FLAG_DESCRIBES
         return 0
 
     cdef int await_drop(self, bint flush) except -1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,7 @@ class HostileServer:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError, EOFError):
+        with suppress(OSError), _closed_at_its_end(connection):
             startup = _exactly(connection, int.from_bytes(_exactly(connection, 4)) - 4)
             if startup[:4] == (80877102).to_bytes(4):
                 connection.close()  # a cancel request
@@ -140,6 +140,15 @@ class HostileServer:
         if answer.then in (CLOSE, RESET):
             connection.close()
         return answer.then == GO_ON
+
+
+@contextmanager
+def _closed_at_its_end(connection: socket.socket) -> Iterator[None]:
+    """A server whose client sends no more closes as well, as PostgreSQL does."""
+    try:
+        yield
+    except EOFError:
+        connection.close()
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:

@@ -64,6 +64,24 @@ ASKED = {
     ],
 }
 
+RUN_UNNAMED = [bind("", "", "1"), execute(), SYNC]
+UNNAMED = {
+    "unnamed": [RUN_UNNAMED, RUN_UNNAMED],
+    "unnamed, not described": [RUN_UNNAMED, RUN_UNNAMED],
+    "unnamed, described again": [[describe("S"), SYNC], RUN_UNNAMED],
+    "unnamed, flushed": [[bind("", "", "1"), FLUSH, execute(), SYNC, *RUN_UNNAMED]],
+    "unnamed, in one write": [[*RUN_UNNAMED, describe("S"), SYNC, *RUN_UNNAMED]],
+    "unnamed, anew": [RUN_UNNAMED, [*_prepare("unnamed, anew", ""), *RUN_UNNAMED], RUN_UNNAMED],
+}
+
+
+def _before(asked: str) -> list[list[bytes]]:
+    """What a session asks before the change."""
+    if asked not in UNNAMED:
+        return [[*_prepare(asked), SYNC], RUN]
+    described = 1 if "not described" in asked else None
+    return [[*_prepare(asked, "")[:described], SYNC], RUN_UNNAMED]
+
 
 def _hear(client: WireClient, turns: list[list[bytes]]) -> list[Frame]:
     frames: list[Frame] = []
@@ -92,7 +110,7 @@ def trusted(database: Database) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("change", CHANGES)
 def test_same_answers(change: str, database: Database, trusted: tuple[str, int]) -> None:
     """Changed through the proxy or beside it; run on the link that holds the statement or on another one."""
-    asked = list(ASKED)
+    asked = [*ASKED, *UNNAMED]
     direct = _play(trusted, database, change, asked, None, inside=False)
     for inside in (True, False):
         for other_link in (True, False):
@@ -123,7 +141,7 @@ def _play(
             return client.log_in(database.server.user, database.dbname)
 
         clients = {name: connect() for name in asked}
-        heard = {name: _hear(client, [[*_prepare(name), SYNC], RUN]) for name, client in clients.items()}
+        heard = {name: _hear(client, _before(name)) for name, client in clients.items()}
         if other_link:
             holder = connect()
             holder.query("BEGIN")
@@ -132,7 +150,8 @@ def _play(
             assert "E" not in kinds(connect().query(CHANGES[change]))
         else:
             database.execute(CHANGES[change])
-        return {name: heard[name] + _hear(client, ASKED[name]) for name, client in clients.items()}
+        turns = ASKED | UNNAMED
+        return {name: heard[name] + _hear(client, turns[name]) for name, client in clients.items()}
 
 
 async def _use_asyncpg(address: tuple[str, int], database: Database, occupy: bool) -> list[object]:
