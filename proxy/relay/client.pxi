@@ -60,7 +60,7 @@ cdef class Client(Connection):
     cdef Buffer unnamed                    # body of the last unnamed Parse, without its name
     cdef int64_t unnamed_token             # 0: the session has no unnamed statement
     cdef Entry unnamed_entry
-    cdef dict unnamed_described            # endpoint index -> (its parameters' types, RowDescription or NoData), or None
+    cdef dict unnamed_described            # endpoint index -> (parameters' types, RowDescription or NoData), or None
     cdef Entry bound_entry                 # what the unnamed portal runs
     cdef dict portals                      # name -> Entry of what it runs; None if nothing has been bound by name
     cdef Buffer begin                      # the messages of a BEGIN that was answered but not sent yet

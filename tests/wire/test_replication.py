@@ -98,6 +98,10 @@ def test_a_base_backup_goes_through(relay: RunningRelay, tmp_path: Path) -> None
 def test_a_cancel_reaches_it(relay: RunningRelay) -> None:
     with walsender(relay) as client:
         client.send(messages.query(b"SELECT pg_sleep(60)"))
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = '{}'"
+        relay.wait_for(
+            lambda: relay.shared.execute(asleep.format(relay.shared.dbname)) == [[1]], "it has begun"
+        )
         with relay.connect() as canceller:
             canceller.sendall(messages.cancel_request(client.process_id, client.secret_key))
             assert canceller.recv(1) == b""
