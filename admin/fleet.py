@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pgshunt.config.model import Config
+from pgshunt.config.values import WORKERS_MAX
 from pgshunt.proxy.board import Board
 from pgshunt.proxy.channel import Channel, ChannelError, Message
 from pgshunt.proxy.worker import Inherited
@@ -130,7 +131,7 @@ class Fleet:
         self._report = report
         self._command = command
         self._login_secret = login_secret or secrets.token_bytes(32)
-        count = config.listen.workers or os.cpu_count() or 1
+        count = config.listen.workers or min(os.cpu_count() or 1, WORKERS_MAX)
         self.listeners = bind(config.listen.host, config.listen.port)
         self.port = int(self.listeners[0].getsockname()[1])
         """Where clients connect; of interest when the configuration says 0."""

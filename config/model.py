@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pgshunt.config.secret import REVEAL, Secret
 from pgshunt.config.values import (
+    WORKERS_MAX,
     BindPort,
     Count,
     DatabaseName,
@@ -166,7 +167,7 @@ class Listen(Section):
 
     host: Host = "127.0.0.1"
     port: BindPort = 6432
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=WORKERS_MAX)
     """Worker processes; 0 means one for each core."""
     max_client_conn: Count = 5000
     """Clients at once, over all workers. The lower of this and `pools.max_client_conn` holds."""

@@ -73,6 +73,8 @@ def _verifier(secret: Secret) -> Secret:
 
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+WORKERS_MAX = 127
+"""The worker stands in the first byte of its sessions' process ids, which are never negative."""
 BindPort = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the kernel choose a free one."""
 Count = Annotated[int, Field(ge=1)]

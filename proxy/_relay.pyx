@@ -18,7 +18,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memchr, memcmp, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close
 
@@ -40,6 +40,7 @@ from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error, with
 from pgshunt.protocol.messages import backend_key_data
 from pgshunt.proxy import settings as settings_of
 from pgshunt.proxy.settings import VERIFIED
+from pgshunt.proxy.signals import in_parameters, in_text
 from pgshunt.routing.classify import classify
 from pgshunt.routing.decide import REASON_CODES, Reason, decide
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
@@ -127,6 +128,7 @@ include "relay/state.pxi"
 include "relay/unit.pxi"
 include "relay/statements.pxi"
 include "relay/prepares.pxi"
+include "relay/signals.pxi"
 include "relay/session.pxi"
 include "relay/routes.pxi"
 include "relay/clock.pxi"

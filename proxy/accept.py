@@ -28,8 +28,8 @@ PAUSE_S = 0.1
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 # The first byte of a datagram. A cancel goes on with the process id (4 bytes) and the secret key: 4 bytes in
-# protocol 3.0, up to 256 in 3.2.
-_CLIENT, _CANCEL = b"c", b"x"
+# protocol 3.0, up to 256 in 3.2. A note is what proxy/signals.py makes of it.
+_CLIENT, _CANCEL, _NOTE = b"c", b"x", b"n"
 _DATAGRAM_BYTES_MAX = 512
 
 
@@ -43,6 +43,9 @@ class Clients(Protocol):
 
     def cancel(self, process_id: int, secret_key: bytes) -> object:
         """Cancels what the session with this key is running here; silently nothing when there is none."""
+
+    def take_note(self, note: bytes) -> None:
+        """Another worker's relay asks or answers."""
 
 
 class Acceptor:
@@ -99,12 +102,20 @@ class Acceptor:
 
     def pass_cancel(self, worker: int, process_id: int, secret_key: bytes) -> None:
         """Sends a cancel request on to the worker whose session it names. A full inbox loses it."""
+        self._send(worker, _CANCEL + process_id.to_bytes(4, "big") + secret_key)
+
+    def pass_note(self, worker: int, note: bytes) -> bool:
+        """Sends a note to another worker's relay; False if its inbox is full, or there is no such worker."""
+        return self._send(worker, _NOTE + note)
+
+    def _send(self, worker: int, datagram: bytes) -> bool:
         if not 0 <= worker < len(self._peers):
-            return
+            return False
         try:
-            self._peers[worker].send(_CANCEL + process_id.to_bytes(4, "big") + secret_key)
+            self._peers[worker].send(datagram)
         except OSError:
-            return
+            return False
+        return True
 
     # -- accepting ------------------------------------------------------------------------------------
 
@@ -176,6 +187,8 @@ class Acceptor:
             # Without a descriptor: the kernel had none left for us (EMFILE), and has closed the client.
             for fd in fds:
                 self._keep(fd)
+        elif body[:1] == _NOTE:
+            self._relay.take_note(body[1:])
         else:
             self._relay.cancel(int.from_bytes(body[1:5], "big"), body[5:])
         return True

@@ -24,6 +24,7 @@ from pgshunt.protocol.scram import Proof, parse_verifier
 from pgshunt.protocol.startup import Encryption, Handshake
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
 from pgshunt.proxy.lookup import LookupFailed, Verifiers
+from pgshunt.proxy.signals import worker_of
 from pgshunt.proxy.stream import CANNOT_CONNECT
 from pgshunt.proxy.tls import TlsEnd, end_point, first_certificate
 from pgshunt.proxy.welcome import Welcome, ask
@@ -234,11 +235,13 @@ class Policy:
 
     # --- links ----------------------------------------------------------------------------------------------
 
-    def open_link(self, pool: Pool, endpoint: Endpoint, identity: Identity) -> None:
-        """Opens a link in the background; the relay hears of the outcome."""
-        self._spawn(self._open(pool, endpoint, identity))
+    def open_link(self, pool: Pool, endpoint: Endpoint, identity: Identity, session: Session | None) -> None:
+        """Opens a link in the background, for `session` if it is given; the relay hears of the outcome."""
+        self._spawn(self._open(pool, endpoint, identity, session))
 
-    async def _open(self, pool: Pool, endpoint: Endpoint, identity: Identity) -> None:
+    async def _open(
+        self, pool: Pool, endpoint: Endpoint, identity: Identity, session: Session | None
+    ) -> None:
         try:
             opened, welcome = await self._log_in(
                 endpoint,
@@ -248,11 +251,18 @@ class Policy:
                 is_first=identity.welcome is None,
             )
         except LinkError as error:
-            self._relay.link_failed(pool, error)
+            self._relay.link_failed(pool, error, session)
         else:
             fd = opened.socket.detach()
             self._relay.link_opened(
-                pool, fd, opened.process_id, opened.secret_key, welcome, opened.stream.tls, opened.leftover
+                pool,
+                fd,
+                opened.process_id,
+                opened.secret_key,
+                welcome,
+                opened.stream.tls,
+                opened.leftover,
+                session,
             )
 
     async def _log_in(
@@ -327,9 +337,9 @@ class Policy:
     def forward_cancel(self, process_id: int, secret_key: bytes, session: Session) -> None:
         """A client asks to cancel; `session` is the connection it asks on, open until the server was told.
 
-        The worker that issued the key stands in its process id's first byte.
+        The process id tells whose session it is for.
         """
-        owner = process_id >> 24
+        owner = worker_of(process_id)
         if owner != self._relay.index:
             if self._relay.on_foreign_cancel is not None:
                 self._relay.on_foreign_cancel(owner, process_id, secret_key)

@@ -33,6 +33,8 @@ VERIFIED: Final = {
     # 2615 is pg_namespace: whatever lies in the schema depends on it.
     "temp_table": "EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = 2615"
     " AND refobjid = pg_catalog.pg_my_temp_schema())",
+    # Nobody signals it any more. A server that answers is not one that was ended.
+    "signalled": "false",
 }
 """Per cause of a pin that the server can be asked for: whether it still holds."""
 

@@ -37,6 +37,7 @@ class Relay(Clients, Protocol):
 
     on_urgent: Callable[[], None] | None
     on_foreign_cancel: Callable[[int, int, bytes], None] | None
+    on_note: Callable[[int, bytes], bool] | None
     on_event: Callable[[Message], None] | None
 
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
@@ -167,6 +168,7 @@ class Worker:
         )
         self._relay.on_urgent = self._send_soon
         self._relay.on_foreign_cancel = self._acceptor.pass_cancel
+        self._relay.on_note = self._acceptor.pass_note
         self._relay.on_event = self._send_event
         for fd in (*self._inherited.listen_fds, self._inherited.inbox_fd, self._inherited.channel_fd):
             self._relay.wake_on(fd)

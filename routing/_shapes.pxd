@@ -30,7 +30,8 @@ cdef class Entry:
     cdef public object shape
     cdef public int kind
     cdef public bint splittable   # a plain read of at least one table: may go to a copy
-    cdef public bint stateful     # changes state of its session: SET, LISTEN, a temporary table …
+    cdef public bint stateful     # changes state of its session: SET, LISTEN, a temporary table …; or `signals`
+    cdef public bint signals      # cancels or ends what other processes do
     cdef public bint unreadable   # nobody knows what it does
     cdef public bint writes       # writes, locks, volatile or unknown: the owner only
     cdef public bint defines      # DDL

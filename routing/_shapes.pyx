@@ -41,7 +41,8 @@ cdef class Entry:
         self.shape = shape
         self.kind = int(shape.kind)
         self.splittable = shape.splittable
-        self.stateful = shape.stateful
+        self.stateful = shape.stateful or shape.signals
+        self.signals = shape.signals
         self.unreadable = shape.unreadable
         self.writes = shape.writing
         self.defines = shape.defines

@@ -83,6 +83,7 @@ def _unit(shapes: list[Shape]) -> Shape:
         renames=any(shape.renames for shape in shapes),
         rereads=any(shape.rereads for shape in shapes),
         obscures=obscured,
+        signals=any(shape.signals for shape in shapes),
         defines=any(shape.defines for shape in shapes),
         statements=len(shapes),
         reason="search_path" if unclear else "transaction_block" if controls else reason,

@@ -2,7 +2,7 @@
 
 A call is harmless only if the catalogue lists the name as safe (every overload in pg_catalog immutable or
 stable). The functions named here do something a proxy must know beyond that: they keep session state, tell
-the time, or speak of the server they run on.
+the time, speak of the server they run on, or send signals to its processes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Effect:
     pins: str | None = None
     releases: str | None = None
     local: str | None = None
+    signals: bool = False
 
 
 SAFE: Final = Effect()
@@ -33,6 +34,7 @@ SERVER_STATE: Final = Effect(local="server_state")
 READS_BY_NAME: Final = Effect(local="reads_by_name", literal_sensitive=True)
 SEQUENCE: Final = Effect(volatile=True, literal_sensitive=True, sequence=True)
 SESSION_LOCK: Final = Effect(volatile=True, pins="advisory_lock")
+SIGNAL: Final = Effect(volatile=True, signals=True)
 
 EFFECTS: Final[dict[str, Effect]] = {
     # Without the number of arguments: a run of literals is one in the key, so age('a') and age('a', 'b')
@@ -53,6 +55,7 @@ EFFECTS: Final[dict[str, Effect]] = {
         SESSION_LOCK,
     ),
     "pg_backend_pid": Effect(local="backend_pid"),
+    **dict.fromkeys(("pg_cancel_backend", "pg_terminate_backend"), SIGNAL),
     "pg_prepared_statement": Effect(volatile=True, pins="prepared_statements"),
     **dict.fromkeys(
         ("pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"),

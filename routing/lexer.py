@@ -24,6 +24,7 @@ GB18030, JOHAB).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 SPACE: Final = rb"[ \t\n\r\f\v]"
@@ -64,72 +65,87 @@ CONTINUATION: Final = re.compile(
 )
 
 
+STRINGS: Final = {"string": STRING_REST, "escape_string": ESCAPE_STRING_REST, "bit_string": BIT_STRING_REST}
+LITERALS: Final = frozenset({*STRINGS, "dollar", "number"})
+
+
 def strip(text: bytes) -> bytes | None:
     """The key of `text`: what is left of it without its literals. None if it has none and must be
     classified whole.
     """
     key = _Key()
-    at = 0
-    while at < len(text):
-        token = TOKEN.match(text, at)
-        if token is None:
+    for kind, start, end in tokens(text):
+        if kind == "odd":
             return None
-        at = token.end()
-        match token.lastgroup:
-            case "space":
-                key.gap = True
-            case "comment":
-                end = _comment_end(text, at)
-                key.gap = True
-            case "escape_string":
-                end = _string_end(text, at, ESCAPE_STRING_REST)
-            case "bit_string":
-                end = _string_end(text, at, BIT_STRING_REST)
-            case "string":
-                end = _string_end(text, at, STRING_REST)
-            case "dollar":
-                found = text.find(token[0], at)
-                end = None if found < 0 else found + len(token[0])
-            case "unicode_name":
-                return None
-            case "operator":
-                cut = COMMENT_START.search(token[0])
-                operator = token[0][: cut.start()] if cut else token[0]
-                at = token.start() + len(operator)
-                key.add(operator.replace(b"?", b"\x01"))
-            case "number":
-                key.add_literal()
-            case "name":
-                key.add(token[0].lower())
-            case "self" if token[0] == b")":
-                key.close()
-            case _:
-                key.add(token[0])
-        if token.lastgroup in ("comment", "escape_string", "bit_string", "string", "dollar"):
-            if end is None:
-                return None
-            at = end
-            if token.lastgroup != "comment":
-                key.add_literal()
+        if kind in ("space", "comment"):
+            key.gap = True
+        elif kind in LITERALS:
+            key.add_literal()
+        elif kind == "operator":
+            key.add(text[start:end].replace(b"?", b"\x01"))
+        elif kind == "name":
+            key.add(text[start:end].lower())
+        elif text[start:end] == b")":
+            key.close()
+        else:
+            key.add(text[start:end])
     return bytes(key.text)
 
 
-def _comment_end(text: bytes, at: int) -> int | None:
+def integers(text: bytes) -> Iterator[tuple[int, int]]:
+    """(start, end) of each integer literal in `text`, and of each that is all there is in a string."""
+    for kind, start, end in tokens(text):
+        if kind == "string" and text[start] == 0x27 and text[start + 1 : end - 1].strip().isdigit():
+            yield start + 1, end - 1
+        elif kind == "number" and text[start:end].isdigit():
+            yield start, end
+
+
+def tokens(text: bytes) -> Iterator[tuple[str, int, int]]:
+    """(kind, start, end) of each token, space and comment; "odd" is the last where the text has no key."""
+    at = 0
+    while at < len(text):
+        token = TOKEN.match(text, at)
+        if token is None or token.lastgroup is None or token.lastgroup == "unicode_name":
+            yield "odd", at, at
+            return
+        kind, start, end = token.lastgroup, at, token.end()
+        if kind in STRINGS:
+            at = _string_end(text, end, STRINGS[kind])
+        elif kind == "comment":
+            at = _comment_end(text, end)
+        elif kind == "dollar":
+            found = text.find(token[0], end)
+            at = 0 if found < 0 else found + end - start
+        elif kind == "operator":
+            cut = COMMENT_START.search(token[0])
+            at = start + cut.start() if cut else end
+        else:
+            at = end
+        if at == 0:
+            yield "odd", start, start
+            return
+        yield kind, start, at
+
+
+def _comment_end(text: bytes, at: int) -> int:
+    """0 if it does not end."""
     depth = 1
     while depth:
         edge = COMMENT_EDGE.search(text, at)
         if edge is None:
-            return None
+            return 0
         depth += 1 if edge[0] == b"/*" else -1
         at = edge.end()
     return at
 
 
-def _string_end(text: bytes, at: int, rest: re.Pattern[bytes]) -> int | None:
+def _string_end(text: bytes, at: int, rest: re.Pattern[bytes]) -> int:
+    """0 if it does not end."""
     while True:
         body = rest.match(text, at)
         if body is None:
-            return None
+            return 0
         more = CONTINUATION.match(text, body.end())
         if more is None:
             return body.end()

@@ -42,8 +42,9 @@ class Shape:
     key. `read_only`, `isolation` and `chain` belong to transaction control: None (False) where nothing was
     said. `deallocates` is the name of the prepared statement that is dropped, ALL_STATEMENTS for all of
     them; `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what
-    PREPARE prepares. `defines` is DDL that others may notice: what was parsed before may mean something else
-    behind it. `reason` says in a word what made it so, "" for a plain statement.
+    PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names. `defines` is DDL that
+    others may notice: what was parsed before may mean something else behind it. `reason` says in a word what
+    made it so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -75,6 +76,7 @@ class Shape:
     prepares: frozenset[str] = frozenset()
     executes: frozenset[str] = frozenset()
     prepared: Shape | None = None
+    signals: bool = False
     defines: bool = False
     statements: int = 1
     ordered: bool = False

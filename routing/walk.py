@@ -93,6 +93,7 @@ class Findings:
         self.prepares: set[str] = set()
         self.executes: set[str] = set()
         self.prepared: Shape | None = None
+        self.signals = False
         self.ordered = False
         self.reason = ""
         self.ranges: set[str] = set()
@@ -126,6 +127,7 @@ class Findings:
             prepares=frozenset(self.prepares),
             executes=frozenset(self.executes),
             prepared=self.prepared,
+            signals=self.signals,
             defines=self.reason == "definition" and self.local != "temp_table",
             ordered=self.ordered,
             reason=self.reason,
@@ -252,6 +254,7 @@ def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> Non
     found.time_dependent |= effect.time_dependent
     found.literal_sensitive |= effect.literal_sensitive
     found.local = found.local or effect.local
+    found.signals |= effect.signals
     if schema and is_temporary(schema[-1]):
         found.pins.add("temp_table")
     if effect.volatile:

@@ -11,9 +11,9 @@ cdef class Arrivals(Clock):
         cdef Session session
         while True:
             self.next_process = (self.next_process + 1) & 0xffffff
-            if self.next_process and self.next_process | <uint32_t> self.index << 24 not in self.keys:
+            if self.first_process | self.next_process not in self.keys:
                 break
-        session = Session(self, fd, self.next_process | <uint32_t> self.index << 24, os.urandom(4))
+        session = Session(self, fd, self.first_process | self.next_process, os.urandom(4))
         self.poller.watch(session)
         self.clients += 1
         self.board.clients[self.index] = self.clients
@@ -192,6 +192,7 @@ cdef class Arrivals(Clock):
         if session.limited_user >= 0:
             self.board.sessions_add(self.index, session.limited_user, -1)
         self.keys.pop(session.process_id, None)
+        self.sessions_held -= session.holds > 0
         self.deadlines.discard(session)
         if self.draining and self.clients == 0 and self.drained is not None and not self.drained.done():
             self.drained.set_result(None)

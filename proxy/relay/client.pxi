@@ -97,6 +97,9 @@ cdef class Client(Connection):
     cdef bint transaction_wrote
     cdef int64_t blocked_since_ns
     cdef int64_t blocked_ns
+    cdef dict signalled                    # process id named by what comes next -> its server's, None: asked; or None
+    cdef int holds                         # statements under way that may signal this session
+    cdef list holders                      # (endpoint, function to be told the server's process id), not yet told
     cdef object shadow                     # proxy.shadow.Unit being recorded, or None
 
     cdef int stop_waiting(self) except -1:
@@ -104,6 +107,9 @@ cdef class Client(Connection):
 
     cdef int dispatch(self, uint8_t kind, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
         raise NotImplementedError("dispatch belongs to Session")
+
+    cdef int forget_signals(self) except -1:
+        raise NotImplementedError("forget_signals belongs to Signalling")
 
     def __cinit__(self, Relay relay, int fd, uint32_t process_id, bytes secret_key):
         self.relay = relay
@@ -424,6 +430,7 @@ cdef class Client(Connection):
             link.abandon()
         if self.tunnel is not None:
             self.tunnel.end()
+        self.forget_signals()
         self.statements = None
         self.shadow = None
         return 0

@@ -6,6 +6,7 @@ cdef class Relay(Arrivals):
     def __init__(self, loop, int index, board, start):
         from pgshunt.proxy.policy import Policy
         from pgshunt.proxy.shadow import Shadows
+        from pgshunt.proxy.signals import Signals, first_process_id
         self.poller = Poller()
         self.loop = loop
         self.index = index
@@ -16,6 +17,7 @@ cdef class Relay(Arrivals):
         self.definitions_seen = 0
         self.policy = Policy(self, loop, start)
         self.shadows = Shadows(self, loop)
+        self.signals = Signals(self, loop)
         self.statements = WeakValueDictionary()
         self.links = set()
         self.deadlines = set()
@@ -24,6 +26,7 @@ cdef class Relay(Arrivals):
         self.endpoints = []
         self.error_classes = {}
         self.random_state = int.from_bytes(os.urandom(8), "big") | 1
+        self.first_process = first_process_id(index)
         self.next_process = int.from_bytes(os.urandom(3), "big")
         limits = self.policy.limits
         self.links_total_max = limits.links_total
@@ -177,6 +180,38 @@ cdef class Relay(Arrivals):
             link.release_if_done()
         self.run_ready()
 
+    def hold(self, uint32_t process_id, int endpoint, tell):
+        """Has the session with this process id keep a link to that endpoint, which the session's own statements go on
+        to use, and `tell`s its server's process id, now or later; 0 if there is no such session or no link.
+        """
+        cdef Session session = self.keys.get(process_id)
+        if session is not None and session.tunnel is not None and endpoint == 0:
+            tell(session.tunnel.process_id)    # nobody else ever uses it
+        elif session is None or session.identity is None or not PHASE_WELCOME < session.phase < PHASE_CLOSING:
+            tell(0)
+        elif session.holds == 0 and self.sessions_held >= HELD_MAX:
+            tell(0)
+        else:
+            session.be_held(<EndpointState> self.endpoints[endpoint], tell)
+
+    def held(self, Session session, uint32_t process_id, uint32_t server_id):
+        """What `session` has asked for is found: that other session's server."""
+        if session.signalled is not None and session.signalled.get(process_id, 0) is None:
+            session.found(process_id, server_id)
+        elif server_id:
+            self.signals.release(process_id, sure=True)    # it has ended while it waited
+
+    def release(self, uint32_t process_id, bint sure):
+        """A statement that was to signal this session has ended; not `sure`: perhaps it has not."""
+        cdef Session session = self.keys.get(process_id)
+        if session is not None and session.holds:
+            session.be_released(sure)
+
+    def take_note(self, bytes note):
+        """What another worker's Signals say."""
+        self.signals.take(note)
+        self.run_ready()
+
     def finish_session(self, Session session):
         session.finish()
 
@@ -187,15 +222,16 @@ cdef class Relay(Arrivals):
                           "The proxy is shutting down; reconnect.")
         return 0
 
-    cdef int open_link(self, Pool pool) except -1:
-        self.policy.open_link(pool, pool.state.endpoint, pool.identity)
+    cdef int open_link(self, Pool pool, Session session) except -1:
+        self.policy.open_link(pool, pool.state.endpoint, pool.identity, session)
         return 0
 
     def link_opened(self, Pool pool, int fd, uint32_t process_id, bytes secret_key, welcome, tls_end=None,
-                    bytes leftover=b""):
+                    bytes leftover=b"", Session wanting=None):
         """A server connection is logged in; `welcome` is a welcome.Welcome, None if that is known already.
 
-        `tls_end` is the proxy.tls.TlsEnd of one that is encrypted, `leftover` what has come behind ReadyForQuery.
+        `tls_end` is the proxy.tls.TlsEnd of one that is encrypted, `leftover` what has come behind ReadyForQuery,
+        `wanting` the session it was opened for.
         """
         cdef Link link
         cdef Session session
@@ -219,7 +255,9 @@ cdef class Relay(Arrivals):
                 self.welcome(session)
         if leftover:
             link.on_unasked(leftover)
-        if not link.closed:
+        if wanting is not None and (wanting.tell_holders() if link.closed else wanting.stay_on(link)):
+            pool.grow()                # it does not serve those who wait
+        elif not link.closed:
             pool.give_back(link)
         self.run_ready()
 
@@ -239,7 +277,7 @@ cdef class Relay(Arrivals):
         if self.waiting or self.arriving:
             self.grow_pools()
 
-    def link_failed(self, Pool pool, error):
+    def link_failed(self, Pool pool, error, Session wanting=None):
         """No server connection could be had. Reads go to the owner; what needs this server is told why."""
         cdef Session session
         cdef EndpointState state = pool.state
@@ -250,6 +288,8 @@ cdef class Relay(Arrivals):
         if error.infrastructure:
             state.down_until_ns = self.poller.now_ns + DOWN_NS
         self.note("link_failed", state, str(error))
+        if wanting is not None:
+            wanting.tell_holders()
         for session in self.arrived(pool.identity) if state.index == 0 else ():
             session.write_bytes(self.policy.login_error(error))
             session.finish()

@@ -5,6 +5,8 @@ cdef class Link(Answers):
 
     cdef int on_ready(self) except -1:
         cdef Session session = self.session
+        if self.signalled is not None and self.replies.count == 0 and self.status == b"I":
+            self.end_signals(True)
         if session is None:
             if self.replies.count == 0:
                 self.rinse()
@@ -22,6 +24,14 @@ cdef class Link(Answers):
                 return session.finish()
             if not self.release_if_done() and session.phase == PHASE_AWAITING:
                 self.relay.resume(session)
+        return 0
+
+    cdef int end_signals(self, bint sure) except -1:
+        """The statements that were to signal other sessions have ended; not `sure`: perhaps they have not."""
+        signalled, self.signalled = self.signalled, None
+        self.tainted = self.tainted or self.pool.overfull()
+        for process_id in signalled:
+            self.relay.signals.release(process_id, sure=sure)
         return 0
 
     cdef int find_syncs(self) except -1:
@@ -239,6 +249,8 @@ cdef class Link(Answers):
         self.prepared.clear()
         if self.pins:
             self.pins.clear()
+        if self.signalled is not None:
+            self.end_signals(self.replies.count == 0)
         self.session = None
         self.relay.links.discard(self)
         self.pool.gone(self)

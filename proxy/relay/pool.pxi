@@ -130,8 +130,9 @@ cdef class Pool:
         session.waiting_in = self
         self.waiters.append(session)
         self.relay.waiting += 1
-        self.grow()
-        return 0
+        if session.signalled is not None and not self.room():
+            return self.open()         # those it is to signal may keep all there are
+        return self.grow()
 
     cdef int wait_on(self, Session session) except -1:
         """The session's turn had come, but nothing came of it: it keeps its place."""
@@ -156,13 +157,13 @@ cdef class Pool:
                 return 0
         return 0
 
-    cdef int open(self) except -1:
+    cdef int open(self, Session session=None) except -1:
+        """Opens a link, for whoever waits or for that session."""
         self.opening += 1
         self.links += 1
         self.state.links += 1
         self.relay.links_open += 1
-        self.relay.open_link(self)
-        return 0
+        return self.relay.open_link(self, session)
 
     cdef int64_t waiting_since(self) except -1:
         """Since when the first of its sessions waits; 0 (before all others) for one that waits to be welcomed."""
@@ -181,6 +182,12 @@ cdef class Pool:
         """Whether one more link may be opened."""
         return (self.state.links < self.state.links_max and self.relay.links_open < self.relay.links_total_max
                 and self.user_links() < self.identity.links_max)
+
+    cdef bint overfull(self) except -1:
+        """Whether there are more links than the limits allow: those opened for sessions that signal or are signalled
+        count, but do not wait for room."""
+        return (self.state.links > self.state.links_max or self.relay.links_open > self.relay.links_total_max
+                or self.user_links() > self.identity.links_max)
 
     cdef bint make_room(self) except -1:
         """Closes a link that is idle in another pool and takes up the limit in the way; False if there is none."""

@@ -21,6 +21,9 @@ cdef class Routes:
     cdef int arriving                      # sessions that wait to be welcomed
     cdef public object on_urgent           # called when the supervisor should hear of the counters now
     cdef public object on_foreign_cancel   # (worker, process id, key) of a cancel request for another worker's session
+    cdef public object on_note             # (worker, note): what proxy.signals says to another worker
+    cdef readonly object signals           # proxy.signals.Signals
+    cdef int sessions_held                 # that keep a link because they may be signalled
     cdef public object on_event            # rare things for the event log
     cdef object board
     cdef int64_t[:] freshness
@@ -59,7 +62,7 @@ cdef class Routes:
     cdef public int64_t idle_ns_max        # an idle link is closed after this time
     cdef int64_t swept_ns                  # when idle links were looked at last
     cdef uint64_t random_state
-    cdef uint32_t next_process
+    cdef uint32_t first_process, next_process
     cdef dict error_classes
     cdef dict gauges                       # as they were sent last
     cdef long parses                       # likewise

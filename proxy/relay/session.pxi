@@ -1,6 +1,6 @@
 # The messages a client may send, one method for each.
 
-cdef class Session(Prepares):
+cdef class Session(Signalling):
     """One client connection."""
 
     cdef int dispatch(self, uint8_t kind, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
@@ -43,6 +43,7 @@ cdef class Session(Prepares):
     cdef int on_query(self, const uint8_t* data, size_t here, int64_t size) except -1:
         cdef Entry entry, outer
         cdef Reply* reply
+        cdef list places = None
         cdef bint whole = here == <size_t> size
         if self.skip_to_sync:
             return TAKEN
@@ -52,6 +53,10 @@ cdef class Session(Prepares):
         entry = outer = self.entry_of(<const char*> data + 5, here - 6) if whole else self.relay.unknown
         if outer.stateful and self.prepares is not None and outer.shape.executes:
             entry = self.executed(outer)
+        if entry.stateful and entry.signals and whole:
+            places = in_text((<const char*> data)[5:here - 1], 5, self.relay.board_workers)
+            if places and self.seek(entry, places) == STOP:
+                return STOP
         if self.link is None and not self.in_batch:
             if entry.kind == KIND_BEGIN or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK:
                 if self.answer_locally(entry, data, size):
@@ -77,6 +82,8 @@ cdef class Session(Prepares):
         self.note_statement(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
+        if places:
+            self.name_servers(data, places)
         if outer.stateful:
             self.bring_names(outer.shape)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
@@ -102,6 +109,7 @@ cdef class Session(Prepares):
 
     cdef int pass_failed(self, const uint8_t* data, size_t here) except -1:
         """The server skips everything up to Sync; it may as well skip this."""
+        self.forget_signals()
         self.pass_on(data, here)
         return TAKEN
 
@@ -192,7 +200,9 @@ cdef class Session(Prepares):
         cdef Statement statement = None
         cdef Entry entry
         cdef uint8_t header[5]
-        cdef uint32_t body
+        cdef uint32_t size
+        cdef bytes body, name
+        cdef list places = None, literals = None
         cdef bint later = self.in_batch
         if self.skip_to_sync:
             return TAKEN
@@ -206,6 +216,12 @@ cdef class Session(Prepares):
             entry = self.entry_for(statement) if statement is not None else self.relay.unknown
         else:
             entry = self.unnamed_entry if self.unnamed_token else self.relay.unknown
+        if entry.stateful and entry.signals and here == <size_t> (read_uint32(data + 1) + 1):
+            body = statement.body if statement is not None else self.unnamed_body()
+            literals = in_text(body.partition(b"\0")[0], 0, self.relay.board_workers)
+            places = in_parameters((<const char*> data)[rest:here], rest, self.relay.board_workers)
+            if (literals or places) and self.seek(entry, literals + places) == STOP:
+                return STOP
         if self.begins_unit():
             ahead = self.local_batch(entry, data, here, available)
             if ahead:
@@ -232,28 +248,36 @@ cdef class Session(Prepares):
             self.unit_entry(entry)         # the Execute of its portal may come behind another Bind
         if self.shadow is not None or self.relay.shadowing:
             self.record_bind(entry, statement, data + rest, here - rest, here == <size_t> (read_uint32(data + 1) + 1))
-        if statement is None or self.link.own_names:
+        if literals:
+            name = self.send_named(body, literals)
+        elif statement is None or self.link.own_names:
             if length == 0 and self.changed is not None:
                 self.refuse_changed(False)
                 return TAKEN
             if length == 0 and self.place_unnamed(later) == STOP:
                 return STOP
+            if places:
+                self.name_servers(data, places)
             replies_push(&self.link.replies, REPLY_BIND, ACTION_FORWARD)
             self.pass_on(data, here)
             return TAKEN
-        if statement.id not in self.link.prepared:
-            if statement is self.changed:
-                self.refuse_changed(False)
-                return TAKEN
-            if self.provide(statement) == STOP:
-                return STOP
-        named = len(statement.name)
-        body = read_uint32(data + 1) - <uint32_t> length + <uint32_t> named
+        else:
+            if statement.id not in self.link.prepared:
+                if statement is self.changed:
+                    self.refuse_changed(False)
+                    return TAKEN
+                if self.provide(statement) == STOP:
+                    return STOP
+            name = statement.name
+        if literals or places:
+            self.name_servers(data, places)
+        named = len(name)
+        size = read_uint32(data + 1) - <uint32_t> length + <uint32_t> named
         header[0] = b"B"
-        write_uint32(header + 1, body)
+        write_uint32(header + 1, size)
         self.insert(header, 5)
         self.insert(data + 5, portal_end - 5)
-        self.insert(<const uint8_t*> PyBytes_AS_STRING(statement.name), named + 1)
+        self.insert(<const uint8_t*> PyBytes_AS_STRING(name), named + 1)
         replies_push(&self.link.replies, REPLY_BIND, ACTION_FORWARD)
         self.pass_on(data + rest, here - rest)
         return TAKEN

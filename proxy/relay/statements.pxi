@@ -155,10 +155,11 @@ cdef class Statements(Unit):
         self.link.changes.append(change)
         return 0
 
+    cdef bytes unnamed_body(self):
+        return (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
+
     cdef tuple unnamed_now(self):
-        cdef bytes body = None
-        if self.unnamed_token:
-            body = (<const char*> self.unnamed.data)[self.unnamed.start:self.unnamed.end]
+        cdef bytes body = self.unnamed_body() if self.unnamed_token else None
         return self, None, None, (
             self.link.unnamed_token, self.unnamed_token, self.unnamed_entry, body, self.unnamed_described)
 

@@ -357,6 +357,7 @@ cdef class Unit(State):
         if buffer_waiting(&self.begin):
             self.status = b"E"
         self.write_bytes(self.relay.error_frame("ERROR", sqlstate, message, hint))
+        self.forget_signals()
         self.drop_first_unit()
         return 0
 

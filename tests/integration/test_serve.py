@@ -26,6 +26,7 @@ from support.serve import Serving, address, configuration
 from pgshunt.admin import show
 from pgshunt.admin.problem import Problem
 from pgshunt.demo.postgres import Server, Servers, free_port
+from pgshunt.proxy.signals import worker_of as worker_of_process
 
 Client = psycopg.Connection[tuple[Any, ...]]
 Connect = Callable[..., Client]
@@ -94,8 +95,8 @@ def connect(serving: Serving, shared: Database) -> Iterator[Connect]:
 
 
 def worker_of(client: Client) -> int:
-    """The worker that serves a client stands in the first byte of the process id it was given."""
-    return client.info.backend_pid >> 24
+    """The worker that serves a client, from the process id it was given."""
+    return worker_of_process(client.info.backend_pid)
 
 
 # -- login ------------------------------------------------------------------------------------------------
@@ -186,6 +187,23 @@ def test_a_cancel_reaches_the_other_worker(connect: Connect, serving: Serving) -
         second.cancel_safe()
         assert isinstance(running.exception(), psycopg.errors.QueryCanceled)
     assert second.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_session_of_the_other_worker_is_terminated(end: int, connect: Connect, serving: Serving) -> None:
+    """By the process id it was given at login, which only its own worker knows."""
+    victim, caller = sorted((connect(), connect()), key=worker_of, reverse=bool(end))
+    assert worker_of(victim) != worker_of(caller)
+    assert victim.execute("SELECT 1").fetchone() == (1,)
+    cancel = caller.execute("SELECT pg_cancel_backend(%s)", [victim.info.backend_pid])
+    assert cancel.fetchone() == (True,)
+    assert victim.execute("SELECT 2").fetchone() == (2,)
+    terminate = caller.execute("SELECT pg_terminate_backend(%s)", [victim.info.backend_pid])
+    assert terminate.fetchone() == (True,)
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        victim.execute("SELECT 3")
+    again = caller.execute("SELECT pg_terminate_backend(%s)", [victim.info.backend_pid])
+    assert again.fetchone() == (False,)
 
 
 def is_running(mark: str, serving: Serving) -> list[Any]:

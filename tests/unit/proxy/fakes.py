@@ -23,12 +23,14 @@ class RecordingRelay:
         self.adopted: list[int] = []
         self.refused: list[int] = []
         self.cancelled: list[tuple[int, bytes]] = []
+        self.notes: list[bytes] = []
         self.epochs: list[int] = []
         self.counters: dict[str, Any] | None = None
         self.drained_ms: int | None = None
         self.ticks = 0
         self.on_urgent: Callable[[], None] | None = None
         self.on_foreign_cancel: Callable[[int, int, bytes], None] | None = None
+        self.on_note: Callable[[int, bytes], bool] | None = None
         self.on_event: Callable[[Message], None] | None = None
         self.changed = asyncio.Event()
 
@@ -46,6 +48,10 @@ class RecordingRelay:
 
     def cancel(self, process_id: int, secret_key: bytes) -> None:
         self.cancelled.append((process_id, secret_key))
+        self.changed.set()
+
+    def take_note(self, note: bytes) -> None:
+        self.notes.append(note)
         self.changed.set()
 
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:

@@ -319,6 +319,8 @@ CALLS = [
     volatile("SELECT currval('nobodys')", "currval", writes="=nobodys", literal_sensitive=True),
     volatile("SELECT lastval()", "lastval", literal_sensitive=True),
     volatile("SELECT setseed(0.5)", "setseed", pins=frozenset({"seed"})),
+    volatile("SELECT pg_terminate_backend(7)", "pg_terminate_backend", signals=True),
+    volatile("SELECT pg_catalog.pg_cancel_backend($1)", "pg_cancel_backend", signals=True),
     volatile(
         "INSERT INTO users VALUES (nextval('users_id_seq'))",
         "nextval",

@@ -9,7 +9,7 @@ from postgast import PgQueryError, scan
 from postgast import pg_query_pb2 as pg
 
 from pgshunt.routing._shapes import strip_bytes
-from pgshunt.routing.lexer import strip
+from pgshunt.routing.lexer import integers, strip
 
 KEYS = {
     "": "",
@@ -170,3 +170,16 @@ def test_what_postgresql_cannot_scan_to_its_end_has_no_key() -> None:
         with pytest.raises(PgQueryError):
             scan(text)
         assert strip(text.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("SELECT f(12), '34', ' 56 '::int, int '78'", ["12", "34", " 56 ", "78"]),
+        ("SELECT 1.5, .5, 1e3, 0x1F, 1_000, x1, $1, E'1', N'1', $$1$$, B'1'", ["1"]),
+        ("SELECT 'a 1', 'it''s 1', \"1\", 2 -- 1\n /* 1 */, '1'\n'2'", ["2"]),
+        ("SELECT 1, 'open", ["1"]),
+    ],
+)
+def test_integers_are_found_where_they_are_all_of_a_literal(sql: str, found: list[str]) -> None:
+    assert [sql[start:end] for start, end in integers(sql.encode())] == found

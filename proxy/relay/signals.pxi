@@ -1,0 +1,152 @@
+# Sessions that signal others by pg_terminate_backend and pg_cancel_backend, and sessions that are signalled.
+#
+# The statement waits until the sessions whose process ids it names keep a link each; then the process ids of those
+# links' servers take the place of theirs, in the message where it lies. Once the statement has ended they are let go:
+# their servers are asked something before another session gets them, which a server that was ended does not answer.
+
+cdef enum:
+    HELD_MAX = 64                # sessions of a worker that keep a link at once, opened beyond the limits if need be
+    SERVER_ID_MAX = 0xffffff     # has no more digits than any session's process id has
+
+
+cdef class Signalling(Prepares):
+    """Either side of a signal."""
+
+    # --- the one that signals
+
+    cdef int seek(self, Entry entry, list places) except -1:
+        """Has the sessions that are named at `places` keep a link each. STOP: not all have been found yet."""
+        cdef int endpoint
+        if self.signalled is None:
+            self.signalled = {}
+        if entry.epoch != self.relay.epoch:
+            self.relay.plan(entry)
+        endpoint = self.link.pool.state.index if self.link is not None else entry.endpoint
+        for place in places:
+            if place.number != self.process_id and place.number not in self.signalled:
+                self.signalled[place.number] = None
+                self.relay.signals.ask(self, place.number, endpoint)
+        if None not in self.signalled.values():
+            return TAKEN
+        self.phase = PHASE_AWAITING
+        return STOP
+
+    cdef int found(self, uint32_t process_id, uint32_t server_id) except -1:
+        self.signalled[process_id] = server_id
+        if self.phase == PHASE_AWAITING and None not in self.signalled.values():
+            self.relay.resume(self)
+        return 0
+
+    cdef uint32_t server_of(self, uint32_t process_id) except? 0:
+        """The process id that takes the place of a session's; 0 if that stays: of no session, or too long for it."""
+        cdef uint32_t server_id
+        server_id = self.link.process_id if process_id == self.process_id else self.signalled[process_id]
+        return server_id if server_id <= SERVER_ID_MAX else 0
+
+    cdef int name_servers(self, const uint8_t* data, list places) except -1:
+        """Puts the servers' process ids into the message, which now goes to the link."""
+        cdef bytes written
+        cdef uint32_t server_id
+        for place in places:
+            server_id = self.server_of(place.number)
+            if server_id:
+                written = place.written(server_id)
+                memcpy(<uint8_t*> data + <size_t> place.offset, PyBytes_AS_STRING(written), len(written))
+        if self.link.signalled is None:
+            self.link.signalled = []
+        self.link.signalled.extend([number for number, server_id in self.signalled.items() if server_id])
+        self.signalled = None
+        return 0
+
+    cdef bytes send_named(self, bytes body, list places):
+        """Prepares the statement with the servers' process ids in its text; returns its name.
+
+        What the client has prepared may be run again, when the same process id is that of another session's server.
+        """
+        cdef bytes name = b"pgshunt_signals"
+        cdef uint32_t server_id
+        text = bytearray(body)
+        for place in places:
+            server_id = self.server_of(place.number)
+            if server_id:
+                text[place.offset:place.offset + place.length] = place.written(server_id)
+        self.close_at_server(name)
+        self.insert_bytes(frame(b"P", name + b"\0" + bytes(text)))
+        replies_push(&self.link.replies, REPLY_PARSE, ACTION_SKIP)
+        return name
+
+    cdef int forget_signals(self) except -1:
+        """What was to signal others is not sent."""
+        if self.signalled is not None:
+            signalled, self.signalled = self.signalled, None
+            for number, server_id in signalled.items():
+                if server_id:
+                    self.relay.signals.release(number, sure=True)
+        return 0
+
+    # --- the one that is signalled
+
+    cdef int be_held(self, EndpointState state, tell) except -1:
+        """Keeps a link to that endpoint, and `tell`s its server's process id, now or later; 0 if there can be none."""
+        cdef Pool pool = self.relay.pool(self.identity, state)
+        cdef Link link = self.link
+        if self.holders is None:
+            self.holders = []
+        self.holders.append((state.index, tell))
+        if link is not None and link.pool is not pool and self.may_retry():
+            self.retry()                       # a read at a copy, which may go to the owner as well
+            link.end()
+        if self.link is not None:
+            return self.tell_holders()
+        link = pool.take(self, self.relay.unknown)
+        if link is None:
+            return pool.open(self)
+        self.stay_on(link)
+        return 0
+
+    cdef bint stay_on(self, Link link) except -1:
+        """Takes the link for those who want to signal this session; False if it is not needed."""
+        cdef bint waits = self.phase == PHASE_WAITING
+        if self.link is not None or self.holders is None or self.closed or self.phase >= PHASE_LEAVING:
+            if self.holders is not None:
+                self.tell_holders()
+            return False
+        if self.waiting_in is not None:
+            self.waiting_in.forget(self)
+            self.unit_on_copy = False
+        self.attach(link)
+        if waits:
+            self.relay.resume(self)            # with the unit that it waited for a link with
+        else:
+            self.routed = False
+            self.lead_in()
+            self.flush_run()
+        self.tell_holders()
+        return True
+
+    cdef int tell_holders(self) except -1:
+        """Those who want to signal this session hear the process id of the server that it stays on; 0: of none."""
+        cdef Link link = self.link
+        holders, self.holders = self.holders, None
+        for endpoint, tell in holders or ():
+            if link is None or self.closed or link.pool.state.index != endpoint:
+                tell(0)
+                continue
+            link.pin("signalled")
+            self.relay.sessions_held += self.holds == 0
+            self.holds += 1
+            tell(link.process_id)
+        return 0
+
+    cdef int be_released(self, bint sure) except -1:
+        """A statement that was to signal this session has ended; not `sure`: perhaps it has not."""
+        cdef Link link = self.link
+        self.holds -= 1
+        self.relay.sessions_held -= self.holds == 0
+        if link is None:
+            return 0
+        link.tainted = link.tainted or not sure or link.pool.overfull()
+        if self.holds == 0:
+            link.doubt(("signalled",))
+            link.release_if_done()
+        return 0

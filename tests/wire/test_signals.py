@@ -1,0 +1,356 @@
+"""`pg_terminate_backend` and `pg_cancel_backend` with the process id that a session was given at login: both
+sides hear what they hear of a direct connection, and nobody else hears anything.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from support.fixtures import Database
+from support.relay import RunningRelay
+from support.wire import SYNC, Frame, WireClient, bind, describe, execute, kinds, parse, sqlstate
+
+from pgshunt.protocol.errors import read_error
+from pgshunt.protocol.messages import query
+
+Connect = Callable[..., WireClient]
+Heard = list[list[tuple[str, str]]]
+Scenario = Callable[[Connect], Heard]
+
+
+def told(frames: list[Frame]) -> list[tuple[str, str]]:
+    """What a client is told, without the names of columns and the lines of the server's source."""
+    said = []
+    for frame in frames:
+        if frame.kind in "EN" and frame.kind:
+            error = read_error(frame.body)
+            said.append((frame.kind, f"{error.severity} {error.sqlstate} {error.message}"))
+        elif frame.kind != "T":
+            said.append((frame.kind, frame.body.decode()))
+    return said
+
+
+def bound(name: str, value: bytes, text_or_binary: int) -> bytes:
+    body = b"\0" + name.encode() + b"\0" + struct.pack(">HhHi", 1, text_or_binary, 1, len(value)) + value
+    return b"B" + (len(body) + 6).to_bytes(4) + body + b"\0\0"
+
+
+def terminate(caller: WireClient, victim: WireClient) -> list[Frame]:
+    return caller.query(f"SELECT pg_terminate_backend({victim.process_id})")
+
+
+def terminate_an_idle_session(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    return [
+        told(terminate(caller, victim)),
+        told(victim.until_ready()),
+    ]
+
+
+def terminate_one_that_has_only_begun(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    victim.query("BEGIN")
+    return [
+        told(terminate(caller, victim)),
+        told(victim.until_ready()),
+    ]
+
+
+def terminate_a_statement(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    victim.send(query(b"SELECT pg_sleep(30)"))
+    wait_until_asleep(caller)
+    return [
+        told(terminate(caller, victim)),
+        told(victim.until_ready()),
+    ]
+
+
+def terminate_a_transaction(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    victim.query("BEGIN; INSERT INTO t VALUES (1000)")
+    heard = [
+        told(terminate(caller, victim)),
+        told(victim.until_ready()),
+    ]
+    return [*heard, told(caller.query("SELECT count(*) FROM t WHERE id = 1000"))]
+
+
+def terminate_from_a_transaction(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    caller.query("BEGIN")
+    heard = [
+        told(terminate(caller, victim)),
+        told(victim.until_ready()),
+    ]
+    return [*heard, told(caller.query("COMMIT"))]
+
+
+def terminate_oneself(connect: Connect) -> Heard:
+    client = connect()
+    return [told(client.query(f"SELECT pg_terminate_backend({client.process_id})"))]
+
+
+def cancel_a_statement(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    victim.send(query(b"SELECT pg_sleep(30)"))
+    wait_until_asleep(caller)
+    heard = told(caller.query(f"SELECT pg_cancel_backend({victim.process_id})"))
+    return [heard, told(victim.until_ready()), told(victim.query("SELECT 1"))]
+
+
+def cancel_an_idle_session(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    victim.query("SET work_mem = '5MB'")
+    heard = told(caller.query(f"SELECT pg_cancel_backend({victim.process_id})"))
+    return [heard, told(victim.query("SHOW work_mem")), told(caller.query("SHOW work_mem"))]
+
+
+def cancel_oneself(connect: Connect) -> Heard:
+    client = connect()
+    heard = told(client.query(f"SELECT pg_cancel_backend({client.process_id}), pg_sleep(1)"))
+    return [heard, told(client.query("SELECT 1"))]
+
+
+def a_string_that_is_a_number(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    heard = told(
+        caller.query(f"SELECT pg_terminate_backend('{victim.process_id}'), 'x' /* {victim.process_id} */")
+    )
+    return [heard, told(victim.until_ready())]
+
+
+def behind_an_error(connect: Connect) -> Heard:
+    other, caller = connect(), connect()
+    caller.send(parse("end", "SELECT pg_terminate_backend($1)"), parse("", "SELECT nothing"))
+    caller.send(bind("", "end", str(other.process_id)), execute(), SYNC)
+    return [told(caller.until_ready()), told(other.query("SELECT 1"))]
+
+
+def one_of_those_that_are_shown(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    sql = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {victim.process_id}"
+    return [told(caller.query(sql)), told(victim.until_ready())]
+
+
+def a_parameter(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    batch = [parse("", "SELECT pg_terminate_backend($1)"), bind("", "", str(victim.process_id))]
+    caller.send(*batch, describe("P"), execute(), SYNC)
+    return [told(caller.until_ready()), told(victim.until_ready())]
+
+
+def parameters_in_binary_of_a_prepared_statement(connect: Connect) -> Heard:
+    caller = connect()
+    caller.send(parse("end", "SELECT pg_terminate_backend($1)"), SYNC)
+    heard = [told(caller.until_ready())]
+    for _ in range(3):
+        victim = connect()
+        caller.send(bound("end", victim.process_id.to_bytes(4), 1), execute(), SYNC)
+        heard += [told(caller.until_ready()), told(victim.until_ready())]
+    return heard
+
+
+def a_number_in_a_prepared_statement(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    sql = f"SELECT pg_terminate_backend({victim.process_id}), $1"
+    caller.send(parse("", sql), describe("S"), bind("", "", "x"), describe("P"), execute(), SYNC)
+    heard = [told(caller.until_ready()), told(victim.until_ready())]
+    again = connect()
+    caller.send(parse("", f"SELECT pg_cancel_backend({caller.process_id}), 1"), SYNC)
+    heard.append(told(caller.until_ready()))
+    caller.send(bind("", ""), describe("P"), SYNC)  # when no link is the caller's any more
+    heard.append(told(caller.until_ready()))
+    caller.send(parse("end", f"SELECT pg_cancel_backend({again.process_id})"), SYNC)
+    heard.append(told(caller.until_ready()))
+    for _ in range(2):
+        again.send(query(b"SELECT pg_sleep(30)"))
+        wait_until_asleep(connect())
+        caller.send(bind("", "end"), execute(), SYNC)
+        heard += [told(caller.until_ready()), told(again.until_ready()), told(connect().query("SELECT 1"))]
+    return heard
+
+
+def a_long_parameter(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    caller.send(parse("", "SELECT pg_terminate_backend($1::int8::int)"))
+    caller.send(bound("", victim.process_id.to_bytes(8), 1), execute(), SYNC)
+    return [told(caller.until_ready()), told(victim.until_ready())]
+
+
+def a_prepared_statement_in_sql(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    caller.query("PREPARE stop AS SELECT pg_terminate_backend($1)")
+    return [told(caller.query(f"EXECUTE stop ({victim.process_id})")), told(victim.until_ready())]
+
+
+def two_at_once(connect: Connect) -> Heard:
+    first, second, caller = connect(), connect(), connect()
+    sql = f"SELECT pg_terminate_backend({first.process_id}), pg_terminate_backend({second.process_id})"
+    return [told(caller.query(sql)), told(first.until_ready()), told(second.until_ready())]
+
+
+def in_a_pipeline(connect: Connect) -> Heard:
+    first, second, caller = connect(), connect(), connect()
+    caller.send(query(b"SELECT 1"), query(b"SELECT pg_terminate_backend(%d)" % first.process_id))
+    caller.send(
+        parse("", "SELECT pg_terminate_backend($1)"), bind("", "", str(second.process_id)), execute(), SYNC
+    )
+    heard = [told(caller.until_ready()) for _ in range(3)]
+    return [*heard, told(first.until_ready()), told(second.until_ready())]
+
+
+def what_the_role_may_not(connect: Connect) -> Heard:
+    victim, caller = connect(), connect()
+    caller.query("SET ROLE app")
+    heard = told(terminate(caller, victim))
+    return [heard, told(victim.query("SELECT 1"))]
+
+
+def nobody(connect: Connect) -> Heard:
+    client = connect()
+    return [
+        told(client.query("SELECT pg_terminate_backend(33554431)")),
+        told(client.query("SELECT pg_cancel_backend(2147483647)")),
+        told(client.query("SELECT pg_terminate_backend(-1)")),
+    ]
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    terminate_an_idle_session,
+    terminate_one_that_has_only_begun,
+    terminate_a_statement,
+    terminate_a_transaction,
+    terminate_from_a_transaction,
+    terminate_oneself,
+    cancel_a_statement,
+    cancel_an_idle_session,
+    cancel_oneself,
+    a_string_that_is_a_number,
+    behind_an_error,
+    one_of_those_that_are_shown,
+    a_parameter,
+    parameters_in_binary_of_a_prepared_statement,
+    a_number_in_a_prepared_statement,
+    a_long_parameter,
+    a_prepared_statement_in_sql,
+    two_at_once,
+    in_a_pipeline,
+    what_the_role_may_not,
+    nobody,
+)
+
+
+ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+
+
+def wait_until_asleep(client: WireClient) -> None:
+    """Waits until a statement is in pg_sleep."""
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    )
+    while client.value(sql) != "1":
+        pass
+
+
+@pytest.fixture
+def direct(trusted: tuple[str, int], database: Database) -> Iterator[Connect]:
+    with ExitStack() as stack:
+
+        def make() -> WireClient:
+            client = stack.enter_context(WireClient(socket.create_connection(trusted, 10)))
+            return client.log_in(database.server.user, database.dbname)
+
+        yield make
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[scenario.__name__ for scenario in SCENARIOS])
+def test_as_directly(scenario: Scenario, connect: Connect, direct: Connect, relay: RunningRelay) -> None:
+    proxied = scenario(connect)
+    assert proxied == scenario(direct)
+    witness = connect()
+    assert kinds(witness.query("SELECT 1")) == "TDCZ"
+    relay.wait_for(lambda: relay.call(settled), "no link is kept, and none beyond the limit")
+
+
+def settled(relay: object) -> bool:
+    return len(relay.links) <= 2 and not any(link.pins for link in relay.links)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def single(database: Database) -> Iterator[tuple[RunningRelay, Connect]]:
+    """A relay with one link, and clients of it."""
+    with RunningRelay(database, config={"pools": {"default_pool_size": 1}}) as relay, ExitStack() as stack:
+
+        def connect() -> WireClient:
+            client = stack.enter_context(WireClient(relay.connect()))
+            return client.log_in(database.server.user, database.dbname)
+
+        yield relay, connect
+
+
+def test_the_only_link_is_not_in_the_way(single: tuple[RunningRelay, Connect]) -> None:
+    relay, connect = single
+    victim, caller, other = connect(), connect(), connect()
+    caller.query("BEGIN; SELECT 1")  # has the link
+    other.send(query(b"SELECT 7"))  # waits for it
+    heard = terminate(caller, victim)
+    assert told(heard)[0] == ("D", "\0\1\0\0\0\1t")
+    assert sqlstate(victim.until_ready()) == "57P01"
+    caller.query("COMMIT")
+    assert kinds(other.until_ready()) == "TDCZ"
+    relay.wait_for(lambda: relay.call(lambda r: len(r.links)) == 1, "one link is left")
+
+
+def test_a_session_that_waits_for_a_link_is_ended(single: tuple[RunningRelay, Connect]) -> None:
+    _, connect = single
+    victim, caller = connect(), connect()
+    caller.query("BEGIN; SELECT 1")
+    victim.send(query(b"SELECT pg_sleep(30)"))
+    assert told(terminate(caller, victim))[0] == (
+        "D",
+        "\0\1\0\0\0\1t",
+    )
+    assert sqlstate(victim.until_ready()) == "57P01"
+
+
+def test_two_sessions_that_end_each_other(single: tuple[RunningRelay, Connect]) -> None:
+    _, connect = single
+    first, second = connect(), connect()
+    first.send(query(b"SELECT pg_terminate_backend(%d)" % second.process_id))
+    second.send(query(b"SELECT pg_terminate_backend(%d)" % first.process_id))
+    heard = [first.until_ready(), second.until_ready()]
+    assert "57P01" in {sqlstate(frames) for frames in heard if "E" in kinds(frames)}
+
+
+def test_a_caller_that_leaves_at_once(single: tuple[RunningRelay, Connect]) -> None:
+    relay, connect = single
+    victim, caller = connect(), connect()
+    caller.send(query(b"SELECT pg_sleep(1), pg_terminate_backend(%d)" % victim.process_id))
+    relay.wait_for(lambda: relay.shared.execute(ASLEEP)[0][0] == 1, "it runs")
+    caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    caller.socket.close()
+    assert sqlstate(victim.until_ready()) == "57P01"
+    relay.wait_for(lambda: relay.call(settled), "no link is kept")
+
+
+def test_a_busy_neighbour_is_never_hit(connect: Connect, relay: RunningRelay) -> None:
+    """Sessions share two links: the one that an idle session used last runs another's statements now."""
+    neighbours = [connect(), connect()]
+    caller = connect()
+    for _ in range(30):
+        victim = connect()
+        victim.query("SELECT 1")
+        for neighbour in neighbours:
+            neighbour.send(query(b"SELECT 1"))
+        caller.send(query(b"SELECT pg_terminate_backend(%d)" % victim.process_id))
+        for neighbour in neighbours:
+            neighbour.send(query(b"SELECT 2"))
+        assert [kinds(neighbour.until_ready()) for neighbour in neighbours * 2] == ["TDCZ"] * 4
+        assert told(caller.until_ready())[0] == ("D", "\0\1\0\0\0\1t")
+        assert sqlstate(victim.until_ready()) == "57P01"
+    relay.wait_for(lambda: relay.call(settled), "no link is kept, and none beyond the limit")
