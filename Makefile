@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -P -m pytest
 SOURCES := $(wildcard $(addsuffix /*.pyx,protocol routing proxy) $(addsuffix /*.pxd,protocol routing proxy) \
 	$(addsuffix /*.pxi,protocol routing proxy) $(addsuffix /*/*.pxi,protocol routing proxy))
 
-.PHONY: setup build test check bench bench-tools demo parity faults drivers suites clean
+.PHONY: setup build test check bench bench-tools demo parity faults fuzz drivers suites clean
 
 setup: .make/setup
 build: .make/build
@@ -28,6 +28,10 @@ parity: build
 
 faults: build
 	@$(PYTEST) tests/faults $(ARGS)
+
+# Every parser on wrong input, for half an hour; in `make test` for some seconds.
+fuzz: build
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(PYTEST) tests/fuzz --timeout 0 $(ARGS)
 
 # Programmes in Go, Rust, Java and JavaScript too: fetches and builds their drivers where the toolchains are.
 drivers: build

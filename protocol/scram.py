@@ -53,7 +53,7 @@ _SERVER_FIRST = re.compile(
     rb"(,[A-Za-z]=[^,\0]*)*"
 )
 _SERVER_FINAL = re.compile(rb"(?:e=(?P<error>[^,\0]*)|v=(?P<signature>[^,\0]+))(,[A-Za-z]=[^,\0]*)*")
-_VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d{1,10}):([^:$]+)\$([^:$]+):([^:$]+)")
+_VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d{1,10}):([^:$]+)\$([^:$]+):([^:$]+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,9 @@ def parse_verifier(text: str) -> ScramVerifier:
     if found is None:
         raise ValueError("not SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>")
     iterations, *encoded = found.groups()
-    salt, stored_key, server_key = (b64decode(part, validate=True) for part in encoded)
+    salt, stored_key, server_key = (_decode(part.encode()) for part in encoded)
+    if salt is None or stored_key is None or server_key is None:
+        raise ValueError("SCRAM-SHA-256 salt and keys are written in base64")
     if int(iterations) == 0 or len(stored_key) != _KEY_BYTES or len(server_key) != _KEY_BYTES:
         raise ValueError(f"SCRAM-SHA-256 keys are {_KEY_BYTES} bytes, iterations at least 1")
     return ScramVerifier(salt, int(iterations), stored_key, server_key)
