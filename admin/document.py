@@ -119,7 +119,7 @@ def sentence(standing: Standing) -> str:
         parts.append(f"when that is mended `pgshunt begin {service.name}` goes on from there")
     elif standing.doing == "abandoning_stopped":
         parts.append(f"`pgshunt abandon {service.name}` goes on from there")
-    return ", ".join(parts)
+    return " ".join(", ".join(parts).split())  # servers' errors have lines
 
 
 def _behind(lag_s: float | None) -> str:

@@ -121,4 +121,6 @@ def _is_number(text: str) -> bool:
 def _brief(value: object) -> str:
     if isinstance(value, Mapping):
         return str(value.get("reason") or value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
     return str(value)

@@ -191,7 +191,7 @@ class Supervisor:
             except ConfigError as error:
                 wrong = [str(one) for one in error.problems if one.severity is Severity.ERROR]
                 more = f"; {len(wrong) - 1} more: pgshunt check -c {self._path}" if len(wrong) > 1 else ""
-                self._reload_failed(wrong[0] + more, problems=wrong)
+                self._reload_failed(wrong[0] + more, **({"problems": wrong} if more else {}))
             except TimeoutError:
                 self._reload_failed(f"{self._path} and its secrets were not read within {RELOAD_S_MAX:g} s")
             else:
@@ -308,22 +308,34 @@ class Supervisor:
             self.metrics.add(message)
             self.watch.take(message)
         elif message["type"] == "event":
-            if message["kind"] == "lookup_failed":
-                self.health.lookup_failures[worker] = str(message["reason"])
-            elif message["kind"] == "lookup_works":
-                self.health.lookup_failures.pop(worker, None)
+            if message["kind"] in ("lookup_failed", "lookup_works"):
+                self._take_lookup(worker, str(message.get("reason", "")))
+                return
             detail = {name: value for name, value in message.items() if name not in ("type", "kind")}
             service = str(detail.pop("service", ""))
             detail = {"worker": worker, **detail}
             if self._repeats.is_first(time.monotonic(), message["kind"], service, detail):
                 self.events.add(message["kind"], service, **detail)
 
+    def _take_lookup(self, worker: int, failure: str) -> None:
+        """Told when it fails in the first worker, and when it works again in the last."""
+        failures = self.health.lookup_failures
+        failed_before = bool(failures)
+        if failure:
+            failures[worker] = failure
+        else:
+            failures.pop(worker, None)
+        if failure and not failed_before:
+            self.events.add("lookup_failed", worker=worker, reason=failure)
+        elif failed_before and not failures:
+            self.events.add("lookup_works")
+
     def _report(self, kind: str, detail: Mapping[str, Any]) -> None:
         self.events.add(kind, **detail)
 
     def _worker_ended(self, worker: int) -> None:
         self.metrics.worker_ended(worker)
-        self.health.lookup_failures.pop(worker, None)
+        self._take_lookup(worker, "")
         self.guard.forget_worker(worker)
 
     async def _catalogue_changed(self, catalogue: Catalogue) -> None:

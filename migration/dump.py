@@ -77,11 +77,16 @@ async def find_programs(server_major: int, named: Path | None = None) -> Program
 
 
 async def dump_script(
-    programs: Programs, endpoint: Endpoint, control: Control, choose: Callable[[Entry], bool]
+    programs: Programs,
+    endpoint: Endpoint,
+    control: Control,
+    choose: Callable[[Entry], bool],
+    without: Iterable[str] = (),
 ) -> str:
     """SQL that creates the entries `choose` picks; runs in one transaction through any client.
 
-    Raises DumpFailed.
+    pg_dump locks every table it looks at, so `without` names those that the role may not read, each as
+    pg_dump's patterns have it: "schema"."table". Raises DumpFailed.
     """
     with tempfile.TemporaryDirectory(prefix="pgshunt-") as directory:
         archive, contents = Path(directory, "schema"), Path(directory, "contents")
@@ -107,6 +112,7 @@ async def dump_script(
                     "--no-subscriptions",
                     "--no-tablespaces",
                 ),
+                *(f"--exclude-table={pattern}" for pattern in without),
                 *("--no-security-labels", f"--lock-wait-timeout={LOCK_WAIT_MS}", f"--dbname={source}"),
             ],
             password=control.password.reveal() if control.password else "",

@@ -22,6 +22,14 @@ SCRIPT_TIMEOUT_S: Final = 120.0
 
 Address = tuple[int, int]  # catalogue and oid, as in pg_depend
 
+# Others' tables that the control role may not read: pg_dump would fail to lock them.
+_UNREADABLE: Final = """
+SELECT format('"%s"."%s"', replace(nspname, '"', '""'), replace(relname, '"', '""'))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE relkind IN ('r', 'p') AND nspname !~ '^(pg_|information_schema$)'
+  AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+"""
+
 # Everything that belongs to the tables (indexes, defaults, constraints, own sequences, triggers, policies,
 # extended statistics), then, again and again, what any of that refers to. A foreign key to a table that is
 # not moved is left out, so that it does not pull in its table. Built-in objects have oids below 16384
@@ -136,7 +144,8 @@ async def copy_schema(
     present = await target.run(lambda link: {(kind, identity) for kind, identity in link.rows(_PRESENT)})
     missing = [found for found in needed if (found.kind, found.identity) not in present]
     programs = await find_programs(await source.run(lambda link: link.version() // 10_000), pg_bin)
-    script = await dump_script(programs, source.endpoint, source.control, _chooser(missing))
+    unreadable = [pattern for (pattern,) in await source.run(lambda link: link.rows(_UNREADABLE))]
+    script = await dump_script(programs, source.endpoint, source.control, _chooser(missing), unreadable)
     # The script changes settings of its session for good, hence a connection of its own.
     builder = Server(target.endpoint, target.control, "schema")
     try:

@@ -176,6 +176,37 @@ def test_the_schema_brings_what_the_tables_need_and_nothing_else(pair: tuple[Dat
     asyncio.run(scenario())
 
 
+def test_others_tables_that_the_control_role_may_not_read_are_no_hindrance(
+    pair: tuple[Database, Database],
+) -> None:
+    shared, own = pair
+    shared.execute(
+        """
+        CREATE ROLE pgshunt_mover LOGIN PASSWORD 'moving';
+        ALTER TABLE users OWNER TO pgshunt_mover;
+        CREATE TABLE "not ""yours" (id int PRIMARY KEY);
+        CREATE SCHEMA theirs;
+        CREATE TABLE theirs.parts (id int) PARTITION BY LIST (id);
+        GRANT SELECT ON theirs.parts TO pgshunt_mover
+        """
+    )
+
+    async def scenario() -> None:
+        _, target = _servers(pair)
+        mover = Control(user="pgshunt_mover", password=Secret("moving"))
+        source = Server(endpoint(shared, "shared"), mover, "test")
+        copied = await copy_schema(source, target, ["public.users"])
+        assert copied.tables == ("public.users",)
+        assert own.execute("SELECT count(*) FROM users") == [[0]]
+        for server in (source, target):
+            await server.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        shared.execute("DROP OWNED BY pgshunt_mover CASCADE; DROP ROLE pgshunt_mover")
+
+
 @pytest.mark.parametrize("steps_done", range(4))
 def test_a_lane_begun_again_after_a_crash_at_any_step_comes_up(
     pair: tuple[Database, Database], steps_done: int

@@ -36,7 +36,7 @@ EVENT = {
     "at": "2026-11-22T12:00:00.123Z",
     "kind": "shifted",
     "service": "auth_service",
-    "detail": {"reads": 50},
+    "detail": {"reads": 50, "tables": ["public.a", "public.b"]},
 }
 
 PROBLEMS = [
@@ -258,8 +258,7 @@ def test_events_are_lines(api: Asked, monkeypatch: Patch, capsys: Printed) -> No
         "2026-11-22T12:00:00.123Z",
         "shifted",
         "auth_service",
-        "reads",
-        "50",
+        *("reads", "50,", "tables", "[public.a,", "public.b]"),
     ]
 
 

@@ -531,6 +531,24 @@ def test_stopping_drains_the_workers(run: Run) -> None:
     run(scenario)
 
 
+def test_a_lookup_that_fails_is_told_with_the_first_worker_and_works_with_the_last(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        supervisor = running.supervisor
+        for worker in (0, 1):
+            supervisor._take(worker, {"type": "event", "kind": "lookup_failed", "reason": "no right"})
+        _, body = await running.ask("/readyz")
+        assert any("no right; see to the role" in reason for reason in body["reasons"])
+        supervisor._take(0, {"type": "event", "kind": "lookup_works"})
+        assert running.kinds()[-1] == "lookup_failed"
+        supervisor._worker_ended(1)
+        assert running.kinds().count("lookup_failed") == 1
+        assert running.kinds()[-1] == "lookup_works"
+        _, body = await running.ask("/readyz")
+        assert not any("no right" in reason for reason in body["reasons"])
+
+    run(scenario)
+
+
 def test_failing_links_are_told_once_and_then_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeats, "SPAN_S", 0.0)
 

@@ -180,7 +180,7 @@ def test_sentences() -> None:
     assert sentence(scene.standing(service=syncing, doing="copying")) == (
         "auth_service: being copied to auth_db, all statements on the shared database"
     )
-    stopped = scene.standing(service=syncing, doing="copying_stopped", trouble="the disk is full")
+    stopped = scene.standing(service=syncing, doing="copying_stopped", trouble="the disk\nis full")
     assert sentence(stopped) == (
         "auth_service: the copy to auth_db has stopped, all statements on the shared database, "
         "the disk is full, when that is mended `pgshunt begin auth_service` goes on from there"

@@ -1,7 +1,9 @@
 """Names of tables, secrets, and what the published schema promises."""
 
 import json
+from itertools import dropwhile, takewhile
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from pydantic import ValidationError
@@ -88,6 +90,18 @@ def test_the_worked_example_is_clean() -> None:
     assert report.config is not None
     assert {name: len(service.tables) for name, service in report.config.services.items()} == SERVICES
     assert sum(1 + len(database.replicas) for database in report.config.databases.values()) == 18
+
+
+def test_the_smallest_example_of_the_readme_is_clean(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    lines = takewhile(str.strip, dropwhile(lambda line: line != "    version: 1", readme.splitlines()))
+    path = tmp_path / "pgshunt.yaml"
+    path.write_text(dedent("\n".join(lines)), encoding="utf-8")
+    names = ("AUTH_APP_PASSWORD", "PGSHUNT_CONTROL_PASSWORD", "PGSHUNT_ADMIN_TOKEN")
+    report = examine(path, dict.fromkeys(names, "secret"))
+    assert report.problems == ()
+    assert report.config is not None
+    assert list(report.config.services) == ["auth_service"]
 
 
 SERVICES = {
