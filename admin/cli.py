@@ -267,6 +267,7 @@ def events(after: int, follow: bool, output: Output, **target: Any) -> None:
 
 @cli.command()
 @_about_a_pgshunt
+@click.option("--as", "user", default="", help="As a session of this user sees it: what $user stands for.")
 @click.option("--service", default="", help="As a session of this service's first user sees it.")
 @click.option("--search-path", default="", help="Schemas in which names are looked up.")
 @click.option(
@@ -275,6 +276,7 @@ def events(after: int, follow: bool, output: Output, **target: Any) -> None:
 @click.argument("sql")
 def explain(
     sql: str,
+    user: str,
     service: str,
     search_path: str,
     offline: bool,
@@ -290,10 +292,11 @@ def explain(
             raise click.UsageError("--offline needs -c: it says where the shared database is")
         from pgshunt.admin.offline import explain_offline
 
-        document = explain_offline(load(config), sql, search_path)
+        document = explain_offline(load(config), sql, user, search_path)
     else:
         client = Target(config=config, **target).client()
-        document = client.get("/api/v1/explain", sql=sql, service=service, search_path=search_path)
+        asked = {"sql": sql, "as": user, "service": service, "search_path": search_path}
+        document = client.get("/api/v1/explain", **asked)
     _answer(output, document, show.explanation)
 
 

@@ -50,7 +50,7 @@ class Operations(Protocol):
 
     def dashboard(self) -> Document: ...
 
-    def explain(self, sql: str, service: str, search_path: str) -> Document: ...
+    def explain(self, sql: str, service: str, user: str, search_path: str) -> Document: ...
 
     async def begin(self, name: str) -> Document: ...
 
@@ -204,8 +204,8 @@ class AdminApi:
         sql = request.query.get("sql", "")
         if not sql.strip():
             raise bad_value("there is no SQL to explain", "add ?sql=SELECT…")
-        service, search_path = request.query.get("service", ""), request.query.get("search_path", "")
-        return web.json_response(self._operations.explain(sql, service, search_path))
+        service, user, path = (request.query.get(name, "") for name in ("service", "as", "search_path"))
+        return web.json_response(self._operations.explain(sql, service, user, path))
 
     # -- changing -------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class Metrics:
         self._errors = self._counter(
             "errors", "Errors by SQLSTATE class", "service", "side", "sqlstate_class"
         )
-        self._routes = self._counter("routes", "Routing decisions", "service", "reason")
+        self._routes = self._counter("routes", "Routing decisions", "service", "backend", "reason")
         self._shadow = self._counter("shadow_writes", "Write transactions validated", "service", "result")
         self._shadow_s = self._counter("shadow_seconds", "Time spent validating", "service", "result")
         self._pins = self._counter("pins", "Sessions pinned to a link", "cause")
@@ -123,8 +123,8 @@ class Metrics:
             self._durations.add((service, backend, op), buckets, sum_us)
         for service, side, sqlstate, count in delta.get("sqlstates", ()):
             self._inc(self._errors, count, service, side, sqlstate[:2])
-        for service, reason, count in delta.get("routes", ()):
-            self._inc(self._routes, count, service, reason)
+        for service, reason, backend, count in delta.get("routes", ()):
+            self._inc(self._routes, count, service, backend, reason)
         for service, result, count, sum_us, _ in delta.get("shadow", ()):
             self._inc(self._shadow, count, service, result)
             self._inc(self._shadow_s, sum_us / 1e6, service, result)

@@ -10,11 +10,11 @@ from pgshunt.config.model import Config
 from pgshunt.migration.catalogue import read_catalogue
 from pgshunt.migration.servers import connect
 from pgshunt.routing.explain import explain
-from pgshunt.routing.names import split_search_path
+from pgshunt.routing.names import as_user, split_search_path
 from pgshunt.routing.table import RoutingTable
 
 
-def explain_offline(config: Config, sql: str, search_path: str) -> dict[str, Any]:
+def explain_offline(config: Config, sql: str, user: str, search_path: str) -> dict[str, Any]:
     """The same document as the admin API's. Raises ServerError when the shared database cannot be read."""
     table = planned(config)
     link = connect(table.endpoints[0], config.control, "explain")
@@ -23,7 +23,9 @@ def explain_offline(config: Config, sql: str, search_path: str) -> dict[str, Any
         catalogue = read_catalogue(link, 1)
     finally:
         link.close()
-    path = split_search_path(search_path) if search_path else None
+    path = split_search_path(search_path or catalogue.search_path)
+    if user:
+        path = as_user(user, path)
     explanation = explain(sql, table, catalogue, path)
     return {**explanation.to_dict(), "lines": explanation.lines()}
 

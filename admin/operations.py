@@ -22,8 +22,8 @@ from pgshunt.migration.mover import PreflightFailed, TargetGone
 from pgshunt.migration.servers import ServerError
 from pgshunt.migration.stages import COPY_STAGES, Held, WrongStage
 from pgshunt.migration.store import Conflict, StoreError
-from pgshunt.routing.explain import explain
-from pgshunt.routing.names import split_search_path
+from pgshunt.routing.explain import Freshness, explain
+from pgshunt.routing.names import as_user, split_search_path
 from pgshunt.routing.table import Service
 
 LATEST_EVENTS = 50
@@ -107,13 +107,13 @@ class SupervisorOperations:
     def dashboard(self) -> Document:
         return {**self.status(), "events": [event.to_dict() for event in self.events.latest(LATEST_EVENTS)]}
 
-    def explain(self, sql: str, service: str, search_path: str) -> Document:
-        """With a service, "$user" of the search path stands for its first login role."""
-        users = self._find(service).users if service else ()
+    def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
+        """As a session of `user` sees it, or else of the first login role of `service`."""
+        users = (user,) if user else self._find(service).users if service else ()
         path = split_search_path(search_path or self.fleet.catalogue.search_path)
         if users:
-            path = tuple(users[0] if schema == "$user" else schema for schema in path)
-        explanation = explain(sql, self.mover.table, self.fleet.catalogue, path)
+            path = as_user(users[0], path)
+        explanation = explain(sql, self.mover.table, self.fleet.catalogue, path, self._freshness_of)
         lines = explanation.lines()
         if self.fleet.catalogue.version == 0:
             lines.append(
@@ -183,6 +183,9 @@ class SupervisorOperations:
         except ServerError as error:
             raise Problem("server_failed", HTTPStatus.BAD_GATEWAY, str(error), error.hint) from error
         return self._document(self._find(name))
+
+    def _freshness_of(self, index: int) -> Freshness:
+        return Freshness(self.mover.lag_s(index))
 
     def _find(self, name: str) -> Service:
         services = {service.name: service for service in self.mover.table.services}

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from pgshunt.admin.client import AdminClient
+from pgshunt.routing.reason import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class Reads:
 
     def since(self, before: Reads) -> Reads:
         return Reads(self.shared - before.shared, self.own - before.own)
+
+
+STAYED = {
+    reason.code for reason in (Reason.NOT_FRESH, Reason.CANDIDATE_DOWN, Reason.LATE, Reason.NO_HEARTBEAT)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,11 @@ class Operator:
 
     def draws(self) -> Draws:
         """Up to now; all of an old weight are in it, as workers report before they acknowledge a new one."""
-        count = {labels["reason"]: int(value) for labels, value in self._samples("pgshunt_routes_total")}
-        stayed = count.get("not_fresh", 0) + count.get("candidate_down", 0)
-        return Draws(shared=count.get("baseline", 0), own=count.get("split", 0) + stayed, stayed=stayed)
+        count: Counter[str] = Counter()
+        for labels, value in self._samples("pgshunt_routes_total"):
+            count[labels["reason"]] += int(value)
+        stayed = sum(count[reason] for reason in STAYED)
+        return Draws(shared=count["baseline"], own=count["split"] + stayed, stayed=stayed)
 
     def shadow_writes(self) -> dict[str, int]:
         """Write transactions tried at the own database, by result."""

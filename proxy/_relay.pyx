@@ -29,6 +29,7 @@ from pgshunt.routing._shapes cimport (
     KIND_READ,
     KIND_ROLLBACK,
     KIND_SESSION,
+    KIND_SHOW_ROUTE,
     PLAN_SPLIT,
     UNRESOLVED,
     Entry,
@@ -39,10 +40,13 @@ from pgshunt.protocol.actions import Cancel, NeedVerifier, NeedWelcome, Send, St
 from pgshunt.protocol.errors import PgError, classify_sqlstate, read_error, with_hint
 from pgshunt.protocol.messages import backend_key_data
 from pgshunt.proxy import settings as settings_of
+from pgshunt.proxy import shown
 from pgshunt.proxy.settings import VERIFIED
 from pgshunt.proxy.signals import in_parameters, in_text
 from pgshunt.routing.classify import classify
-from pgshunt.routing.decide import REASON_CODES, Reason, decide
+from pgshunt.routing.decide import decide
+from pgshunt.routing.explain import Freshness, Taken, explain_shape
+from pgshunt.routing.reason import REASON_CODES, Reason
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
 from pgshunt.routing.table import Catalogue, Placement, RoutingTable
 

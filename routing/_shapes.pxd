@@ -15,6 +15,7 @@ cdef enum:
     KIND_SESSION = 7
     KIND_COPY_IN = 8
     KIND_UNKNOWN = 9
+    KIND_SHOW_ROUTE = 10
 
     # The values of routing.decide.PlanKind.
     PLAN_FIXED = 0
@@ -44,6 +45,7 @@ cdef class Entry:
     cdef public int endpoint
     cdef public int percent
     cdef public int reason
+    cdef public int counters      # where the counts of its service begin
     cdef public object plan
 
 

@@ -422,6 +422,7 @@ def kinds():
         "SESSION": KIND_SESSION,
         "COPY_IN": KIND_COPY_IN,
         "UNKNOWN": KIND_UNKNOWN,
+        "SHOW_ROUTE": KIND_SHOW_ROUTE,
     }
 
 

@@ -59,7 +59,9 @@ TRANSACTION_CONTROL: Final = frozenset({Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, 
 def _unit(shapes: list[Shape]) -> Shape:
     controls = any(shape.kind in TRANSACTION_CONTROL for shape in shapes)
     reason = next((shape.reason for shape in shapes if shape.reason), "")
-    kind = Kind.WRITE if controls else max((shape.kind for shape in shapes), key=STRENGTH.index)
+    # A route can be shown by itself only: among others SHOW is the server's.
+    kinds = [Kind.SESSION if shape.kind is Kind.SHOW_ROUTE else shape.kind for shape in shapes]
+    kind = Kind.WRITE if controls else max(kinds, key=STRENGTH.index)
     # Behind some settings the names may mean other tables than they do now, or the text other statements.
     unclear = any(shape.renames for shape in shapes) and any(shape.tables for shape in shapes)
     obscured = any(shape.obscures for shape in shapes)

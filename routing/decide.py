@@ -1,8 +1,8 @@
 """Decides where a statement of some shape runs, in one epoch of the routing table.
 
-Made once per shape and epoch; the data plane then only reads the plan. What can change between two statements
-(a die for the percentage, freshness, a dead endpoint, the transaction one is in) is left to it, with reason
-codes from here.
+Made once per shape and epoch; the data plane then only reads the plan. What can change between two
+statements (a die for the percentage, freshness, a dead endpoint, the transaction one is in) is left to it.
+Both name their reasons in the words of `reason.py`.
 """
 
 from __future__ import annotations
@@ -11,44 +11,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
 
+from pgshunt.routing.reason import Reason
 from pgshunt.routing.shape import Kind, Shape
 from pgshunt.routing.table import SHARED, Copies, Placement, RoutingTable
-
-
-class Reason(IntEnum):
-    """Why a statement went where it went. The numbers are counter indexes: append, never renumber."""
-
-    OWNER_WRITE = 0
-    OWNER_READ = 1
-    SPLIT = 2
-    """a copy, by weight"""
-    BASELINE = 3
-    """the owner, by weight"""
-    UNOWNED = 4
-    NO_TABLE = 5
-    UNKNOWN = 6
-    TOO_LARGE = 7
-    VOLATILE = 8
-    LOCKS = 9
-    SERVER_LOCAL = 10
-    SEVERAL_SERVICES = 11
-    TRANSACTION = 12
-    SESSION = 13
-    NOT_FRESH = 14
-    PINNED = 15
-    CANDIDATE_DOWN = 16
-    RETRIED = 17
-    """failed at a copy, asked again at the owner"""
-    NOT_WHOLE = 18
-    """a read that came in pieces, or a named Parse: could not be asked again if the copy failed"""
-
-    @property
-    def code(self) -> str:
-        """The word that stands in metrics, logs and `pgshunt explain`."""
-        return self.name.lower()
-
-
-REASON_CODES: Final = tuple(reason.code for reason in Reason)
 
 
 class PlanKind(IntEnum):
@@ -93,6 +58,7 @@ _BY_KIND: Final = {
     Kind.ROLLBACK: Reason.TRANSACTION,
     Kind.SAVEPOINT: Reason.TRANSACTION,
     Kind.SESSION: Reason.SESSION,
+    Kind.SHOW_ROUTE: Reason.SESSION,
     Kind.UNKNOWN: Reason.UNKNOWN,
 }
 

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pgshunt.routing.classify import classify
-from pgshunt.routing.decide import Plan, Reason, Split, decide
+from pgshunt.routing.decide import Plan, Split, decide
 from pgshunt.routing.grammar import Unreadable, parse, pg
 from pgshunt.routing.names import SYSTEM_SCHEMAS, is_temporary, resolve, split_search_path
+from pgshunt.routing.reason import Reason
 from pgshunt.routing.shape import Shape
 from pgshunt.routing.table import Catalogue, Placement, RoutingTable
 
-SENTENCES = {
-    Reason.OWNER_WRITE: "A write goes to the owner of what it writes.",
-    Reason.OWNER_READ: "No database but the owner holds everything this reads and takes reads now.",
-    Reason.SPLIT: "A plain read, and a copy holds every table it names.",
-    Reason.UNOWNED: "Nobody owns these tables, so they stay on the shared database.",
-    Reason.NO_TABLE: "It names no table.",
-    Reason.UNKNOWN: "It could not be understood, so it is treated as a write.",
-    Reason.TOO_LARGE: "It is too large to be parsed, so it is treated as a write.",
-    Reason.VOLATILE: "It calls something that may write.",
-    Reason.LOCKS: "It locks rows or tables, which only the owner can do.",
-    Reason.SERVER_LOCAL: "Its answer depends on the server it is asked from.",
-    Reason.SEVERAL_SERVICES: "It reads tables of several services, and no copy holds all of them.",
-    Reason.TRANSACTION: "Transaction control goes where the transaction runs.",
-    Reason.SESSION: "It is about the session, not about tables.",
-}
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How far an endpoint may lie behind in s, None: not known; and why it takes no reads, None: it does."""
+
+    lag_s: float | None = None
+    withheld: Reason | None = None
+
+
+FreshnessOf = Callable[[int], Freshness]
+"""By endpoint index."""
+
+
+def nobody_knows(index: int) -> Freshness:
+    """The freshness of any endpoint where nobody watches it."""
+    return Freshness()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A decision that was made: the endpoint's index, and the epoch it was made in."""
+
+    endpoint: int
+    reason: Reason
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +57,35 @@ class TableAt:
     known: bool = True
     temporary: bool = False
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
         if self.temporary:
-            return f"{self.access:<10} {self.name}: temporary, this session's own, on {self.owner}"
+            return f"{self.name}: temporary, this session's own, on {self.owner}"
         owner = f"owned by {self.service}" if self.service else "nobody's"
         copies = f", copies in {', '.join(self.copies)}" if self.copies else ""
         unknown = "" if self.known else ", not in the catalogue: mistyped, or not on the search path"
-        return f"{self.access:<10} {self.name}: {owner}, on {self.owner}{copies}{unknown}"
+        return f"{self.name}: {owner}, on {self.owner}{copies}{unknown}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An endpoint that takes a share of such reads. `lag_s` is None for the owner's primary, too, which
+    needs no proof; `withheld` is the reason code why it takes none for now, else "".
+    """
+
+    endpoint: str
+    percent: float
+    is_owner: bool
+    lag_s: float | None
+    withheld: str
+
+    @property
+    def sentence(self) -> str:
+        if self.is_owner:
+            return f"{self.endpoint}: {self.percent:g} %, the owner"
+        fresh = "freshness unknown" if self.lag_s is None else f"{1000 * self.lag_s:.0f} ms behind"
+        withheld = f", takes no reads now ({self.withheld})" if self.withheld else ""
+        return f"{self.endpoint}: {self.percent:g} %, {fresh}{withheld}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +96,8 @@ class Explanation:
     traits: tuple[str, ...]
     tables: tuple[TableAt, ...]
     service: str
-    choice: tuple[tuple[str, int], ...]
+    candidates: tuple[Candidate, ...]
+    choice: tuple[tuple[str, float], ...]
     pins: tuple[str, ...]
     reason: str
     sentence: str
@@ -71,31 +106,56 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def lines(self) -> list[str]:
-        """The explanation as text, one fact a line."""
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """The explanation as (what, text)."""
         traits = f" ({', '.join(self.traits)})" if self.traits else ""
-        lines = [f"shape      {self.kind}{traits}"]
-        lines += map(str, self.tables)
-        lines.append(f"route      {', '.join(f'{name} {percent} %' for name, percent in self.choice)}")
-        lines.append(f"reason     {self.reason}: {self.sentence}")
+        yield "shape", f"{self.kind}{traits}"
+        for table in self.tables:
+            yield table.access, table.sentence
+        for candidate in self.candidates:
+            yield "candidate", candidate.sentence
+        yield "route", ", ".join(f"{name} {percent:g} %" for name, percent in self.choice)
+        yield "reason", f"{self.reason}: {self.sentence}"
         if self.pins:
             what = ", ".join(self.pins)
-            lines.append(f"pinned     {what}: the session keeps its server connection until that is gone.")
-        return lines
+            yield "pinned", f"{what}: the session keeps its server connection until that is gone."
+        yield "epoch", str(self.epoch)
+
+    def lines(self) -> list[str]:
+        """The explanation as text, one fact a line."""
+        return [f"{what:<10} {text}" for what, text in self.facts()]
 
 
 def explain(
-    sql: str, table: RoutingTable, catalogue: Catalogue, search_path: tuple[str, ...] | None = None
+    sql: str,
+    table: RoutingTable,
+    catalogue: Catalogue,
+    search_path: tuple[str, ...] | None = None,
+    freshness_of: FreshnessOf = nobody_knows,
 ) -> Explanation:
     """Explain the route of `sql` in this epoch. Without `search_path` it is the shared database's default."""
     path = split_search_path(catalogue.search_path) if search_path is None else search_path
-    shape = classify(sql, path, catalogue)
-    placement = Placement.of(table)
-    plan = decide(shape, table, placement)
     made = {
         resolve(relation.schemaname, relation.relname, path, catalogue.relations): relation
         for relation in _made(sql)
     }
+    return explain_shape(classify(sql, path, catalogue), table, catalogue, freshness_of, made=made)
+
+
+def explain_shape(
+    shape: Shape,
+    table: RoutingTable,
+    catalogue: Catalogue,
+    freshness_of: FreshnessOf = nobody_knows,
+    taken: Taken | None = None,
+    made: Mapping[str, pg.RangeVar] = MappingProxyType({}),
+) -> Explanation:
+    """Explain where statements of this shape go, or, with `taken`, where one of them went. `made`: the tables
+    and views that the statement makes.
+    """
+    placement = Placement.of(table)
+    plan = decide(shape, table, placement)
+    reason = plan.reason if taken is None else taken.reason
     return Explanation(
         kind=shape.kind.name.lower(),
         traits=_traits(shape),
@@ -103,11 +163,12 @@ def explain(
             _table_at(name, shape, table, placement, catalogue, made) for name in sorted(shape.tables)
         ),
         service=table.services[plan.service].name if plan.service >= 0 else "",
-        choice=_choice(plan, table),
+        candidates=tuple(_candidates(plan, table, freshness_of)),
+        choice=_choice(plan, table) if taken is None else ((table.endpoints[taken.endpoint].name, 100),),
         pins=tuple(sorted(shape.pins)),
-        reason=plan.reason.code,
-        sentence=SENTENCES[plan.reason],
-        epoch=table.epoch,
+        reason=reason.code,
+        sentence=reason.sentence,
+        epoch=table.epoch if taken is None else taken.epoch,
     )
 
 
@@ -168,7 +229,23 @@ def _table_at(
     )
 
 
-def _choice(plan: Plan, table: RoutingTable) -> tuple[tuple[str, int], ...]:
+def _candidates(plan: Plan, table: RoutingTable, freshness_of: FreshnessOf) -> Iterator[Candidate]:
+    if not isinstance(plan, Split):
+        return
+    for index in plan.candidates:
+        fresh = freshness_of(index)
+        yield Candidate(
+            endpoint=table.endpoints[index].name,
+            percent=round(plan.percent / len(plan.candidates), 1),
+            is_owner=False,
+            lag_s=fresh.lag_s,
+            withheld="" if fresh.withheld is None else fresh.withheld.code,
+        )
+    if plan.percent < 100:
+        yield Candidate(table.endpoints[plan.baseline].name, 100 - plan.percent, True, None, "")
+
+
+def _choice(plan: Plan, table: RoutingTable) -> tuple[tuple[str, float], ...]:
     if not isinstance(plan, Split):
         return ((table.endpoints[plan.endpoint].name, 100),)
     names = " or ".join(table.endpoints[index].name for index in plan.candidates)

@@ -36,6 +36,11 @@ def resolve(schema: str, name: str, search_path: Iterable[str], relations: Mappi
     return qualified("pg_catalog", name) if name.startswith("pg_") else _quoted(name)
 
 
+def as_user(user: str, search_path: Iterable[str]) -> tuple[str, ...]:
+    """The path as this user's sessions see it."""
+    return tuple(user if schema == "$user" else schema for schema in search_path)
+
+
 def is_system(schema: str, name: str) -> bool:
     """Whether the answer of this relation is about the server it is asked from. Any unqualified pg_… name
     may be one.

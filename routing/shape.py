@@ -25,6 +25,7 @@ class Kind(IntEnum):
     SESSION = 7
     COPY_IN = 8
     UNKNOWN = 9
+    SHOW_ROUTE = 10
 
 
 @dataclass(frozen=True, slots=True)

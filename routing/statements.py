@@ -271,8 +271,14 @@ def _load(found: Findings, node: pg.LoadStmt) -> None:
     _session(found, "load", pins="load")
 
 
+SHOWS_ROUTE: Final = "pgshunt.route"
+"""What SHOW answers with the route of the session's last statement: the proxy's own, no server knows it."""
+
+
 def _show(found: Findings, node: pg.VariableShowStmt) -> None:
     _session(found, "show")
+    if node.name.lower() == SHOWS_ROUTE:
+        found.kind = Kind.SHOW_ROUTE
 
 
 def _set_constraints(found: Findings, node: pg.ConstraintsSetStmt) -> None:

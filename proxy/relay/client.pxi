@@ -84,6 +84,11 @@ cdef class Client(Connection):
     cdef int unit_op
     cdef int unit_flags
     cdef bint unit_on_copy
+    # The last decision, for SHOW pgshunt.route; `shown_entry` is None before the first.
+    cdef Entry shown_entry
+    cdef int shown_endpoint
+    cdef int shown_reason
+    cdef long shown_epoch
     cdef bint force_owner                  # a copy has failed this unit
     cdef bint answered                     # bytes of its answer have gone to the client
     cdef Buffer replay                     # its messages, while it could still be asked elsewhere

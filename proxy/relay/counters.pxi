@@ -3,7 +3,7 @@
 cdef enum:
     BUCKETS = 16
     OPS = 3
-    REASONS_MAX = 64
+    REASONS_MAX = 32
 
 cdef int64_t[BUCKETS - 1] BUCKET_EDGES_NS
 BUCKET_EDGES_NS[:] = [
@@ -34,7 +34,7 @@ cdef class Counters:
     cdef int services              # of the routing table; row 0 is nobody's, service n has row n + 1
     cdef int endpoints
     cdef Calls* calls
-    cdef int64_t* routes
+    cdef int64_t* routes           # by service, endpoint and reason
     cdef Run* runs
     cdef dict sqlstates            # (service, endpoint, SQLSTATE) -> count
     cdef dict pins                 # cause -> count
@@ -46,7 +46,7 @@ cdef class Counters:
         self.services = services
         self.endpoints = endpoints
         self.calls = <Calls*> calloc((services + 1) * endpoints * OPS, sizeof(Calls))
-        self.routes = <int64_t*> calloc((services + 1) * REASONS_MAX, sizeof(int64_t))
+        self.routes = <int64_t*> calloc((services + 1) * endpoints * REASONS_MAX, sizeof(int64_t))
         self.runs = <Run*> calloc(services + 1, sizeof(Run))
         if self.calls == NULL or self.routes == NULL or self.runs == NULL:
             raise MemoryError("counters")
@@ -62,6 +62,10 @@ cdef class Counters:
 
     cdef inline Calls* row(self, int service, int endpoint, int op) noexcept:
         return &self.calls[((service + 1) * self.endpoints + endpoint) * OPS + op]
+
+    cdef inline int routes_of(self, int service) noexcept:
+        """Where the routes of a service's statements are counted: then come endpoint and reason."""
+        return (service + 1) * self.endpoints * REASONS_MAX
 
     cdef void call(self, int service, int endpoint, int op, int64_t took_ns, int error, bint slow) noexcept:
         cdef Calls* row = self.row(service, endpoint, op)
@@ -103,8 +107,9 @@ cdef class Counters:
 
         `sides[service + 1][endpoint]` says whether that endpoint is the service's own ("candidate").
         """
-        cdef int service, endpoint, op, bucket
+        cdef int service, endpoint, op, bucket, why
         cdef Calls* row
+        cdef int64_t* taken
         calls, routes, runs = [], [], []
         for service in range(-1, self.services):
             for endpoint in range(self.endpoints):
@@ -117,10 +122,12 @@ cdef class Counters:
                             row.total_ns // 1000, [row.buckets[bucket] for bucket in range(BUCKETS)],
                         ])
                         memset(row, 0, sizeof(Calls))
-            for op in range(len(reasons)):
-                if self.routes[(service + 1) * REASONS_MAX + op]:
-                    routes.append([services[service + 1], reasons[op], self.routes[(service + 1) * REASONS_MAX + op]])
-                    self.routes[(service + 1) * REASONS_MAX + op] = 0
+            for endpoint in range(self.endpoints):
+                for why in range(len(reasons)):
+                    taken = &self.routes[self.routes_of(service) + endpoint * REASONS_MAX + why]
+                    if taken[0]:
+                        routes.append([services[service + 1], reasons[why], endpoint_names[endpoint], taken[0]])
+                        taken[0] = 0
             if self.runs[service + 1].changed:
                 self.runs[service + 1].changed = False
                 runs.append([

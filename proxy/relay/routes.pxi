@@ -165,6 +165,7 @@ cdef class Routes:
         """Fills in where statements of this shape go in this epoch."""
         plan = decide(entry.shape, self.table, self.placement)
         entry.service = plan.service
+        entry.counters = self.counters.routes_of(plan.service)
         entry.reason = plan.reason
         entry.plan_kind = plan.kind
         if entry.plan_kind == PLAN_SPLIT:
@@ -199,10 +200,8 @@ cdef class Routes:
             if whole and <int> (self.random() % 100) < entry.percent:
                 index = self.fresh_copy(entry.service, session, &reason)
                 if index >= 0:
-                    self.count_route(entry.service, REASON_SPLIT)
-                    return <EndpointState> self.endpoints[index]
-        self.count_route(entry.service, reason)
-        return <EndpointState> self.endpoints[entry.endpoint]
+                    return self.decided(session, entry, <EndpointState> self.endpoints[index], REASON_SPLIT)
+        return self.decided(session, entry, <EndpointState> self.endpoints[entry.endpoint], reason)
 
     cdef int fresh_copy(self, int service, Session session, int* reason) except -2:
         """An endpoint of the service's own database that holds all this session has written; -1 if none does."""
@@ -283,9 +282,27 @@ cdef class Routes:
             self.urgent = True
         return 0
 
-    cdef inline int count_route(self, int service, int reason) except -1:
-        self.counters.routes[(service + 1) * REASONS_MAX + reason] += 1
-        return 0
+    cdef inline EndpointState decided(self, Session session, Entry entry, EndpointState state, int reason):
+        """Counts a decision, and keeps it for SHOW pgshunt.route."""
+        self.counters.routes[entry.counters + state.index * REASONS_MAX + reason] += 1
+        session.shown_entry = entry
+        session.shown_endpoint = state.index
+        session.shown_reason = reason
+        session.shown_epoch = self.epoch
+        return state
+
+    cdef bytes show_route(self, Session session):
+        """What SHOW pgshunt.route is answered: the session's last decision."""
+        if session.shown_entry is None:
+            return shown.answer(None)
+        return shown.answer(explain_shape(
+            session.shown_entry.shape, self.table, self.catalogue, self.freshness_of,
+            Taken(session.shown_endpoint, Reason(session.shown_reason), session.shown_epoch)))
+
+    def freshness_of(self, int index):
+        """How far this endpoint may be behind, as reads are routed by it now."""
+        cdef int64_t fresh_ns = self.freshness[index]
+        return Freshness((monotonic_ns() - fresh_ns) / 1e9 if fresh_ns else None)
 
     cdef int count_sqlstate(self, int service, int endpoint, bytes sqlstate) except -1:
         key = (service, endpoint, sqlstate.decode("ascii", "replace"))

@@ -63,6 +63,14 @@ cdef class Session(Signalling):
                     self.unnamed_token = 0
                     self.write_bytes(self.local_answer(entry) + ready_for_query(self.status))
                     return TAKEN
+        if entry.kind == KIND_SHOW_ROUTE and not self.in_batch:
+            if self.link is not None and self.link.replies.count:
+                self.phase = PHASE_AWAITING
+                return STOP
+            if self.status != b"E":
+                self.unnamed_token = 0
+                self.write_bytes(self.relay.show_route(self) + ready_for_query(self.status))
+                return TAKEN
         if entry.kind == KIND_SESSION and not self.in_batch and self.drops_own(entry):
             if self.link is not None and self.link.replies.count:
                 # Whether the transaction has failed is known when the replies are in.

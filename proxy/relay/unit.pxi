@@ -46,7 +46,8 @@ cdef class Unit(State):
             self.sound = link.replies.count == 0 and self.status != b"E"
             self.unit_on_copy = False
             self.unit_service = entry.service
-            self.relay.count_route(entry.service, REASON_PINNED if link.pins else REASON_TRANSACTION)
+            self.relay.decided(<Session> self, entry, link.pool.state,
+                               REASON_PINNED if link.pins else REASON_TRANSACTION)
             return TAKEN
         if self.settings_failed and entry.stateful:
             self.give_up(entry.shape.resets)

@@ -105,7 +105,7 @@ class RunningRelay:
             row[
                 {
                     "calls": 4,
-                    "routes": 2,
+                    "routes": 3,
                     "pins": 1,
                     "sqlstates": 3,
                     "shadow": 2,

@@ -45,8 +45,8 @@ class Operations:
     def dashboard(self) -> Document:
         return {"services": []}
 
-    def explain(self, sql: str, service: str, search_path: str) -> Document:
-        return {"sql": sql, "service": service, "search_path": search_path}
+    def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
+        return {"sql": sql, "service": service, "as": user, "search_path": search_path}
 
     async def begin(self, name: str) -> Document:
         return self.note("begin", name)
@@ -333,7 +333,7 @@ def test_events_can_be_waited_for() -> None:
 
 def test_explain_passes_the_statement_on() -> None:
     async def scenario(api: Api) -> None:
-        query = {"sql": "SELECT 1 + 1", "service": "auth_service"}
+        query = {"sql": "SELECT 1 + 1", "service": "auth_service", "as": "auth"}
         status, body = await api.ask("GET", "/api/v1/explain", params=query)
         assert (status, body) == (200, {**query, "search_path": ""})
         assert (await api.ask("GET", "/api/v1/explain"))[0] == 422

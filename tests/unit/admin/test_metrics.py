@@ -25,7 +25,7 @@ def delta(worker: int, calls: int = 10) -> Message:
         "index": worker,
         "calls": [["auth_service", "candidate", "auth_db", "read", calls, 2, 1, 1, 2_500_000, buckets]],
         "sqlstates": [["auth_service", "candidate", "57P01", 2]],
-        "routes": [["auth_service", "split", calls]],
+        "routes": [["auth_service", "split", "auth_db", calls]],
         "shadow": [["auth_service", "match", 4, 8000, 0]],
         "pins": [["listen", 1]],
         "gauges": {"clients": 3, "waiting": 1, "shapes": 7, "links": [["auth_db", "auth", 2, 3, 1]]},
@@ -54,7 +54,7 @@ def test_deltas_of_all_workers_add_up() -> None:
     assert value(metrics, "queries_total", outcome="ok", **read) == 14
     assert value(metrics, "queries_total", outcome="infrastructure_error", **read) == 4
     assert value(metrics, "queries_total", outcome="application_error", **read) == 2
-    assert value(metrics, "routes_total", service="auth_service", reason="split") == 20
+    assert value(metrics, "routes_total", service="auth_service", backend="auth_db", reason="split") == 20
     assert value(metrics, "shadow_writes_total", service="auth_service", result="match") == 8
     assert value(metrics, "parses_total") == 10
     assert value(metrics, "pins_total", cause="listen") == 2

@@ -484,6 +484,8 @@ def test_a_statement_is_explained_by_the_table_in_force(run: Run) -> None:
     async def scenario(running: Running) -> None:
         _, document = await running.ask("/api/v1/explain?sql=SELECT+*+FROM+public.users&service=auth_service")
         assert document["service"] == "auth_service"
+        _, as_user = await running.ask("/api/v1/explain?sql=SELECT+1&as=auth&search_path=%22$user%22")
+        assert as_user["reason"] == "no_table"
         assert any(line.startswith("reason") for line in document["lines"])
         assert "could not be read yet" in document["lines"][-1]
 

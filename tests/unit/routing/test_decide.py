@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgshunt.routing.decide import REASON_CODES, Fixed, Plan, Reason, Split, decide
+from pgshunt.routing.decide import Fixed, Plan, Split, decide
+from pgshunt.routing.reason import REASON_CODES, SENTENCES, Reason
 from pgshunt.routing.shape import Kind, Shape, unknown
 from pgshunt.routing.table import SHARED, Endpoint, Placement, RoutingTable, Service, Stage
 
@@ -122,6 +123,7 @@ def test_a_weight_of_zero_or_a_database_without_endpoints_splits_nothing() -> No
 def test_reason_codes_are_stable() -> None:
     assert REASON_CODES[:4] == ("owner_write", "owner_read", "split", "baseline")
     assert [REASON_CODES[reason] for reason in Reason] == [reason.code for reason in Reason]
+    assert list(SENTENCES) == list(Reason) == list(range(len(Reason)))
 
 
 TABLES = st.sampled_from([f"public.t{n}" for n in range(6)])

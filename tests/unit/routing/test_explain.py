@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from pgshunt.routing.decide import Reason
-from pgshunt.routing.explain import SENTENCES, explain
+from pgshunt.routing.explain import Freshness, Taken, explain, explain_shape
+from pgshunt.routing.reason import Reason
+from pgshunt.routing.shape import Kind, Shape
 from pgshunt.routing.table import SHARED, Catalogue, Endpoint, RoutingTable, Service
 
 TABLE = RoutingTable(
@@ -29,8 +30,12 @@ def test_a_split_read(catalogue: Catalogue) -> None:
     assert explain("SELECT * FROM users ORDER BY now()", TABLE, catalogue).lines() == [
         "shape      read (tells the time)",
         "reads      public.users: owned by auth, on shared, copies in auth_db",
+        "candidate  auth_db: 5 %, freshness unknown",
+        "candidate  auth_db/1: 5 %, freshness unknown",
+        "candidate  shared: 90 %, the owner",
         "route      auth_db or auth_db/1 10 %, shared 90 %",
         "reason     split: A plain read, and a copy holds every table it names.",
+        "epoch      3",
     ]
 
 
@@ -41,6 +46,7 @@ def test_a_write(catalogue: Catalogue) -> None:
         "writes     public.users: owned by auth, on shared, copies in auth_db",
         "route      shared 100 %",
         "reason     owner_write: A write goes to the owner of what it writes.",
+        "epoch      3",
     ]
 
 
@@ -110,8 +116,18 @@ def test_every_reason_is_told(sql: str, reason: str, catalogue: Catalogue) -> No
     assert json.loads(json.dumps(explained.to_dict()))["choice"] == [["shared", 100]]
 
 
-def test_every_reason_a_plan_can_have_has_a_sentence() -> None:
-    """The others arise while running: weight, freshness, a pin, a dead endpoint, a second try, pieces."""
-    running = {Reason.BASELINE, Reason.NOT_FRESH, Reason.PINNED, Reason.CANDIDATE_DOWN, Reason.RETRIED}
-    running.add(Reason.NOT_WHOLE)
-    assert set(SENTENCES) == set(Reason) - running
+def test_candidates_are_told_with_their_freshness(catalogue: Catalogue) -> None:
+    known = {1: Freshness(0.04), 2: Freshness(2.5, Reason.LATE)}
+    explained = explain("SELECT * FROM users", TABLE, catalogue, None, known.__getitem__)
+    assert [candidate.sentence for candidate in explained.candidates] == [
+        "auth_db: 5 %, 40 ms behind",
+        "auth_db/1: 5 %, 2500 ms behind, takes no reads now (late)",
+        "shared: 90 %, the owner",
+    ]
+
+
+def test_a_route_that_was_taken_is_told_as_it_was(catalogue: Catalogue) -> None:
+    shape = Shape(Kind.READ, frozenset({"public.users"}))
+    taken = explain_shape(shape, TABLE, catalogue, taken=Taken(0, Reason.NOT_FRESH, 2))
+    assert (taken.choice, taken.reason, taken.epoch) == ((("shared", 100),), "not_fresh", 2)
+    assert taken.sentence == Reason.NOT_FRESH.sentence

@@ -1,0 +1,74 @@
+"""SHOW pgshunt.route: the proxy says where the session's last statement went, and why."""
+
+from __future__ import annotations
+
+from support.fixtures import Database
+from support.split import asked, client_of, databases, moving
+from support.wire import WireClient, kinds, sqlstate
+
+__all__ = ["databases"]
+
+
+def shown(client: WireClient) -> dict[str, str]:
+    """The rows of SHOW pgshunt.route; of several with one name the last."""
+    frames = client.query("SHOW pgshunt.route")
+    assert kinds(frames).replace("D", "") == "TCZ"
+    rows = [frame.body for frame in frames if frame.kind == "D"]
+    pairs = []
+    for row in rows:
+        length = int.from_bytes(row[2:6], "big")
+        pairs.append((row[6 : 6 + length].decode(), row[10 + length :].decode()))
+    return dict(pairs)
+
+
+def test_the_last_route_is_shown(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert shown(client) == {}
+        assert asked(client) == "copy"
+        route = shown(client)
+        assert route["shape"] == "read"
+        assert route["reads"] == "public.t: owned by svc, on shared, copies in svc_db"
+        assert route["candidate"].startswith("svc_db: 100 %, ")
+        assert route["candidate"].endswith(" ms behind")
+        assert route["route"] == "svc_db 100 %"
+        assert route["reason"].startswith("split: ")
+        assert route["epoch"] == "1"
+        assert shown(client)["route"] == "svc_db 100 %"  # showing is no route itself
+        relay.shift(100)
+        assert shown(client)["epoch"] == "1"
+        client.query("UPDATE t SET v = v WHERE id = 1")
+        assert shown(client)["reason"].startswith("owner_write: ")
+        relay.fresh = False
+        client.query("UPDATE t SET v = v WHERE id = 1")
+        assert asked(client) == "shared"
+        assert shown(client)["reason"].startswith("not_fresh: ")
+        assert shown(client)["epoch"] == "2"
+
+
+def test_it_is_shown_inside_of_transactions(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        assert kinds(client.query("SHOW pgshunt.route")) == "TCZ"
+        client.query("UPDATE t SET v = v WHERE id = 1")
+        frames = client.query("SHOW pgshunt.route")
+        assert frames[-1].body == b"T"
+        client.query("SELECT 1 / 0")
+        assert sqlstate(client.query("SHOW pgshunt.route")) == "25P02"
+        client.query("ROLLBACK")
+        assert shown(client)["reason"].startswith("transaction: ")
+
+
+def test_among_other_statements_it_is_the_servers(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert sqlstate(client.query("SELECT 1; SHOW pgshunt.route")) == "42704"
+
+
+def test_decisions_are_counted_by_endpoint_and_reason(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for _ in range(3):
+            asked(client)
+        client.query("UPDATE t SET v = v WHERE id = 1")
+        client.query("SELECT 1")
+        assert relay.count("routes", "svc", "split", "svc_db") == 3
+        assert relay.count("routes", "svc", "owner_write", "shared") == 1
+        assert relay.count("routes", "", "no_table", "shared") == 1
