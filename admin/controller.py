@@ -63,7 +63,24 @@ class Mover(Protocol):
         """Why the store does not hold what is in force; empty when it does."""
 
 
-class Controller(Mover, Protocol):
+class Heart(Protocol):
+    """What it knows about freshness."""
+
+    @property
+    def table(self) -> RoutingTable:
+        """The latest routing table."""
+
+    def watched(self) -> tuple[int, ...]:
+        """The endpoints of which freshness is asked for, by index."""
+
+    def lag_s(self, endpoint_index: int) -> float | None:
+        """How far behind a copy may be; None unknown."""
+
+    def beat_age_s(self) -> float | None:
+        """How long ago the last heartbeat was sent; None if none was."""
+
+
+class Controller(Mover, Heart, Protocol):
     """What the supervisor needs of it besides: a mover with a life of its own."""
 
     async def start(self) -> RoutingTable:

@@ -136,7 +136,11 @@ class Fleet:
         self.port = int(self.listeners[0].getsockname()[1])
         """Where clients connect; of interest when the configuration says 0."""
         self.board = Board(
-            None, workers=count, endpoints=len(table.endpoints), users=len(config.pools.limited_users)
+            None,
+            workers=count,
+            endpoints=len(table.endpoints),
+            users=len(config.pools.limited_users),
+            services=len(table.services),
         )
         self.members = [Member(index) for index in range(count)]
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in self.members]

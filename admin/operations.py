@@ -15,6 +15,7 @@ from pgshunt.admin.document import Document, Standing, service_document, summary
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, not_ready, unknown_service
+from pgshunt.admin.readable import Readable
 from pgshunt.admin.watch import Watch
 from pgshunt.admin.words import counted
 from pgshunt.migration.lane import LaneFailed
@@ -50,6 +51,7 @@ class SupervisorOperations:
     watch: Watch
     events: EventLog
     health: Health
+    readable: Readable
     clock: Callable[[], float]
     baseline_error: Callable[[], str]
     roll_back: Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
@@ -185,7 +187,7 @@ class SupervisorOperations:
         return self._document(self._find(name))
 
     def _freshness_of(self, index: int) -> Freshness:
-        return Freshness(self.mover.lag_s(index))
+        return Freshness(self.mover.lag_s(index), self.readable.withheld(index))
 
     def _find(self, name: str) -> Service:
         services = {service.name: service for service in self.mover.table.services}
@@ -229,6 +231,7 @@ class SupervisorOperations:
         failures = self.health.lookup_failures
         if 0 < len(failures) < self.fleet.live:
             warnings.append(f"in {counted(len(failures), 'worker')}, {_lookup_fails(failures)}")
+        warnings += self.readable.warnings()
         if self.mover.unkept:
             warnings.append(f"what is in force holds only until a restart: {self.mover.unkept}")
         if self.events.write_error:

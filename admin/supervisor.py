@@ -27,6 +27,7 @@ from pgshunt.admin.login_secret import login_secret
 from pgshunt.admin.metrics import Metrics
 from pgshunt.admin.operations import Health, SupervisorOperations
 from pgshunt.admin.probe import Probed, Prober
+from pgshunt.admin.readable import Readable
 from pgshunt.admin.reload import changes, merged
 from pgshunt.admin.repeats import Repeats
 from pgshunt.admin.table import routing_table
@@ -106,18 +107,28 @@ class Supervisor:
             )
         except OSError as error:
             raise StartFailed(f"{error.strerror}: stop what listens there, or change listen.port") from error
+        self.readable = Readable(
+            self.controller,
+            table.lag_ms_max,
+            self.fleet.board.withheld,
+            lambda kind, detail: self.events.add(kind, **detail),
+        )
         self.operations = SupervisorOperations(
             mover=self.controller,
             fleet=self.fleet,
             watch=self.watch,
             events=self.events,
             health=self.health,
+            readable=self.readable,
             clock=time.monotonic,
             baseline_error=lambda: self.catalogue.error,
             roll_back=self._roll_back,
             rearmed=self.watch.arm,
         )
         add_gauges(self.metrics, self.fleet, self.controller, self.watch, self.health)
+        self.metrics.gauge(
+            "endpoint_readable", "1 while a copy takes reads", ("backend",), self.readable.samples
+        )
 
     # -- life -----------------------------------------------------------------------------------------
 
@@ -136,7 +147,10 @@ class Supervisor:
             await self.fleet.start()
         except FleetError as error:
             raise StartFailed(f"{error}: what it said is above") from error
-        for life in (self.catalogue.run(), self.prober.run(), self.watch.run(), self._check()):
+        for life in (
+            *(self.catalogue.run(), self.prober.run(), self.watch.run()),
+            *(self.readable.run(), self._check()),
+        ):
             self._begin(life)
         self.events.add(
             "started",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pgshunt.config.model import Config, Database
-from pgshunt.routing.table import SHARED, Endpoint, RoutingTable, Service
+from pgshunt.config.model import Address, Config, Database
+from pgshunt.routing.table import SHARED, Endpoint, Role, RoutingTable, Service
 
 
 def routing_table(config: Config) -> RoutingTable:
@@ -22,16 +22,18 @@ def routing_table(config: Config) -> RoutingTable:
             users=service.users,
             shadow_writes=service.shadow_writes,
             shadow_percent=service.shadow_percent,
+            causality=service.causality,
         )
         for name, service in config.services.items()
     )
-    return RoutingTable(0, tuple(endpoints), services)
+    return RoutingTable(0, tuple(endpoints), services, config.reads.lag_ms_max)
 
 
 def _endpoints(name: str, database: Database) -> Iterator[Endpoint]:
-    primary = database.primary
-    yield Endpoint(name, name, primary.host, primary.port, database.dbname, "primary", database.tls)
+    def endpoint(name_of_it: str, address: Address, role: Role) -> Endpoint:
+        where = (address.host, address.port, database.dbname)
+        return Endpoint(name_of_it, name, *where, role, database.tls, address.weight)
+
+    yield endpoint(name, database.primary, "primary")
     for number, replica in enumerate(database.replicas, start=1):
-        yield Endpoint(
-            f"{name}/{number}", name, replica.host, replica.port, database.dbname, "replica", database.tls
-        )
+        yield endpoint(f"{name}/{number}", replica, "replica")

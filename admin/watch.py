@@ -100,7 +100,9 @@ class Watch:
             self.judge()
 
     def _take_calls(self, delta: Message, now_s: float) -> None:
-        """The guard judges reads only: what writes do is not a matter of the split."""
+        """The guard judges reads only: what writes do is not a matter of the split. A replica that fails is
+        passed over, and its reads are answered elsewhere: that is no failure of the database.
+        """
         sums: dict[str, dict[str, Counts]] = {}
         for service, side, _, op, calls, infrastructure, application, slow, _, buckets in delta.get(
             "calls", ()
@@ -108,6 +110,8 @@ class Watch:
             if service:
                 self.seen(service).calls.add(now_s, calls, infrastructure + application, buckets)
             if op == "read" and service:
+                if side == "replica":
+                    side, infrastructure = "candidate", 0
                 counts = Counts(calls, infrastructure, application, slow)
                 sides = sums.setdefault(service, {"baseline": NOTHING, "candidate": NOTHING})
                 sides[side] += counts

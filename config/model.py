@@ -84,6 +84,9 @@ class Address(Section):
 
     host: Host
     port: Port = 5432
+    weight: int = Field(default=1, ge=0, le=1000)
+    """Share of its database's reads, among the weights of all servers of that database. 0: read only when no
+    other of them can be; of the owner's primary that is still the place where all else ends up."""
 
 
 class Tls(Section):
@@ -252,6 +255,9 @@ class Service(Section):
     """Share of the write transactions that `validate` runs."""
     reads: int = Field(default=0, ge=0, le=100)
     """Percent of the reads that go to the service's own database once it is in stage `reading`."""
+    causality: Literal["session", "service"] = "session"
+    """What a read of this service's tables must not precede: the writes of its own session, or (`service`)
+    those of any session that comes through this pgshunt."""
 
 
 class ServerConnections(Section):
@@ -308,6 +314,13 @@ class Pools(Section):
             for name, user in self.users.items()
             if user.max_client_conn is not None
         }
+
+
+class Reads(Section):
+    """Which copies and replicas may answer reads."""
+
+    lag_ms_max: int = Field(default=1000, ge=500)
+    """How far one of them may be behind; further, it takes no reads until it has kept up for a while."""
 
 
 class Rollback(Section):
@@ -375,6 +388,7 @@ class Config(Section):
     listen: Listen = Listen()
     auth: Auth = Auth()
     pools: Pools = Pools()
+    reads: Reads = Reads()
     rollback: Rollback = Rollback()
     admin: Admin = Admin()
     state: State = State()

@@ -97,6 +97,14 @@ class MigrationController:
             return "abandoning_stopped" if has_stopped else "abandoning"
         return "copying_stopped" if has_stopped else "copying"
 
+    def watched(self) -> tuple[int, ...]:
+        """The endpoints of which freshness is asked for, by index."""
+        return self._heartbeat.watching
+
+    def beat_age_s(self) -> float | None:
+        """How long ago the last heartbeat was sent; None if none was."""
+        return self._heartbeat.beat_age_s()
+
     def lag_s(self, endpoint_index: int) -> float | None:
         """How far behind a copy may be; None unknown."""
         return self._heartbeat.lag_s(endpoint_index)

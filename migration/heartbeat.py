@@ -124,7 +124,17 @@ class Heartbeat:
         self._stopped = threading.Event()
         self._fresh_ns: dict[int, int] = {}
         self._waiters: list[tuple[int, int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._beat_ns = 0
         self.write_error = ""
+
+    @property
+    def watching(self) -> tuple[int, ...]:
+        """The endpoints that are looked at, by index."""
+        return tuple(self._readers)
+
+    def beat_age_s(self) -> float | None:
+        """How long ago the last round of beats that were committed was begun; None if there was none."""
+        return (time.monotonic_ns() - self._beat_ns) / 1e9 if self._beat_ns else None
 
     def watch(self, watched: Mapping[int, Watched], also_beat: Iterable[str] = ()) -> None:
         """Replaces what is watched; starts and ends threads as needed.
@@ -195,12 +205,16 @@ class Heartbeat:
                         self._shared, self._control, "heartbeat", WRITE_TIMEOUT_S, _WRITER_SETTINGS
                     )
                     link.limit(WRITE_TIMEOUT_S)
+                    if ANY_SERVICE in self._beats:  # there may be no lane, whose work this is otherwise
+                        ensure_table(link)
+                begun_ns = time.monotonic_ns()
                 for service, beats in list(self._beats.items()):
                     sent_ns = time.monotonic_ns()
                     ((number,),) = link.prepared(_BEAT, service=service, least=beats.least(time.time_ns()))
                     with self._changed:
                         beats.committed(number, sent_ns)
                 self.write_error = ""
+                self._beat_ns = begun_ns
                 with self._changed:
                     self._round += 1
                     self._changed.notify_all()

@@ -48,7 +48,7 @@ from pgshunt.routing.decide import decide
 from pgshunt.routing.explain import Freshness, Taken, explain_shape
 from pgshunt.routing.reason import REASON_CODES, Reason
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
-from pgshunt.routing.table import Catalogue, Placement, RoutingTable
+from pgshunt.routing.table import SHARED, Catalogue, Placement, RoutingTable
 
 cdef extern from "Python.h":
     ctypedef struct PyInterpreterState:
@@ -101,12 +101,21 @@ COMMAND_COMPLETE = {
 
 cdef int REASON_BASELINE = Reason.BASELINE
 cdef int REASON_CANDIDATE_DOWN = Reason.CANDIDATE_DOWN
+cdef int REASON_LATE = Reason.LATE
 cdef int REASON_NOT_FRESH = Reason.NOT_FRESH
 cdef int REASON_NOT_WHOLE = Reason.NOT_WHOLE
 cdef int REASON_PINNED = Reason.PINNED
+cdef int REASON_REPLICA = Reason.REPLICA
 cdef int REASON_RETRIED = Reason.RETRIED
 cdef int REASON_SPLIT = Reason.SPLIT
 cdef int REASON_TRANSACTION = Reason.TRANSACTION
+
+# Of a service's own database the guard judges the primary; a replica that fails is passed over.
+SIDES = {"primary": "candidate", "replica": "replica"}
+
+# What a standby says that its primary does not: no such transaction mode, no unlogged tables (0A000), read-only,
+# not while in recovery, given up because of what it replays.
+cdef frozenset STANDBY_STATES = frozenset({b"0A000", b"25006", b"55000", b"40001", b"40P01"})
 
 
 def local_tag(shape):
@@ -133,7 +142,9 @@ include "relay/unit.pxi"
 include "relay/statements.pxi"
 include "relay/prepares.pxi"
 include "relay/signals.pxi"
+include "relay/showing.pxi"
 include "relay/session.pxi"
+include "relay/choice.pxi"
 include "relay/routes.pxi"
 include "relay/clock.pxi"
 include "relay/arrivals.pxi"

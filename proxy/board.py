@@ -9,6 +9,11 @@ writer, and an aligned 64-bit store is atomic on every platform CPython runs on,
     received[worker]      sockets the worker has taken out of its inbox, ever
     alive[worker]         CLOCK_MONOTONIC ns of the worker's last tick, 0 = not running
     definitions[worker]   transactions with DDL that the worker has seen end, ever
+    withheld[endpoint]    why this endpoint takes no reads for now, a routing.reason.Reason; 0: it does take
+                          them. Written by the supervisor.
+    writes[worker][service]  CLOCK_MONOTONIC ns of the last commit with a write of the service that the worker
+                          has seen, where sessions of some service must read what others have written.
+                          Service n has place n + 1, place 0 is for writes that may be any service's.
     handed[from][to]      sockets `from` has put into the inbox of `to`, ever. Written by `from`.
     sessions[worker][user]  sessions the worker holds of a user whose number is limited
 
@@ -54,9 +59,12 @@ class Board:
     ValueError when that descriptor is not as large as a board of these dimensions.
     """
 
-    def __init__(self, fd: int | None, *, workers: int, endpoints: int, users: int = 0) -> None:
+    def __init__(
+        self, fd: int | None, *, workers: int, endpoints: int, users: int = 0, services: int = 0
+    ) -> None:
         sections = (
             *(endpoints, workers, workers, workers, workers),
+            *(endpoints, workers * (1 + services)),
             *(workers * workers, workers * users),
         )
         size = sum(map(_lines, sections)) * _CELL_BYTES
@@ -64,6 +72,7 @@ class Board:
         self.workers = workers
         self.endpoints = endpoints
         self.users = users
+        self.services = 1 + services
         if os.fstat(self.fd).st_size != size:
             raise ValueError(f"board has {os.fstat(self.fd).st_size} bytes, expected {size}")
         memory = memoryview(mmap.mmap(self.fd, size)).cast("q")
@@ -73,7 +82,7 @@ class Board:
             views.append(memory[start : start + cells])
             start += _lines(cells)
         self.freshness, self.clients, self.received, self.alive, self.definitions, *rest = views
-        self._handed, self._sessions = rest
+        self.withheld, self.writes, self._handed, self._sessions = rest
 
     def handed(self, worker: int) -> memoryview[int]:
         """The row of `worker`: for each worker, the sockets it has handed to it."""

@@ -15,11 +15,11 @@ COLUMNS = (b"name", b"setting")
 def answer(explanation: Explanation | None) -> bytes:
     """Rows of (name, setting), as SHOW ALL has them, and CommandComplete; no row before the first route."""
     rows = () if explanation is None else explanation.facts()
-    frames = [_description(), *map(_row, rows), messages.command_complete(b"SHOW")]
-    return b"".join(frames)
+    return b"".join((*map(_row, rows), messages.command_complete(b"SHOW")))
 
 
-def _description() -> bytes:
+def description() -> bytes:
+    """RowDescription of these rows."""
     # For each column: name, no table, no number in it, its type, of any length, no modifier, as text.
     columns = (messages.text(name) + struct.pack("!ihihih", 0, 0, TEXT_OID, -1, -1, 0) for name in COLUMNS)
     return messages.frame(ord("T"), struct.pack("!h", len(COLUMNS)) + b"".join(columns))

@@ -153,6 +153,7 @@ class Worker:
             workers=len(peers),
             endpoints=len(start["table"]["endpoints"]),
             users=len(config.pools.limited_users),
+            services=len(start["table"]["services"]),
         )
         self._relay = self._make_relay(self._loop, index, self._board, start)
         self._acceptor = Acceptor(

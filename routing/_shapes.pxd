@@ -44,6 +44,9 @@ cdef class Entry:
     cdef public int service       # index into the table's services, -1: none
     cdef public int endpoint
     cdef public int percent
+    cdef public int copies        # number of the database that has copies, -1: none
+    cdef public bint replicated   # the owner has replicas that take reads
+    cdef public bint causal       # must see what other sessions have written
     cdef public int reason
     cdef public int counters      # where the counts of its service begin
     cdef public object plan

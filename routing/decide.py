@@ -37,8 +37,12 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """`percent` of the calls go to one of `candidates` (endpoint indexes), if one is fresh enough; the
-    rest to `baseline`.
+    """`percent` of the calls go to one of `candidates`, copies elsewhere; the rest stay at the owner's
+    database: at `baseline`, its primary, or at one of its `replicas`. All are endpoint indexes. What is not
+    fresh enough is passed over.
+
+    `after` says whose writes it must hold besides the session's own: the places of services in the board's
+    rows of writes, which is one more than their index; 0 stands for writes that may be anybody's.
     """
 
     kind: ClassVar[PlanKind] = PlanKind.SPLIT
@@ -46,6 +50,8 @@ class Split:
     percent: int
     baseline: int
     candidates: tuple[int, ...]
+    replicas: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
     reason: Reason = Reason.SPLIT
 
 
@@ -68,13 +74,18 @@ def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
 
     A plain read is split if one service that is in stage reading holds copies of all its tables and owns at
     least one of them: a copy kept only as an external_ref of somebody else draws no reads from its owner's
-    service.
+    service. The replicas of the owner hold whatever it holds.
     """
     baseline = placement.owner_endpoints.get(SHARED, 0)
     if shape.splittable:
         copies = _best_copies(shape.reads, placement)
+        replicas = placement.replicas.get(SHARED, ())
+        after = _after(shape.reads, table, placement)
         if copies is not None:
-            return Split(copies.service, copies.percent, baseline, copies.endpoints)
+            return Split(copies.service, copies.percent, baseline, copies.endpoints, replicas, after)
+        if replicas:
+            service = _service(shape, placement)
+            return Split(service, 0, baseline, (), replicas, after, Reason.REPLICA)
     return Fixed(baseline, _service(shape, placement), _reason(shape, placement))
 
 
@@ -88,6 +99,16 @@ def _best_copies(tables: frozenset[str], placement: Placement) -> Copies | None:
 
     complete = [copies for copies in placement.copies if tables <= copies.tables and owned(copies)]
     return max(complete, key=owned, default=None)
+
+
+def _after(tables: frozenset[str], table: RoutingTable, placement: Placement) -> tuple[int, ...]:
+    """Of the services that own `tables`, those of which no session may read less than any has written."""
+    found = sorted(
+        1 + service
+        for service in _services(tables, placement)
+        if table.services[service].causality == "service"
+    )
+    return (0, *found) if found else ()
 
 
 def _services(tables: frozenset[str], placement: Placement) -> set[int]:

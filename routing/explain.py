@@ -232,22 +232,24 @@ def _table_at(
 def _candidates(plan: Plan, table: RoutingTable, freshness_of: FreshnessOf) -> Iterator[Candidate]:
     if not isinstance(plan, Split):
         return
-    for index in plan.candidates:
-        fresh = freshness_of(index)
-        yield Candidate(
-            endpoint=table.endpoints[index].name,
-            percent=round(plan.percent / len(plan.candidates), 1),
-            is_owner=False,
-            lag_s=fresh.lag_s,
-            withheld="" if fresh.withheld is None else fresh.withheld.code,
-        )
-    if plan.percent < 100:
-        yield Candidate(table.endpoints[plan.baseline].name, 100 - plan.percent, True, None, "")
+    owners = (plan.baseline, *plan.replicas)
+    for indexes, percent in ((plan.candidates, plan.percent), (owners, 100 - plan.percent)):
+        # What has no weight is read where nothing else can be, and so is the owner, whatever the weights say.
+        total = sum(table.endpoints[index].weight for index in indexes)
+        for index in indexes if percent else ():
+            endpoint, is_owner = table.endpoints[index], index == plan.baseline
+            share = percent * endpoint.weight / total if total else percent if index == indexes[0] else 0
+            fresh = Freshness() if is_owner else freshness_of(index)
+            withheld = "" if fresh.withheld is None else fresh.withheld.code
+            yield Candidate(endpoint.name, round(share, 1), is_owner, fresh.lag_s, withheld)
 
 
 def _choice(plan: Plan, table: RoutingTable) -> tuple[tuple[str, float], ...]:
     if not isinstance(plan, Split):
         return ((table.endpoints[plan.endpoint].name, 100),)
-    names = " or ".join(table.endpoints[index].name for index in plan.candidates)
-    rest = ((table.endpoints[plan.baseline].name, 100 - plan.percent),) if plan.percent < 100 else ()
-    return ((names, plan.percent), *rest)
+    choices = []
+    owners = (plan.baseline, *plan.replicas)
+    for indexes, percent in ((plan.candidates, plan.percent), (owners, 100 - plan.percent)):
+        if percent:
+            choices.append((" or ".join(table.endpoints[index].name for index in indexes), percent))
+    return tuple(choices)

@@ -16,6 +16,8 @@ from pgshunt.config.model import ServerTls
 
 Role = Literal["primary", "replica"]
 Stage = Literal["shared", "syncing", "shadowing", "reading"]
+Causality = Literal["session", "service"]
+"""Whose writes a read must not precede: the session's own, or any session's of the services it reads."""
 
 SHARED = "shared"
 """Name of the shared database; it owns every table that no service has moved away."""
@@ -26,7 +28,8 @@ PLAINTEXT = ServerTls(mode="disable")
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One server address of a database, and how connections to it are encrypted. Names read "auth_db" for the
-    primary and "auth_db/1" for its first replica.
+    primary and "auth_db/1" for its first replica. `weight` is its share of the database's reads, among the
+    weights of all its endpoints; without one an endpoint is read when no other can be.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Endpoint:
     dbname: str
     role: Role
     tls: ServerTls = PLAINTEXT
+    weight: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -46,6 +50,7 @@ class Endpoint:
             "dbname": self.dbname,
             "role": self.role,
             "tls": self.tls.model_dump(mode="json", exclude_none=True),
+            "weight": self.weight,
         }
 
     @classmethod
@@ -58,6 +63,7 @@ class Endpoint:
             dbname=data["dbname"],
             role=data["role"],
             tls=ServerTls.model_validate(data["tls"]) if "tls" in data else PLAINTEXT,
+            weight=int(data.get("weight", 1)),
         )
 
 
@@ -80,6 +86,7 @@ class Service:
     shadow_writes: Literal["off", "validate"] = "off"
     shadow_percent: float = 100.0
     copied: tuple[str, ...] = ()
+    causality: Causality = "session"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,6 +104,7 @@ class Service:
             shadow_writes=data.get("shadow_writes", "off"),
             shadow_percent=float(data.get("shadow_percent", 100.0)),
             copied=tuple(data.get("copied", ())),
+            causality=data.get("causality", "session"),
         )
 
 
@@ -189,13 +197,14 @@ class Placement:
     """For each table: the database that owns it (the only place to write) and the copies that may be read.
 
     `services` maps a table to the index of the service it belongs to; `owner_endpoints` maps a database to
-    its primary's index.
+    its primary's index, `replicas` to those of the replicas that take reads.
     """
 
     owners: Mapping[str, str]
     services: Mapping[str, int]
     copies: tuple[Copies, ...]
     owner_endpoints: Mapping[str, int]
+    replicas: Mapping[str, tuple[int, ...]]
 
     def owner(self, table: str) -> str:
         """The database that owns `table`; what nobody owns stays on the shared database."""
@@ -208,6 +217,10 @@ class Placement:
         """
         services: dict[str, int] = {}
         copies = []
+        replicas: dict[str, tuple[int, ...]] = {}
+        for i, endpoint in enumerate(table.endpoints):
+            if endpoint.role == "replica" and endpoint.weight:
+                replicas[endpoint.database] = (*replicas.get(endpoint.database, ()), i)
         for index, service in enumerate(table.services):
             for name in service.tables:
                 services.setdefault(name, index)
@@ -235,4 +248,5 @@ class Placement:
                     if endpoint.role == "primary"
                 }
             ),
+            replicas=MappingProxyType(replicas),
         )

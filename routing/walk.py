@@ -143,6 +143,8 @@ class Findings:
             if node.relname == "pg_prepared_statements":
                 self.pins.add("prepared_statements")
         name = resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
+        if self.catalogue.relations.get(name) == "S":
+            self.local = self.local or "sequence"  # a standby knows of numbers that were not given out yet
         if name in self.catalogue.own_types:
             self.local = self.local or "own_types"
         self.ranges.add(node.alias.aliasname if node.HasField("alias") else node.relname)

@@ -292,7 +292,7 @@ cdef class Answers(ReadBack):
             self.skip_failed()
             return VERDICT_SKIP
         unit = self.unit_reply()
-        self.unit_error = self.relay.error_class(sqlstate, self.pool.state.index != 0)
+        self.unit_error = self.relay.error_class(sqlstate, self.pool.state)
         self.relay.count_sqlstate(unit.service, self.pool.state.index, sqlstate)
         if self.unit_error == 1 and session is not None and session.may_retry():
             # A copy that cannot answer must not cost the client its read: the owner answers instead.
@@ -390,10 +390,14 @@ cdef class Answers(ReadBack):
             session.blocked_ns = 0
         if reply.flags & FLAG_WRITES:
             session.transaction_wrote = True
+            session.wrote = reply.service if session.wrote in (NOTHING_WRITTEN, reply.service) else -1
         if self.status == b"I" and session.transaction_wrote:
-            # Taken after the answer arrived: everything committed so far lies before it.
+            # Taken after the answer arrived, and before it is passed on: everything committed so far lies before it.
             session.last_write_ns = monotonic_ns()
             session.transaction_wrote = False
+            if self.relay.causal:
+                self.relay.note_write(session)
+            session.wrote = NOTHING_WRITTEN
         self.relay.count_call(reply.service, self.pool.state.index, reply.op, took if took > 0 else 0,
                               self.unit_error, reply.flags & FLAG_SLOW, self.number)
         self.unit_error = 0

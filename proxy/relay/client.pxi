@@ -17,12 +17,15 @@ cdef enum:
 
     LONG_KEY_BYTES = 32                    # of a cancel key in protocol 3.2: MAX_CANCEL_KEY_LENGTH of procsignal.h
 
+    NOTHING_WRITTEN = -2                   # as the service of a session's writes
+
     OP_READ = 0
     OP_WRITE = 1
     OP_OTHER = 2
 
     TAKEN = 1                # verdicts of Session.dispatch
     STOP = 0
+    SHOW_NOT_OURS = 2
 
 
 cdef class Client(Connection):
@@ -100,6 +103,7 @@ cdef class Client(Connection):
     cdef int64_t deadline_ns               # of login, or of the farewell
     cdef int64_t last_write_ns             # its newest write is older than this
     cdef bint transaction_wrote
+    cdef int wrote                         # the service it has written, -1: several, or not known which
     cdef int64_t blocked_since_ns
     cdef int64_t blocked_ns
     cdef dict signalled                    # process id named by what comes next -> its server's, None: asked; or None
@@ -127,6 +131,7 @@ cdef class Client(Connection):
         self.settings = settings_of.BASE
         self.unit_service = -1
         self.limited_user = -1
+        self.wrote = NOTHING_WRITTEN
         self.unit_op = OP_OTHER
 
     def __dealloc__(self):

@@ -47,7 +47,19 @@ cdef class Clock(Routes):
             self.sweep(now)
             self.end_idle(now)
         self.watch_statements(now)
+        self.watch_copies()
         self.run_ready()
+
+    cdef int watch_copies(self) except -1:
+        """An endpoint that nobody reaches any more lets go of the reads that hang there."""
+        cdef EndpointState state
+        for state in self.endpoints:
+            if self.withheld[state.index] != REASON_CANDIDATE_DOWN:
+                state.was_left = False
+            elif not state.was_left:
+                state.was_left = True
+                self.call_back((state.index,))
+        return 0
 
     cdef int sweep(self, int64_t now) except -1:
         """Closes links that nobody has needed for long, and forgets identities without sessions and links."""

@@ -13,6 +13,9 @@ cdef class Relay(Arrivals):
         self.board = board
         self.board_workers = board.workers
         self.freshness = board.freshness
+        self.withheld = board.withheld
+        self.writes = board.writes
+        self.written_services = board.services
         self.definitions = board.definitions
         self.definitions_seen = 0
         self.policy = Policy(self, loop, start)
@@ -237,7 +240,7 @@ cdef class Relay(Arrivals):
         cdef Session session
         pool.opening -= 1
         pool.failures = 0
-        pool.state.down_until_ns = 0
+        pool.state.down_until_ns = pool.state.failures = 0
         self.link_numbers += 1
         link = Link(self, pool, fd, process_id, secret_key, self.link_numbers)
         if tls_end is not None:
@@ -286,7 +289,7 @@ cdef class Relay(Arrivals):
         pool.failures += 1
         self.poller.now_ns = monotonic_ns()
         if error.infrastructure:
-            state.down_until_ns = self.poller.now_ns + DOWN_NS
+            self.link_refused(state)
         self.note("link_failed", state, str(error))
         if wanting is not None:
             wanting.tell_holders()
@@ -346,4 +349,4 @@ cdef class Relay(Arrivals):
         self.policy.close()
         self.shadows.close()
         self.loop.remove_reader(self.poller.epoll_fd)
-        self.freshness = self.definitions = None
+        self.freshness = self.withheld = self.writes = self.definitions = None

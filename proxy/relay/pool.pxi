@@ -14,13 +14,22 @@ cdef class EndpointState:
     cdef readonly int index
     cdef readonly int links                # open or being opened
     cdef readonly int links_max
+    cdef int database                      # its number; the shared one's is 0
+    cdef int weight                        # among the endpoints of its database
+    cdef bint is_standby
+    cdef bint is_judged                    # the guard judges a service's own database by what happens here
     cdef int64_t down_until_ns             # no reads are sent here before that, after a failure to connect
+    cdef int failures                      # to connect, in a row
+    cdef bint was_left                     # the reads that hung here have been called back
     cdef readonly list pools
 
     def __cinit__(self, endpoint, int index, int links_max):
         self.endpoint = endpoint
         self.index = index
         self.links_max = links_max
+        self.weight = endpoint.weight
+        self.is_standby = endpoint.role == "replica"
+        self.is_judged = endpoint.database != SHARED and not self.is_standby
         self.pools = []
 
 

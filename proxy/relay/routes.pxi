@@ -6,16 +6,15 @@ cdef enum:
     STAY_ROUNDS_WATCHED = 8
     SWEEP_NS = 1000000000              # how often links and identities are looked through
     DOWN_NS = 1000000000               # how long reads avoid an endpoint that could not be connected to
+    DOWN_DOUBLINGS_MAX = 4             # that time grows so often while it stays so
 
 
-cdef class Routes:
+cdef class Routes(Choice):
     """Routing table, shapes, endpoints and counts of one worker."""
 
-    cdef Poller poller
     cdef object loop
     cdef int loop_epoll_fd                 # uvloop's own epoll, in which ours is watched
     cdef readonly int index
-    cdef readonly int board_workers
     cdef readonly int clients
     cdef readonly int waiting              # sessions in the queues of all pools
     cdef int arriving                      # sessions that wait to be welcomed
@@ -26,17 +25,16 @@ cdef class Routes:
     cdef int sessions_held                 # that keep a link because they may be signalled
     cdef public object on_event            # rare things for the event log
     cdef object board
-    cdef int64_t[:] freshness
     cdef object policy                     # proxy.policy.Policy: logins, new links, cancels
     cdef object shadows                    # proxy.shadow.Shadows
     cdef readonly object table
     cdef readonly object catalogue
     cdef object placement
     cdef long epoch
-    cdef bint splitting                    # some service is read from its own database too
+    cdef bint splitting                    # some reads have another place to go to than their owner
+    cdef bint causal                       # some service's sessions must see what others have written
     cdef bint shadowing                    # some service's writes are validated
-    cdef list copies                       # per service index: list of endpoint indexes, or None
-    cdef readonly list endpoints           # EndpointState
+    cdef dict copies                       # service index -> indexes of the endpoints it is read from
     cdef ShapeCache shapes
     cdef Entry unknown
     cdef Counters counters
@@ -53,7 +51,7 @@ cdef class Routes:
     cdef bint running
     cdef readonly bint draining
     cdef object drained
-    cdef int64_t lag_ns_max, latency_ns_max, wait_ns_max, login_ns_max
+    cdef int64_t latency_ns_max, wait_ns_max, login_ns_max
     cdef int64_t query_ns_max, idle_transaction_ns_max, client_idle_ns_max    # 0: no limit
     cdef readonly int64_t statement_bytes_max
     cdef readonly int64_t held_bytes, held_bytes_max   # of long statements that are being received
@@ -61,7 +59,6 @@ cdef class Routes:
     cdef readonly int links_open           # at all endpoints, those being opened included
     cdef public int64_t idle_ns_max        # an idle link is closed after this time
     cdef int64_t swept_ns                  # when idle links were looked at last
-    cdef uint64_t random_state
     cdef uint32_t first_process, next_process
     cdef dict error_classes
     cdef dict gauges                       # as they were sent last
@@ -80,6 +77,7 @@ cdef class Routes:
         if not self.endpoints:
             for index, endpoint in enumerate(table.endpoints):
                 self.endpoints.append(EndpointState(endpoint, index, self.policy.links_max(endpoint)))
+            self.group()
         elif [state.endpoint for state in self.endpoints] != list(table.endpoints):
             raise ValueError("the endpoints of a running worker cannot change")
         if self.counters is None or [service.name for service in table.services] != self.service_names[1:]:
@@ -99,21 +97,21 @@ cdef class Routes:
         self.sides = [["baseline"] * len(table.endpoints)]
         for service in table.services:
             self.sides.append([
-                "candidate" if endpoint.database == service.database else "baseline" for endpoint in table.endpoints
+                SIDES[endpoint.role] if endpoint.database == service.database else "baseline"
+                for endpoint in table.endpoints
             ])
-        self.copies = [None] * len(table.services)
-        for copy in self.placement.copies:
-            self.copies[copy.service] = list(copy.endpoints)
-        self.splitting = any(copies is not None for copies in self.copies)
+        self.copies = {copy.service: copy.endpoints for copy in self.placement.copies}
+        self.splitting = bool(self.copies or self.placement.replicas)
+        self.causal = any(service.causality == "service" for service in table.services)
         self.shadowing = self.shadows.apply(table)
         self.unknown.epoch = self.epoch
         self.unknown.service = -1
         self.unknown.reason = Reason.UNKNOWN
         if before is not None:
-            self.call_back(before)
-            for index, copies in enumerate(self.copies):
-                if copies is not None and (index >= len(before) or before[index] is None):
-                    self.counters.forget_run(index)
+            for index in before.keys() - self.copies.keys():
+                self.call_back(before[index])
+            for index in self.copies.keys() - before.keys():
+                self.counters.forget_run(index)
         self.run_ready()
 
     cdef int forget_services(self) except -1:
@@ -126,19 +124,29 @@ cdef class Routes:
                 replies_at(&link.replies, index).service = -1
         for session in self.keys.values():
             session.unit_service = -1
+            session.wrote = -1
             session.shadow = None
         return 0
 
-    cdef int call_back(self, list before) except -1:
-        """Reads that hang at a copy which is not to be read any more, or wait for a link there, go to the owner."""
+    cdef int group(self) except -1:
+        """Which endpoints are of one database; the databases are numbered as they come."""
+        cdef EndpointState state
+        numbers = {}
+        self.groups = []
+        for state in self.endpoints:
+            if state.endpoint.database not in numbers:
+                numbers[state.endpoint.database] = len(numbers)
+                self.groups.append([])
+            state.database = numbers[state.endpoint.database]
+            self.groups[state.database].append(state)
+        return 0
+
+    cdef int call_back(self, tuple gone) except -1:
+        """Reads that hang at endpoints which are not to be read any more, or wait for a link there, go to the owner."""
         cdef Link link
         cdef Session session
         cdef Pool pool
         cdef int place
-        gone = set()
-        for index, endpoints in enumerate(before):
-            if endpoints is not None and (index >= len(self.copies) or self.copies[index] is None):
-                gone.update(endpoints)
         for link in list(self.links):
             session = link.session
             if link.pool.state.index in gone and session is not None and session.may_retry():
@@ -171,6 +179,9 @@ cdef class Routes:
         if entry.plan_kind == PLAN_SPLIT:
             entry.endpoint = plan.baseline
             entry.percent = plan.percent
+            entry.copies = (<EndpointState> self.endpoints[plan.candidates[0]]).database if plan.candidates else -1
+            entry.replicated = bool(plan.replicas)
+            entry.causal = bool(plan.after)
         else:
             entry.endpoint = plan.endpoint
         # What the proxy can answer itself keeps the answer in the plan's place.
@@ -178,15 +189,9 @@ cdef class Routes:
         entry.epoch = self.epoch
         return 0
 
-    cdef inline uint64_t random(self) noexcept:
-        self.random_state ^= self.random_state << 13
-        self.random_state ^= self.random_state >> 7
-        self.random_state ^= self.random_state << 17
-        return self.random_state >> 11
-
     cdef EndpointState route(self, Entry entry, Session session, bint whole):
         """The endpoint for a unit that begins with a statement of this shape, outside any transaction."""
-        cdef int reason, index
+        cdef int reason
         if entry.epoch != self.epoch:
             self.plan(entry)
         session.unit_service = entry.service
@@ -196,35 +201,27 @@ cdef class Routes:
         elif session.force_owner:
             reason = REASON_RETRIED
         elif entry.plan_kind == PLAN_SPLIT:
-            reason = REASON_BASELINE if whole else REASON_NOT_WHOLE
-            if whole and <int> (self.random() % 100) < entry.percent:
-                index = self.fresh_copy(entry.service, session, &reason)
-                if index >= 0:
-                    return self.decided(session, entry, <EndpointState> self.endpoints[index], REASON_SPLIT)
+            if whole:
+                return self.split(entry, session)
+            reason = REASON_NOT_WHOLE
         return self.decided(session, entry, <EndpointState> self.endpoints[entry.endpoint], reason)
 
-    cdef int fresh_copy(self, int service, Session session, int* reason) except -2:
-        """An endpoint of the service's own database that holds all this session has written; -1 if none does."""
-        cdef list copies = self.copies[service]
-        cdef int count, step, index
-        cdef int64_t fresh
-        cdef EndpointState state
-        cdef uint64_t first
-        if copies is None:
-            return -1
-        count = len(copies)
-        first = self.random()
-        reason[0] = REASON_NOT_FRESH
-        for step in range(count):
-            index = copies[(first + step) % count]
-            state = <EndpointState> self.endpoints[index]
-            if state.down_until_ns > self.poller.now_ns:
-                reason[0] = REASON_CANDIDATE_DOWN
-                continue
-            fresh = self.freshness[index]
-            if fresh > session.last_write_ns and self.poller.now_ns - fresh < self.lag_ns_max:
-                return index
-        return -1
+    cdef EndpointState split(self, Entry entry, Session session):
+        """An endpoint for a plain read: the weight says of which database, freshness and weights which of its own."""
+        cdef EndpointState state, owner = <EndpointState> self.endpoints[entry.endpoint]
+        cdef int64_t after_ns = session.last_write_ns
+        cdef int reason = REASON_BASELINE, unused
+        if entry.causal:
+            after_ns = max(after_ns, self.written_ns(entry.plan.after))
+        if entry.copies >= 0 and <int> (self.random() % 100) < entry.percent:
+            state = self.choose(<list> self.groups[entry.copies], None, after_ns, &reason)
+            if state is not None:
+                return self.decided(session, entry, state, REASON_SPLIT)
+        if entry.replicated:
+            state = self.choose(<list> self.groups[owner.database], owner, after_ns, &unused)
+            if state is not owner:
+                return self.decided(session, entry, state, REASON_REPLICA)
+        return self.decided(session, entry, owner, reason)
 
     cdef Pool pool(self, Identity identity, EndpointState state):
         cdef Pool pool
@@ -278,7 +275,8 @@ cdef class Routes:
     cdef inline int count_call(self, int service, int endpoint, int op, int64_t took_ns, int error, bint slow_already,
                                long link) except -1:
         self.counters.call(service, endpoint, op, took_ns, error, took_ns > self.latency_ns_max and not slow_already)
-        if endpoint != 0 and service >= 0 and self.counters.outcome(service, error == 1, link):
+        if (service >= 0 and (<EndpointState> self.endpoints[endpoint]).is_judged
+                and self.counters.outcome(service, error == 1, link)):
             self.urgent = True
         return 0
 
@@ -302,7 +300,9 @@ cdef class Routes:
     def freshness_of(self, int index):
         """How far this endpoint may be behind, as reads are routed by it now."""
         cdef int64_t fresh_ns = self.freshness[index]
-        return Freshness((monotonic_ns() - fresh_ns) / 1e9 if fresh_ns else None)
+        return Freshness(
+            (monotonic_ns() - fresh_ns) / 1e9 if fresh_ns else None,
+            Reason(self.withheld[index]) if self.withheld[index] else None)
 
     cdef int count_sqlstate(self, int service, int endpoint, bytes sqlstate) except -1:
         key = (service, endpoint, sqlstate.decode("ascii", "replace"))
@@ -324,10 +324,17 @@ cdef class Routes:
         self.counters.pins[cause] = self.counters.pins.get(cause, 0) + 1
         return 0
 
-    cdef int error_class(self, bytes sqlstate, bint copy) except -1:
+    cdef int note_write(self, Session session) except -1:
+        """What the session has just committed is told to all workers, for those whose reads must not precede it."""
+        self.writes[self.index * self.written_services + session.wrote + 1] = session.last_write_ns
+        session.wrote = NOTHING_WRITTEN
+        return 0
+
+    cdef int error_class(self, bytes sqlstate, EndpointState state) except -1:
         """0 nobody's fault (cancelled), 1 infrastructure, 2 application.
 
-        A table or privilege that is missing is a copy's fault; at the owner it is the statement's.
+        A table or privilege that is missing is a copy's fault; at the owner it is the statement's. What a standby
+        cannot do, or gives up so that it can keep up, its primary can.
         """
         known = self.error_classes.get(sqlstate)
         if known is None:
@@ -336,9 +343,9 @@ cdef class Routes:
             verdict = classify_sqlstate(sqlstate.decode("ascii", "replace"))
             known = {"infrastructure": 1, "application": 2}.get(verdict, 0)
             self.error_classes[sqlstate] = known
-        if known == 1 and not copy and sqlstate[:2] in (b"42", b"3F", b"3D", b"25"):
+        if known == 1 and state.index == 0 and sqlstate[:2] in (b"42", b"3F", b"3D", b"25"):
             return 2
-        return known
+        return 1 if state.is_standby and sqlstate in STANDBY_STATES else known
 
     def drain_counters(self):
         """What was counted since the last call, in the channel's terms; None when nothing changed."""

@@ -1,6 +1,6 @@
 # The messages a client may send, one method for each.
 
-cdef class Session(Signalling):
+cdef class Session(Showing):
     """One client connection."""
 
     cdef int dispatch(self, uint8_t kind, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
@@ -45,6 +45,7 @@ cdef class Session(Signalling):
         cdef Reply* reply
         cdef list places = None
         cdef bint whole = here == <size_t> size
+        cdef int verdict
         if self.skip_to_sync:
             return TAKEN
         if whole and (size < 6 or data[size - 1] != 0):
@@ -64,13 +65,9 @@ cdef class Session(Signalling):
                     self.write_bytes(self.local_answer(entry) + ready_for_query(self.status))
                     return TAKEN
         if entry.kind == KIND_SHOW_ROUTE and not self.in_batch:
-            if self.link is not None and self.link.replies.count:
-                self.phase = PHASE_AWAITING
-                return STOP
-            if self.status != b"E":
-                self.unnamed_token = 0
-                self.write_bytes(self.relay.show_route(self) + ready_for_query(self.status))
-                return TAKEN
+            verdict = self.show_query()
+            if verdict != SHOW_NOT_OURS:
+                return verdict
         if entry.kind == KIND_SESSION and not self.in_batch and self.drops_own(entry):
             if self.link is not None and self.link.replies.count:
                 # Whether the transaction has failed is known when the replies are in.
@@ -130,6 +127,7 @@ cdef class Session(Signalling):
         cdef Reply* reply
         cdef bint whole = here == <size_t> size
         cdef bint later = self.in_batch
+        cdef int verdict
         if self.skip_to_sync:
             return TAKEN
         if text == 0:
@@ -143,6 +141,10 @@ cdef class Session(Signalling):
             entry = self.entry_of(<const char*> data + text, stop - text)
         else:
             entry = self.relay.unknown
+        if entry.kind == KIND_SHOW_ROUTE and not self.in_batch:
+            verdict = self.show_batch(data, available)
+            if verdict != SHOW_NOT_OURS:
+                return verdict
         if self.begins_unit():
             ahead = self.local_batch(entry, data, size, available)
             if ahead:
@@ -212,6 +214,7 @@ cdef class Session(Signalling):
         cdef bytes body, name
         cdef list places = None, literals = None
         cdef bint later = self.in_batch
+        cdef int verdict
         if self.skip_to_sync:
             return TAKEN
         if rest == 0:
@@ -224,6 +227,10 @@ cdef class Session(Signalling):
             entry = self.entry_for(statement) if statement is not None else self.relay.unknown
         else:
             entry = self.unnamed_entry if self.unnamed_token else self.relay.unknown
+        if entry.kind == KIND_SHOW_ROUTE and not self.in_batch:
+            verdict = self.show_batch(data, available)
+            if verdict != SHOW_NOT_OURS:
+                return verdict
         if entry.stateful and entry.signals and here == <size_t> (read_uint32(data + 1) + 1):
             body = statement.body if statement is not None else self.unnamed_body()
             literals = in_text(body.partition(b"\0")[0], 0, self.relay.board_workers)

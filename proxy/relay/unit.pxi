@@ -54,7 +54,7 @@ cdef class Unit(State):
         self.blocked_ns = 0
         self.answered = False
         state = self.relay.route(entry, self, whole)
-        self.unit_on_copy = state.index != 0
+        self.unit_on_copy = state.index != entry.endpoint
         pool = self.relay.pool(self.identity, state)
         link = pool.take(self, entry)
         if link is None:

@@ -15,7 +15,7 @@ import uvloop
 from pgshunt.config.model import ServerTls
 from pgshunt.proxy._relay import Relay
 from pgshunt.proxy.board import Board
-from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, RoutingTable, Service
+from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, Role, RoutingTable, Service
 from support.fixtures import Database
 
 SAFE_FUNCTIONS = frozenset(
@@ -26,7 +26,8 @@ Result = TypeVar("Result")
 
 
 class RunningRelay:
-    """One relay in front of `shared`; with `copy`, `tables` of the service "svc" can be read there too.
+    """One relay in front of `shared` and its `replicas`; with `copy`, `tables` of the service "svc" can be
+    read there too. While `fresh`, all of them are said to hold whatever there is.
 
     Use as a context manager. `port` is where clients connect. All of `events` and `deltas` are kept.
     """
@@ -41,9 +42,10 @@ class RunningRelay:
         shadow_writes: str = "off",
         config: dict[str, Any] | None = None,
         tls: ServerTls = PLAINTEXT,
+        replicas: tuple[Database, ...] = (),
     ) -> None:
         self.tls = tls
-        self.shared, self.copy = shared, copy
+        self.shared, self.copy, self.replicas = shared, copy, replicas
         self.tables = tuple(f"public.{name}" for name in tables)
         self.events: list[dict[str, Any]] = []
         self.deltas: list[dict[str, Any]] = []
@@ -51,7 +53,13 @@ class RunningRelay:
         self._config = config or {}
         self._table = RoutingTable(1, self._endpoints(), self._services(reads_percent, shadow_writes))
         users = self._config.get("pools", {}).get("users", {})
-        self._board = Board(None, workers=1, endpoints=len(self._table.endpoints), users=len(users))
+        self.board = Board(
+            None,
+            workers=1,
+            endpoints=len(self._table.endpoints),
+            users=len(users),
+            services=len(self._table.services),
+        )
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._started = threading.Event()
@@ -127,12 +135,17 @@ class RunningRelay:
     # --- the thread -------------------------------------------------------------------------------------
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
-        def endpoint(name: str, database: Database) -> Endpoint:
+        def endpoint(name: str, database: Database, role: Role = "primary") -> Endpoint:
             server = database.server
-            return Endpoint(name, name, server.host, server.port, database.dbname, "primary", self.tls)
+            of = name.partition("/")[0]
+            return Endpoint(name, of, server.host, server.port, database.dbname, role, self.tls)
 
         copies = () if self.copy is None else (endpoint("svc_db", self.copy),)
-        return (endpoint("shared", self.shared), *copies)
+        replicas = (
+            endpoint(f"shared/{number}", replica, "replica")
+            for number, replica in enumerate(self.replicas, 1)
+        )
+        return (endpoint("shared", self.shared), *replicas, *copies)
 
     def _services(self, reads_percent: int, shadow_writes: Any) -> tuple[Service, ...]:
         if self.copy is None:
@@ -182,7 +195,7 @@ class RunningRelay:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self.relay = Relay(self._loop, 0, self._board, self._start_message())
+            self.relay = Relay(self._loop, 0, self.board, self._start_message())
             self.relay.on_event = self.events.append
             listener = socket.create_server(("127.0.0.1", 0), backlog=512)
             listener.setblocking(False)
@@ -216,7 +229,7 @@ class RunningRelay:
     def _tick(self) -> None:
         if self.fresh:
             for endpoint in range(len(self._table.endpoints)):
-                self._board.freshness[endpoint] = time.monotonic_ns()
+                self.board.freshness[endpoint] = time.monotonic_ns()
         self.relay.tick()
         self._loop.call_later(0.02, self._tick)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.fixtures import Database
 from support.split import asked, client_of, databases, moving
-from support.wire import WireClient, kinds, sqlstate
+from support.wire import SYNC, WireClient, bind, describe, execute, kinds, parse, sqlstate
 
 __all__ = ["databases"]
 
@@ -72,3 +72,25 @@ def test_decisions_are_counted_by_endpoint_and_reason(databases: tuple[Database,
         assert relay.count("routes", "svc", "split", "svc_db") == 3
         assert relay.count("routes", "svc", "owner_write", "shared") == 1
         assert relay.count("routes", "", "no_table", "shared") == 1
+
+
+def test_extended_batches_are_answered_too(databases: tuple[Database, Database]) -> None:
+    """Unnamed, named, and prepared in a batch of its own, as drivers do."""
+    show = "SHOW pgshunt.route"
+    with moving(databases) as relay, client_of(relay) as client:
+        asked(client)
+        client.send(parse("", show), bind("", ""), describe("P"), execute(), SYNC)
+        assert kinds(client.until_ready()) == "12TDDDDDDCZ"
+        client.send(parse("named", show), describe("S", "named"), SYNC)
+        assert kinds(client.until_ready()) == "1tTZ"
+        client.send(bind("", "named"), execute(), SYNC)
+        frames = client.until_ready()
+        assert kinds(frames) == "2DDDDDDCZ"
+        assert b"svc_db 100 %" in b"".join(frame.body for frame in frames)
+        client.send(parse("", show), bind("", ""), execute(), parse("", "SELECT 1"), SYNC)
+        assert sqlstate(client.until_ready()) == "42704"  # not alone in its batch
+        client.send(parse("other", show), bind("", "other"), execute(), parse("", "SELECT 1"), SYNC)
+        assert sqlstate(client.until_ready()) == "42704"
+        client.send(parse("", "SELECT v FROM t WHERE id = 1"), bind("", ""), execute(), SYNC)
+        client.send(bind("", "named"), execute(), SYNC)
+        assert kinds(client.until_ready() + client.until_ready()) == "12DCZ2DDDDDDCZ"

@@ -120,6 +120,12 @@ class TableMover:
     def doing(self, service: str) -> Doing:
         return ""
 
+    def watched(self) -> tuple[int, ...]:
+        return (1,)
+
+    def beat_age_s(self) -> float | None:
+        return 0.05
+
     def lag_s(self, endpoint_index: int) -> float | None:
         return 0.1 if endpoint_index else None
 

@@ -42,8 +42,10 @@ def test_another_process_sees_what_is_written() -> None:
 
 
 def test_no_two_cells_share_memory() -> None:
-    board = Board(None, workers=3, endpoints=9)
+    board = Board(None, workers=3, endpoints=9, services=4)
     views = [board.freshness, board.clients, board.received, board.alive, board.definitions]
+    views += [board.withheld, board.writes]
+    assert len(board.writes) == 3 * (1 + 4) == 3 * board.services
     views += [board.handed(worker) for worker in range(3)]
     number = 0
     for view in views:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from pgshunt.routing.table import SHARED, Endpoint, Placement, RoutingTable, Ser
 
 ENDPOINTS = (
     Endpoint("shared", SHARED, "h", 1, "monolith", "primary"),
-    Endpoint("shared/1", SHARED, "h", 2, "monolith", "replica"),
+    Endpoint("shared/1", SHARED, "h", 2, "monolith", "replica", weight=0),
     Endpoint("auth_db", "auth_db", "h", 3, "auth", "primary"),
     Endpoint("auth_db/1", "auth_db", "h", 4, "auth", "replica"),
     Endpoint("integrity_db", "integrity_db", "h", 5, "integrity", "primary"),
@@ -85,6 +87,33 @@ def write(tables: str, reads: str = "", **traits: object) -> Shape:
 )
 def test_a_shape_goes_here(shape: Shape, plan: Plan) -> None:
     assert decide(shape, TABLE, Placement.of(TABLE)) == plan
+
+
+REPLICATED = replace(TABLE, endpoints=(ENDPOINTS[0], replace(ENDPOINTS[1], weight=3), *ENDPOINTS[2:]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "plan"),
+    [
+        (read("users"), replace(COPIED_AUTH, replicas=(1,))),
+        (read("logs users roles"), Split(-1, 0, 0, (), (1,), reason=Reason.REPLICA)),
+        (read("nobodys"), Split(-1, 0, 0, (), (1,), reason=Reason.REPLICA)),
+        (read("users nobodys"), Split(0, 0, 0, (), (1,), reason=Reason.REPLICA)),
+        (read(""), Fixed(0, -1, Reason.NO_TABLE)),
+        (read("nobodys", locks=True), Fixed(0, -1, Reason.UNOWNED)),
+        (write("nobodys"), Fixed(0, -1, Reason.UNOWNED)),
+    ],
+)
+def test_replicas_of_the_owner_take_plain_reads_of_whatever_it_holds(shape: Shape, plan: Plan) -> None:
+    assert decide(shape, REPLICATED, Placement.of(REPLICATED)) == plan
+
+
+def test_a_plan_says_for_whose_writes_a_copy_must_be_fresh() -> None:
+    table = replace(TABLE, services=(AUTH, replace(INTEGRITY, causality="service")))
+    placement = Placement.of(table)
+    assert decide(read("users"), table, placement) == COPIED_AUTH
+    assert decide(read("logs"), table, placement) == replace(COPIED_INTEGRITY, after=(0, 2))
+    assert decide(read("logs users"), table, placement) == replace(COPIED_INTEGRITY, after=(0, 2))
 
 
 @pytest.mark.parametrize("stage", ["shared", "syncing", "shadowing"])
