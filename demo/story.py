@@ -370,13 +370,11 @@ def _span(numbers: range) -> str:
 
 
 def armed_after(refusals: Sequence[str]) -> str:
-    """When it could be armed: not before all rows have been compared and are equal."""
+    """When it could be armed: not before the copy is fresh, and its rows have been compared and are equal."""
     if not refusals:
         return "at once"
     reason = refusals[0].partition(". ")[0].partition(";")[0]
-    return (
-        f"at attempt {len(refusals) + 1}, once the rows were equal again; before, pgshunt refused: {reason}"
-    )
+    return f"at attempt {len(refusals) + 1}, once the copy was sound again; before, pgshunt refused: {reason}"
 
 
 def _errors_in_words(errors: Mapping[str, int]) -> str:

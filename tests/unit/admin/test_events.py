@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -144,3 +145,23 @@ def test_what_somebody_should_look_at_is_a_warning(
     caplog.set_level("INFO")
     EventLog(None).add(kind, "auth_service")
     assert [record.levelname for record in caplog.records] == [level]
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [
+        ("started", logging.INFO),
+        ("worker_restarted", logging.INFO),
+        ("shared_back", logging.INFO),
+        ("shared_lost", logging.WARNING),
+        ("verify_failed", logging.WARNING),
+        ("link_failed", logging.WARNING),
+        ("worker_unresponsive", logging.WARNING),
+    ],
+)
+def test_trouble_is_logged_as_a_warning(kind: str, level: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "pgshunt.events"):
+        EventLog(None).add(kind, "", why="so")
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (level, f'{kind}  {{"why": "so"}}')
+    ]

@@ -70,6 +70,6 @@ def test_a_refusal_to_arm_is_told_with_its_reason() -> None:
     assert armed_after([]) == "at once"
     refusal = "auth_service cannot be armed: 3 rows differ. Repair the copy and let verification see it"
     assert armed_after([refusal, refusal]) == (
-        "at attempt 3, once the rows were equal again; before, pgshunt refused: "
+        "at attempt 3, once the copy was sound again; before, pgshunt refused: "
         "auth_service cannot be armed: 3 rows differ"
     )
