@@ -146,10 +146,14 @@ def check(config: Path, output: Output) -> None:
 @click.option(
     "-c", "--config", type=_file, default="pgshunt.yaml", help="The file to write; it must not exist."
 )
+@click.option(
+    "--observed",
+    help="What a pgshunt in front of it has seen: address of its admin API, or a file.",
+)
 @click.argument("url")
-def init(url: str, config: Path, output: Output) -> None:
+def init(url: str, config: Path, observed: str | None, output: Output) -> None:
     """Propose a configuration for the database postgres://user@host/dbname (password: PGPASSWORD)."""
-    from pgshunt.admin.init import document, draft_from, parse_url, save, told
+    from pgshunt.admin.init import document, draft_from, observed_by, parse_url, save, told
 
     try:
         endpoint, control = parse_url(url)
@@ -157,7 +161,11 @@ def init(url: str, config: Path, output: Output) -> None:
         raise click.BadParameter(str(error), param_hint="URL") from error
     if config.exists():
         raise click.BadParameter(f"{config} exists: name another file", param_hint="--config")
-    draft = draft_from(endpoint, control)
+    try:
+        seen = observed_by(observed) if observed else None
+    except ValueError as error:
+        raise click.BadParameter(f"{observed}: {error}", param_hint="--observed") from error
+    draft = draft_from(endpoint, control, seen)
     _answer(output, document(draft, config, save(draft, config)), told)
 
 
@@ -197,6 +205,15 @@ def status(service: str | None, exit_code: bool, output: Output, **target: Any) 
         services = document["services"]
     if exit_code:
         sys.exit(_exit_of(services))
+
+
+@cli.command()
+@_about_a_pgshunt
+@click.argument("service")
+def readiness(service: str, output: Output, **target: Any) -> None:
+    """Say what would break behind the switch of a service, and what to do about it."""
+    document = Target(**target).client().get(f"/api/v1/services/{service}/readiness")
+    _answer(output, document, show.readiness)
 
 
 @cli.command()

@@ -9,6 +9,8 @@ from typing import Any
 from pgshunt.admin.watch import Seen
 from pgshunt.admin.words import counted, duration
 from pgshunt.migration.detector import Judgement
+from pgshunt.migration.observed import Observed
+from pgshunt.migration.readiness import Finding, Readiness
 from pgshunt.migration.stages import Doing
 from pgshunt.routing.table import Service
 
@@ -141,3 +143,39 @@ def summary(documents: Sequence[Mapping[str, Any]], workers_live: int, workers: 
         f"{counted(len(documents), 'service')} ({moving}), "
         f"{workers_live} of {counted(workers, 'worker')} live, epoch {epoch}{held}"
     )
+
+
+def readiness_document(service: Service, readiness: Readiness, observed: Observed) -> Document:
+    """What would break behind a switch of the service, most calls first, and what is fine."""
+    found = len(readiness.findings)
+    calls = sum(finding.calls_per_minute for finding in readiness.findings)
+    would = "nothing found that would break" if not found else f"{counted(found, 'thing')} would break"
+    traffic = f", {calls:.1f} calls a minute among them" if calls else ""
+    return {
+        "service": service.name,
+        "stage": service.stage,
+        "sentence": f"{service.name}: {would} behind its switch{traffic}",
+        "observed_s": round(observed.observed_s, 1),
+        "dropped_facts": observed.dropped_facts,
+        "dropped_calls": observed.dropped_calls,
+        "findings": [_finding(finding) for finding in readiness.findings],
+        "fine": list(readiness.fine),
+    }
+
+
+def _finding(finding: Finding) -> Document:
+    return {
+        "kind": finding.kind,
+        "what": finding.what,
+        "tables": list(finding.tables),
+        "others": list(finding.others),
+        "calls_per_minute": round(finding.calls_per_minute, 2),
+        "last_at": finding.last_at,
+        "callers": [
+            {"user": user, "application_name": name, "calls_per_minute": round(rate, 2)}
+            for (user, name), rate in finding.callers
+        ],
+        "breaks": finding.breaks,
+        "remedies": list(finding.remedies),
+        "remedy": finding.remedy,
+    }

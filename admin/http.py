@@ -52,6 +52,10 @@ class Operations(Protocol):
 
     def explain(self, sql: str, service: str, user: str, search_path: str) -> Document: ...
 
+    def observations(self) -> Document: ...
+
+    async def readiness_of(self, name: str) -> Document: ...
+
     async def begin(self, name: str) -> Document: ...
 
     async def shift(self, name: str, reads_percent: int) -> Document: ...
@@ -81,6 +85,8 @@ ROUTES = (
     Route("GET", "/api/v1/status", "status", "always"),
     Route("GET", "/api/v1/services", "services", "always"),
     Route("GET", "/api/v1/services/{name}", "service", "always"),
+    Route("GET", "/api/v1/services/{name}/readiness", "readiness", "always"),
+    Route("GET", "/api/v1/observations", "observations", "always"),
     Route("POST", "/api/v1/services/{name}/begin", "begin", "always", mutates=True),
     Route("POST", "/api/v1/services/{name}/shift", "shift", "always", mutates=True),
     Route("POST", "/api/v1/services/{name}/rollback", "rollback", "always", mutates=True),
@@ -189,6 +195,12 @@ class AdminApi:
 
     async def _answer_service(self, request: web.Request) -> web.Response:
         return web.json_response(self._operations.service(request.match_info["name"]))
+
+    async def _answer_readiness(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._operations.readiness_of(request.match_info["name"]))
+
+    async def _answer_observations(self, request: web.Request) -> web.Response:
+        return web.json_response(self._operations.observations())
 
     async def _answer_dashboard(self, request: web.Request) -> web.Response:
         return web.json_response(self._operations.dashboard())

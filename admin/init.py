@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import ValidationError
 
+from pgshunt.admin.target import Target
 from pgshunt.admin.words import counted
 from pgshunt.config import Secret, examine
 from pgshunt.config.model import Control, ServerTls
 from pgshunt.config.problem import Problem as Found
+from pgshunt.migration.observed import Observed
 from pgshunt.migration.propose import Proposal, Proposed, propose
 from pgshunt.migration.servers import connect
-from pgshunt.migration.survey import Name, Survey, read_survey
+from pgshunt.migration.survey import Name, Replica, Survey, read_survey
 from pgshunt.routing.table import SHARED, Endpoint
 
 SURVEY_TIMEOUT_S = 60.0
@@ -88,22 +90,33 @@ def _tls(parameters: dict[str, str]) -> ServerTls:
     return tls
 
 
-def draft_from(endpoint: Endpoint, control: Control) -> Draft:
-    """Looks at the database and proposes. Raises ServerError."""
+def observed_by(source: str) -> Observed:
+    """What is told at the address of an admin API, or stands in a file. Raises ValueError, OSError, and what
+    the admin client raises.
+    """
+    if source.startswith(("http://", "https://")):
+        return Observed.from_document(Target(None, source, None).client().get("/api/v1/observations"))
+    return Observed.from_document(json.loads(Path(source).read_text(encoding="utf-8")))
+
+
+def draft_from(endpoint: Endpoint, control: Control, observed: Observed | None = None) -> Draft:
+    """Looks at the database and proposes; `observed`: by a pgshunt in front of it. Raises ServerError."""
     link = connect(endpoint, control, "init")
     try:
         link.limit(SURVEY_TIMEOUT_S)
         survey = read_survey(link)
     finally:
         link.close()
-    return write_draft(endpoint, control.user, survey)
+    return write_draft(endpoint, control.user, survey, observed)
 
 
-def write_draft(endpoint: Endpoint, user: str, survey: Survey) -> Draft:
+def write_draft(endpoint: Endpoint, user: str, survey: Survey, observed: Observed | None = None) -> Draft:
     """Pure. `user` is the control role."""
-    proposal = propose(survey)
+    facts = [fact for fact in observed or () if len(fact.writes) > 1]
+    together = [frozenset(Name(*table.split(".", 1)) for table in fact.writes) for fact in facts]
+    proposal = propose(survey, together)
     roles = sorted({role for service in proposal.services for role in service.users} - {user})
-    variables = _variables(user, roles or [user], proposal.services)
+    variables = _variables(user, roles or [user], proposal.services, survey.replicas)
     lines = [*_head(endpoint, user, roles or [user], survey, variables)]
     if proposal.services:
         lines += ["", "# To be made: an empty database for each service.", "databases:"]
@@ -127,7 +140,9 @@ def save(draft: Draft, path: Path) -> tuple[Found, ...]:
     """
     with path.open("x", encoding="utf-8") as file:
         file.write(draft.text)
-    return examine(path, dict.fromkeys(draft.variables, "set")).problems
+    names = enumerate(draft.variables, start=1)  # no port twice: it would be the same server
+    values = {name: str(number) if name.endswith("_PORT") else "set" for number, name in names}
+    return examine(path, values).problems
 
 
 def document(draft: Draft, path: Path, problems: Iterable[Found]) -> dict[str, Any]:
@@ -159,7 +174,7 @@ def told(answer: dict[str, Any]) -> str:
     ]
     lines += [f"  {one['name']}: {', '.join(one['tables'])} ({one['why']})" for one in services]
     lines += answer["problems"]
-    lines += ["Correct it; set in the environment (a host may stand in the file instead):"]
+    lines += ["Correct it; set in the environment (a host or port may stand in the file instead):"]
     lines += [f"  {variable}" for variable in answer["variables"]]
     return "\n".join([*lines, f"Then: pgshunt check -c {answer['config']}"])
 
@@ -186,6 +201,12 @@ def _head(
     yield "shared:"
     yield f"  dbname: {_scalar(endpoint.dbname)}"
     yield f"  primary: {{ host: {_scalar(endpoint.host)}, port: {endpoint.port} }}"
+    if survey.replicas:
+        yield "  replicas: # they stream from it now; on which ports they listen it does not know"
+        for number, replica in enumerate(survey.replicas):
+            calls_itself = re.sub(r"[^\w.-]", "_", replica.name)
+            port = f'"${{{variables[f"replica {number}"]}:?the port of {calls_itself} on {replica.host}}}"'
+            yield f"    - {{ host: {_scalar(replica.host)}, port: {port} }}"
     yield f"  max_connections: {survey.max_connections}"
     if given := endpoint.tls.model_dump(mode="json", exclude_unset=True):
         yield f"  tls: {{ {', '.join(f'{key}: {_scalar(value)}' for key, value in given.items())} }}"
@@ -204,14 +225,18 @@ def _service(service: Proposed, survey: Survey) -> Iterator[str]:
         yield f"    users: [{', '.join(map(_scalar, service.users))}]"
 
 
-def _variables(user: str, roles: Iterable[str], services: Iterable[Proposed]) -> dict[str, str]:
-    """A variable for each password and host. The control role's serves it as a client, too."""
+def _variables(
+    user: str, roles: Iterable[str], services: Iterable[Proposed], replicas: Sequence[Replica]
+) -> dict[str, str]:
+    """A variable for each password, host and port. The control role's serves it as a client, too."""
     wanted = {"control": CONTROL_VARIABLE}
     for role in roles:
         key = f"role {role}"
         wanted[key] = CONTROL_VARIABLE if role == user else _free(f"{role}_PASSWORD", wanted)
     for service in services:
         wanted[service.name] = _free(f"{service.name}_DB_HOST", wanted)
+    for number in range(len(replicas)):
+        wanted[f"replica {number}"] = f"SHARED_REPLICA_{number + 1}_PORT"
     return wanted
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from pgshunt import __version__
 from pgshunt.admin.controller import Mover
-from pgshunt.admin.document import Document, Standing, service_document, summary
+from pgshunt.admin.document import Document, Standing, readiness_document, service_document, summary
 from pgshunt.admin.events import EventLog
 from pgshunt.admin.fleet import Fleet
+from pgshunt.admin.observing import Observing
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, not_ready, unknown_service
 from pgshunt.admin.readable import Readable
 from pgshunt.admin.watch import Watch
@@ -56,6 +57,7 @@ class SupervisorOperations:
     baseline_error: Callable[[], str]
     roll_back: Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
     rearmed: Callable[[str], None]
+    observing: Observing
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -122,6 +124,19 @@ class SupervisorOperations:
                 "attention  the shared database's catalogue could not be read yet: no table is known"
             )
         return {**explanation.to_dict(), "lines": lines}
+
+    def observations(self) -> Document:
+        return self.observing.observed.to_document()
+
+    async def readiness_of(self, name: str) -> Document:
+        service = self._find(name)
+        try:
+            readiness = await self.observing.assess(
+                name, self.mover.table.services, self.fleet.catalogue.own_types
+            )
+        except ServerError as error:
+            raise Problem("server_failed", HTTPStatus.BAD_GATEWAY, str(error), error.hint) from error
+        return readiness_document(service, readiness, self.observing.observed)
 
     # -- changing -------------------------------------------------------------------------------------
 
@@ -236,6 +251,8 @@ class SupervisorOperations:
             warnings.append(f"what is in force holds only until a restart: {self.mover.unkept}")
         if self.events.write_error:
             warnings.append(f"events are not written to disk: {self.events.write_error}")
+        if self.observing.error:
+            warnings.append(f"what was observed is not kept: {self.observing.error}")
         if self.health.reload_error:
             warnings.append(f"the last reload failed: {self.health.reload_error}")
         if self.health.restart_needed:

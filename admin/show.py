@@ -67,6 +67,49 @@ def event(document: Document) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def readiness(document: Document) -> str:
+    """The sentence, a line for each thing that would break, then each with its shape and callers."""
+    lines = [document["sentence"], f"  {_looked(document)}"]
+    lines += [f"  fine: {sentence}" for sentence in document["fine"]]
+    if document["findings"]:
+        rows = [
+            (
+                number,
+                finding["calls_per_minute"] if finding["callers"] else "-",
+                finding["kind"],
+                ", ".join(finding["others"]) or "-",
+                ", ".join(finding["tables"]),
+            )
+            for number, finding in enumerate(document["findings"], start=1)
+        ]
+        lines += ["", table(("#", "CALLS/MIN", "WHAT", "WITH", "TABLES"), rows)]
+    for number, finding in enumerate(document["findings"], start=1):
+        lines += ["", *_finding(number, finding)]
+    return "\n".join(lines)
+
+
+def _looked(document: Document) -> str:
+    dropped = document["dropped_facts"]
+    rare = f"; {dropped} rarer ones let go, {document['dropped_calls']} calls" if dropped else ""
+    return f"observed for {duration(document['observed_s'])}{rare}"
+
+
+def _finding(number: int, finding: Document) -> Iterable[str]:
+    yield f"{number}. {finding['what'] or finding['kind']}"
+    if finding["callers"]:
+        callers = [
+            f"{caller['user']}{_named(caller)} {caller['calls_per_minute']:g}/min"
+            for caller in finding["callers"]
+        ]
+        yield f"   callers: {', '.join(callers)}"
+    yield f"   breaks:  {finding['breaks']}"
+    yield f"   remedy:  {finding['remedy']}"
+
+
+def _named(caller: Document) -> str:
+    return f" ({caller['application_name']})" if caller["application_name"] else ""
+
+
 def explanation(document: Document) -> str:
     """As routing.explain words it."""
     return "\n".join(document["lines"])

@@ -25,6 +25,7 @@ from pgshunt.admin.gauges import add_gauges
 from pgshunt.admin.http import AdminApi
 from pgshunt.admin.login_secret import login_secret
 from pgshunt.admin.metrics import Metrics
+from pgshunt.admin.observing import Observing
 from pgshunt.admin.operations import Health, SupervisorOperations
 from pgshunt.admin.probe import Probed, Prober
 from pgshunt.admin.readable import Readable
@@ -93,6 +94,9 @@ class Supervisor:
         self.watch = Watch(
             self.guard, clock=time.monotonic, on_trip=self._tripped, has_only_link=self._has_only_link
         )
+        self.observing = Observing(
+            config.state.path.with_suffix(".observed.json"), self._shared, config.control
+        )
         self.prober = Prober(self.watch, self._shared, config.control, self._exposed)
         try:
             self.fleet = Fleet(
@@ -124,6 +128,7 @@ class Supervisor:
             baseline_error=lambda: self.catalogue.error,
             roll_back=self._roll_back,
             rearmed=self.watch.arm,
+            observing=self.observing,
         )
         add_gauges(self.metrics, self.fleet, self.controller, self.watch, self.health)
         self.metrics.gauge(
@@ -147,11 +152,9 @@ class Supervisor:
             await self.fleet.start()
         except FleetError as error:
             raise StartFailed(f"{error}: what it said is above") from error
-        for life in (
-            *(self.catalogue.run(), self.prober.run(), self.watch.run()),
-            *(self.readable.run(), self._check()),
-        ):
-            self._begin(life)
+        for part in (self.catalogue, self.prober, self.watch, self.readable, self.observing):
+            self._begin(part.run())
+        self._begin(self._check())
         self.events.add(
             "started",
             listen=f"{self._config.listen.host}:{self.fleet.port}",
@@ -185,6 +188,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.controller.stop()
         await self.catalogue.close()
+        await self.observing.close()
         self.events.end_waiting()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -321,6 +325,7 @@ class Supervisor:
         if message["type"] == "delta":
             self.metrics.add(message)
             self.watch.take(message)
+            self.observing.take(message)
         elif message["type"] == "event":
             if message["kind"] in ("lookup_failed", "lookup_works"):
                 self._take_lookup(worker, str(message.get("reason", "")))

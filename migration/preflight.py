@@ -79,7 +79,7 @@ def check(
     return [
         *_check_source(source, tables),
         *_check_target(lane, tables, source, target, copied),
-        *(problem for table in source.tables.values() for problem in _check_table(table)),
+        *(problem for table in source.tables.values() for problem in check_table(table)),
     ]
 
 
@@ -184,7 +184,7 @@ def _check_target(
     return found
 
 
-def _check_table(table: Table) -> list[Problem]:
+def check_table(table: Table) -> list[Problem]:
     found = []
     if table.relkind not in ("r", "p"):
         found.append(

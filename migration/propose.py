@@ -7,7 +7,9 @@ It is a first draft for people to correct, so each rule is one that can be said 
 - tables whose names begin with the same word are one service (`order_items`, `order_notes`, `orders`);
 - a table on which none depends belongs to the table it must refer to; of several such, to the one that the
   fewest tables refer to: what all refer to (`users`) is context, not belonging. So does one whose rows are
-  deleted with it.
+  deleted with it;
+- what one transaction was seen to write moves together, but for tables that are written together with those
+  of three or more others: an audit log is context, too.
 
 A table that remains alone stays where it is, on the shared database.
 """
@@ -22,6 +24,8 @@ from dataclasses import dataclass
 from pgshunt.migration.survey import Name, Reference, Survey
 
 NAME_LENGTH_MAX = 48  # config.values.SERVICE_NAME
+COMPANIONS_MAX = 2
+"""Services that one table may be written together with and still move with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,8 @@ class Proposal:
     unowned: tuple[Name, ...]
 
 
-def propose(survey: Survey) -> Proposal:
-    """Services in the order of their names."""
+def propose(survey: Survey, together: Iterable[frozenset[Name]] = ()) -> Proposal:
+    """Services in the order of their names. `together`: tables that transactions were seen to write."""
     schemas = _by_schema(survey.tables)
     named = _by_writer(survey.writers) | schemas
     named |= _by_first_word(table for table in survey.tables if table not in named)
@@ -56,6 +60,10 @@ def propose(survey: Survey) -> Proposal:
         name, why = named.get(root, (root.table, f"tables that depend on {root.table}"))
         members[_identifier(name)].append(table)
         whys.setdefault(_identifier(name), why)
+    for guest, host in _merging(members, together).items():
+        tables = members.pop(guest)
+        whys[host] += f"; {', '.join(table.table for table in tables)}: written in the same transactions"
+        members[host] = sorted(members[host] + tables)
     services = {name: tables for name, tables in members.items() if len(tables) > 1 or tables[0] in schemas}
     owned = {table for tables in services.values() for table in tables}
     return Proposal(
@@ -125,6 +133,23 @@ def _root(table: Name, parents: Mapping[Name, Name], named: Named) -> Name:
         table = parents[table]
         seen.add(table)
     return table
+
+
+def _merging(members: Mapping[str, list[Name]], together: Iterable[frozenset[Name]]) -> dict[str, str]:
+    """Service → the larger one it becomes part of."""
+    home = {table: name for name, tables in members.items() for table in tables}
+    known = [[table for table in sorted(tables) if table in home] for tables in together]
+    companions: dict[Name, set[str]] = defaultdict(set)
+    for tables in known:
+        for table in tables:
+            companions[table] |= {home[other] for other in tables} - {home[table]}
+    host = {name: name for name in members}
+    for tables in known:
+        names = {host[home[table]] for table in tables if len(companions[table]) <= COMPANIONS_MAX}
+        if names:
+            largest = min(names, key=lambda name: (-len(members[name]), name))
+            host = {name: largest if one in names else one for name, one in host.items()}
+    return {name: one for name, one in host.items() if name != one}
 
 
 def _named_by(tables: list[Name], references: Iterable[Reference]) -> tuple[Name, ...]:

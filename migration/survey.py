@@ -44,6 +44,17 @@ WHERE u.rolcanlogin AND NOT u.rolsuper AND u.rolname <> current_user AND u.rolna
 ORDER BY 1, 2, 3
 """
 
+# What a role without pg_monitor may not see is NULL; a decoder's walsender holds a logical slot. On which
+# port a standby listens its primary does not know.
+_REPLICAS: Final = """
+SELECT coalesce(r.client_hostname, host(r.client_addr)), r.application_name
+FROM pg_stat_replication r
+WHERE r.state IN ('streaming', 'catchup') AND r.client_addr IS NOT NULL
+  AND r.application_name NOT IN ('pg_receivewal', 'pg_basebackup')
+  AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
+ORDER BY 1, 2
+"""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
@@ -64,6 +75,14 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """A standby that streams from the server; `name` is what it calls itself (application_name)."""
+
+    host: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """`replicable`: tables with what identifies a row; `writers`: login roles that may write each table."""
 
@@ -72,6 +91,7 @@ class Survey:
     references: tuple[Reference, ...]
     writers: dict[Name, tuple[str, ...]]
     max_connections: int
+    replicas: tuple[Replica, ...] = ()
 
 
 def read_survey(link: Link) -> Survey:
@@ -92,4 +112,5 @@ def read_survey(link: Link) -> Survey:
             references=tuple(references),
             writers=writers,
             max_connections=int(link.value("SELECT setting FROM pg_settings WHERE name = 'max_connections'")),
+            replicas=tuple(Replica(*row) for row in link.rows(_REPLICAS)),
         )

@@ -32,6 +32,7 @@ from pgshunt.routing._shapes cimport (
     KIND_SHOW_ROUTE,
     PLAN_SPLIT,
     UNRESOLVED,
+    WRITES_NOTHING,
     Entry,
     ShapeCache,
 )
@@ -44,6 +45,7 @@ from pgshunt.proxy import shown
 from pgshunt.proxy.settings import VERIFIED
 from pgshunt.proxy.signals import in_parameters, in_text
 from pgshunt.routing.classify import classify
+from pgshunt.routing.crossing import crosses, writer
 from pgshunt.routing.decide import decide
 from pgshunt.routing.explain import Freshness, Taken, explain_shape
 from pgshunt.routing.reason import REASON_CODES, Reason

@@ -21,6 +21,9 @@ cdef enum:
     PLAN_FIXED = 0
     PLAN_SPLIT = 1
 
+    # The value of routing.crossing.NOTHING.
+    WRITES_NOTHING = -3
+
     UNRESOLVED = 1               # number of the empty search path
 
     SLOTS = 2048                 # texts kept as they were sent
@@ -50,6 +53,9 @@ cdef class Entry:
     cdef public int reason
     cdef public int counters      # where the counts of its service begin
     cdef public object plan
+    cdef public bint crosses      # touches tables of several owners
+    cdef public int writer        # as routing.crossing.writer says
+    cdef public bytes key         # the beginning of its text without literals, if it may cross
 
 
 # One text as it was sent; a slot of the first level.

@@ -20,6 +20,9 @@ class Entry:
     percent: int
     reason: int
     plan: Any
+    crosses: bool
+    writer: int
+    key: bytes | None
     def __init__(self, shape: Shape) -> None: ...
 
 class SearchPath:

@@ -31,6 +31,7 @@ cdef enum:
     KEYS_BYTES_MAX = 33554432         # all keys together
     STRIP_BYTES_MAX = 1048576         # longer texts go to the classifier as they are
     SCRATCH_BYTES_KEPT = 65536
+    SHOWN_BYTES = 512                 # of a key, that people may be shown
     WHOLE = 0x5bd1e995                # sets keys that are whole texts apart from stripped ones
 
 
@@ -51,6 +52,7 @@ cdef class Entry:
         self.epoch = -1
         self.service = -1
         self.plan = None
+        self.writer = WRITES_NOTHING
 
 
 cdef class SearchPath:
@@ -211,6 +213,8 @@ cdef class ShapeCache:
         self.misses += 1
         shape = self.resolve(sql, path.names)
         cdef Entry entry = Entry(shape)
+        if key is not None and (entry.writes or len(shape.reads) > 1):
+            entry.key = key[:SHOWN_BYTES]
         if key is not None and not shape.literal_sensitive:
             self._insert(key, search_path_id, False, entry)
             return entry

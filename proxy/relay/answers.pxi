@@ -398,6 +398,7 @@ cdef class Answers(ReadBack):
             if self.relay.causal:
                 self.relay.note_write(session)
             session.wrote = NOTHING_WRITTEN
+            session.end_writes()
         self.relay.count_call(reply.service, self.pool.state.index, reply.op, took if took > 0 else 0,
                               self.unit_error, reply.flags & FLAG_SLOW, self.number)
         self.unit_error = 0

@@ -104,6 +104,10 @@ cdef class Client(Connection):
     cdef int64_t last_write_ns             # its newest write is older than this
     cdef bint transaction_wrote
     cdef int wrote                         # the service it has written, -1: several, or not known which
+    cdef int writer                        # Entry.writer of the first write in its transaction
+    cdef Entry first_write
+    cdef list writes                       # of a transaction with several writers, the first write of each; else None
+    cdef list crossed                      # what is to be counted as crossing owners; None if nothing is
     cdef int64_t blocked_since_ns
     cdef int64_t blocked_ns
     cdef dict signalled                    # process id named by what comes next -> its server's, None: asked; or None
@@ -130,6 +134,7 @@ cdef class Client(Connection):
         self.status = b"I"
         self.settings = settings_of.BASE
         self.unit_service = -1
+        self.writer = WRITES_NOTHING
         self.limited_user = -1
         self.wrote = NOTHING_WRITTEN
         self.unit_op = OP_OTHER

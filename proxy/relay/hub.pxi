@@ -4,6 +4,7 @@ cdef class Relay(Arrivals):
     """See _relay.pyi for what the worker may call."""
 
     def __init__(self, loop, int index, board, start):
+        from pgshunt.proxy.crossings import Crossings
         from pgshunt.proxy.policy import Policy
         from pgshunt.proxy.shadow import Shadows
         from pgshunt.proxy.signals import Signals, first_process_id
@@ -21,6 +22,7 @@ cdef class Relay(Arrivals):
         self.policy = Policy(self, loop, start)
         self.shadows = Shadows(self, loop)
         self.signals = Signals(self, loop)
+        self.crossings = Crossings()
         self.statements = WeakValueDictionary()
         self.links = set()
         self.deadlines = set()

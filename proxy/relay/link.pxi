@@ -20,6 +20,8 @@ cdef class Link(Answers):
                 if session.shadow is not None:
                     session.shadow.settled()
                     session.shadow = None
+                if session.crossed is not None and self.touched is None:
+                    session.count_crossings()
             if session.phase == PHASE_LEAVING:
                 return session.finish()
             if not self.release_if_done() and session.phase == PHASE_AWAITING:

@@ -27,6 +27,7 @@ cdef class Routes(Choice):
     cdef object board
     cdef object policy                     # proxy.policy.Policy: logins, new links, cancels
     cdef object shadows                    # proxy.shadow.Shadows
+    cdef object crossings                  # proxy.crossings.Crossings
     cdef readonly object table
     cdef readonly object catalogue
     cdef object placement
@@ -186,6 +187,8 @@ cdef class Routes(Choice):
             entry.endpoint = plan.endpoint
         # What the proxy can answer itself keeps the answer in the plan's place.
         entry.plan = COMMAND_COMPLETE.get(local_tag(entry.shape), plan)
+        entry.crosses = crosses(entry.shape, self.placement, self.catalogue.relations)
+        entry.writer = writer(entry.shape, self.placement, self.catalogue.relations)
         entry.epoch = self.epoch
         return 0
 
@@ -352,13 +355,15 @@ cdef class Routes(Choice):
         cdef Pool pool
         cdef EndpointState state
         shadow = self.shadows.drain_counters()
+        crossings = self.crossings.drain()
         links = []
         for state in self.endpoints:
             for pool in state.pools:
                 links.append([state.endpoint.name, pool.identity.user, pool.links - pool.idle_count - pool.opening,
                               pool.idle_count, len(pool.waiters)])
         gauges = {"clients": self.clients, "waiting": self.waiting, "links": links, "shapes": self.shapes.size}
-        if not self.counters.changed and not shadow and not self.counters.pins and gauges == self.gauges:
+        if (not self.counters.changed and not shadow and not crossings and not self.counters.pins
+                and gauges == self.gauges):
             return None
         self.gauges = gauges
         delta = self.counters.drain(self.service_names, self.endpoint_names, self.sides, self.reason_names)
@@ -366,6 +371,7 @@ cdef class Routes(Choice):
         delta["parses"] = self.shapes.misses - self.parses
         self.parses = self.shapes.misses
         delta.update(shadow or {})
+        delta.update(crossings or {})
         return delta
 
     cdef object shadow_unit(self, Session session, Entry entry):

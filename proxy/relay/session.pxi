@@ -93,6 +93,7 @@ cdef class Session(Showing):
             self.bring_names(outer.shape)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, entry)
+        self.observe(entry)
         if entry.unreadable:
             reply.flags |= FLAG_UNREADABLE
         if self.in_batch:
@@ -386,6 +387,7 @@ cdef class Session(Showing):
             reply.flags |= FLAG_UNREADABLE
         if entry is not None:
             self.unit_entry(entry)
+            self.observe(entry)
         if self.shadow is not None:
             self.shadow.executed(last_bound=portal_end == 5)
         self.pass_on(data, size)

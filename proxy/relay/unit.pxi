@@ -7,6 +7,10 @@
 cdef bytes FAILING = b"Q\0\0\0\x22ROLLBACK TO no_such_savepoint\0"
 
 
+cdef enum:
+    CROSSED_MAX = 64                   # in one transaction; more are counted at once
+
+
 cdef class Unit(State):
     """The unit a session is sending: where it goes, and how it is taken back."""
 
@@ -139,6 +143,7 @@ cdef class Unit(State):
         if entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK or entry.kind == KIND_BEGIN:
             if entry.kind == KIND_COMMIT:
                 self.unit_flags |= FLAG_COMMIT
+            self.end_writes()
         elif entry.writes:
             self.unit_op = OP_WRITE
             self.unit_flags |= FLAG_WRITES
@@ -154,6 +159,51 @@ cdef class Unit(State):
         self.unit_service = -1
         self.force_owner = False
         self.routed = False
+        if self.status == b"I":
+            self.end_writes()
+        return 0
+
+    cdef inline int observe(self, Entry entry) except -1:
+        """Notes what touches tables of several owners: a statement, or the writes of a transaction."""
+        if entry.crosses:
+            self.note_crossing((entry,))
+        if entry.writer != WRITES_NOTHING and entry.writer != self.writer:
+            self.note_writer(entry)
+        return 0
+
+    cdef int note_writer(self, Entry entry) except -1:
+        cdef Entry before
+        if self.writer == WRITES_NOTHING:
+            self.writer = entry.writer
+            self.first_write = entry
+            return 0
+        if self.writes is None:
+            self.writes = [self.first_write]
+        for before in self.writes:
+            if before.writer == entry.writer:
+                return 0
+        self.writes.append(entry)
+        return 0
+
+    cdef inline int end_writes(self) except -1:
+        """The transaction is at its end, whichever."""
+        self.writer = WRITES_NOTHING
+        if self.writes is not None:
+            self.note_crossing(tuple(self.writes))
+            self.writes = None
+        return 0
+
+    cdef int note_crossing(self, tuple what) except -1:
+        """It is counted once the server has answered, and with that told what the session is called by now."""
+        if self.crossed is None:
+            self.crossed = []
+        self.crossed.append(what)
+        return self.count_crossings() if len(self.crossed) >= CROSSED_MAX else 0
+
+    cdef int count_crossings(self) except -1:
+        for what in self.crossed:
+            self.relay.crossings.note(what, self.identity, self.settings)
+        self.crossed = None
         return 0
 
     cdef bint answer_locally(self, Entry entry, const uint8_t* frame, int64_t size) except -1:

@@ -10,6 +10,8 @@ import pytest
 from support.fixtures import Database
 
 from pgshunt.admin.cli import Exit, main
+from pgshunt.demo.postgres import Servers
+from pgshunt.migration.observed import Observed
 
 SCHEMA = """
 CREATE SCHEMA billing;
@@ -79,3 +81,28 @@ def test_a_database_that_cannot_be_read_leaves_no_file(
     assert run(monkeypatch, "init", url, "-c", str(path)) == Exit.FAILED
     assert "no_such_database" in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_a_standby_is_proposed_and_what_was_written_together_moves_together(
+    servers: Servers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    primary = servers.start("surveyed", {"wal_level": "logical"})
+    servers.replica(primary, "surveyed_standby")
+    primary.create_database("shop")
+    primary.execute("CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE order_items (id int)", "shop")
+    primary.execute("CREATE TABLE stock (id int PRIMARY KEY)", "shop")
+    observed = Observed()
+    observed.take([["transaction", "", [], ["public.orders", "public.stock"], "app", "", 3]], 0, 1.8e9)
+    seen, path = tmp_path / "seen.json", tmp_path / "pgshunt.yaml"
+    seen.write_text(json.dumps(observed.to_document()))
+    options = ("-c", str(path), "--observed", str(seen), "-o", "json")
+    assert run(monkeypatch, "init", primary.dsn("shop"), *options) == Exit.OK
+    answer = json.loads(capsys.readouterr().out)
+    assert [(one["name"], one["tables"]) for one in answer["services"]] == [
+        ("orders", ["order_items", "orders", "stock"])
+    ]
+    assert "SHARED_REPLICA_1_PORT" in answer["variables"]
+    assert f'- {{ host: "{primary.host}", port: "${{SHARED_REPLICA_1_PORT:?' in path.read_text()

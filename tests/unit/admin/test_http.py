@@ -48,6 +48,12 @@ class Operations:
     def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
         return {"sql": sql, "service": service, "as": user, "search_path": search_path}
 
+    def observations(self) -> Document:
+        return {"facts": []}
+
+    async def readiness_of(self, name: str) -> Document:
+        return self.service(name)
+
     async def begin(self, name: str) -> Document:
         return self.note("begin", name)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pgshunt.admin.init import parse_url, save, write_draft
+from pgshunt.admin.init import observed_by, parse_url, save, write_draft
 from pgshunt.config import examine
-from pgshunt.migration.survey import Name, Reference, Survey
+from pgshunt.migration.observed import Observed
+from pgshunt.migration.survey import Name, Reference, Replica, Survey
 from pgshunt.routing.table import Endpoint
 
 SHARED = Endpoint("shared", "shared", "db.internal", 5433, "mono ${x} lith", "primary")
@@ -96,3 +98,28 @@ def test_a_url_that_will_not_do_is_refused_without_its_password(url: str, says: 
     with pytest.raises(ValueError, match=says) as refused:
         parse_url(url)
     assert "secret" not in str(refused.value)
+
+
+def test_replicas_are_proposed_and_their_ports_asked_for(tmp_path: Path) -> None:
+    standbys = (Replica("10.0.0.7", "walreceiver"), Replica("10.0.0.7", 'odd "}'), Replica("::1", "near"))
+    draft = write_draft(SHARED, "me", replace(survey(*ODD), replicas=standbys))
+    assert [problem for problem in save(draft, tmp_path / "new.yaml") if problem.severity == "error"] == []
+    ports = {name: str(number) for number, name in enumerate(draft.variables, start=6000)}
+    config = examine(tmp_path / "new.yaml", ports).config
+    assert config is not None
+    replicas = [(replica.host, str(replica.port)) for replica in config.shared.replicas]
+    wanted = [ports[f"SHARED_REPLICA_{number}_PORT"] for number in (1, 2, 3)]
+    assert replicas == list(zip(["10.0.0.7", "10.0.0.7", "::1"], wanted, strict=True))
+
+
+def test_what_was_observed_is_read_from_a_file(tmp_path: Path) -> None:
+    observed = Observed()
+    observed.take([["transaction", "", [], ["public.lone", "public.order"], "app", "", 3]], 0, 1.8e9)
+    (tmp_path / "seen.json").write_text(json.dumps(observed.to_document()))
+    found = survey(*ODD, Name("public", "lone"))
+    draft = write_draft(SHARED, "me", found, observed_by(str(tmp_path / "seen.json")))
+    assert Name("public", "lone") in draft.proposal.services[0].tables
+    assert "lone: written in the same transactions" in draft.text
+    with pytest.raises(ValueError, match="no observations"):
+        (tmp_path / "seen.json").write_text("{}")
+        observed_by(str(tmp_path / "seen.json"))

@@ -105,3 +105,30 @@ def test_tables_of_others_that_foreign_keys_name_are_external() -> None:
 def test_names_become_such_as_a_service_may_have() -> None:
     tables = (*names("x", schema="2024 Sales"), *names("y"))
     assert list(groups(survey(tables))) == ["service_2024_sales"]
+
+
+def together(*texts: str) -> tuple[frozenset[Name], ...]:
+    return tuple(frozenset(names(*text.split())) for text in texts)
+
+
+SHOP = names("order_items", "orders", "payment_runs", "payments", "ratings", "user_roles", "users")
+
+
+def test_what_one_transaction_writes_moves_together() -> None:
+    proposal = propose(survey(SHOP), together("orders payments", "ratings users", "gone orders"))
+    assert {one.name: [name.table for name in one.tables] for one in proposal.services} == {
+        "orders": ["order_items", "orders", "payment_runs", "payments"],
+        "users": ["ratings", "user_roles", "users"],
+    }
+    orders, _ = proposal.services
+    assert orders.why == (
+        "names that begin with order; payment_runs, payments: written in the same transactions"
+    )
+
+
+def test_a_table_written_with_those_of_many_services_is_context() -> None:
+    tables = (*names("audit_log"), *SHOP)
+    found = survey(tables)
+    everywhere = together("audit_log orders", "audit_log payments", "audit_log users")
+    assert propose(found, everywhere).services == propose(found).services
+    assert propose(found, everywhere).unowned == names("audit_log", "ratings")

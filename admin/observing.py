@@ -1,0 +1,106 @@
+"""Keeps what workers saw to touch tables of several owners, beside the state, and judges a service by it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from pgshunt.config.model import Control
+from pgshunt.migration.aside import Aside
+from pgshunt.migration.couplings import read_couplings
+from pgshunt.migration.observed import Observed
+from pgshunt.migration.readiness import Readiness, assess
+from pgshunt.migration.servers import Server
+from pgshunt.proxy.channel import Message
+from pgshunt.routing.table import Endpoint, Service
+
+SAVE_S: Final = 60.0
+"""What a crash may lose."""
+CLOSE_S_MAX: Final = 2.0
+READ_S_MAX: Final = 8.0
+
+
+class Observing:
+    """`path`: the file; one that cannot be read is put aside by the next save, `error` says why.
+
+    `take` gets the workers' deltas; `run` saves now and then, until cancelled; `close` does once more.
+    """
+
+    def __init__(self, path: Path, shared: Endpoint, control: Control) -> None:
+        self.error = ""
+        self._path = path
+        self._server = Server(shared, control, "readiness")
+        self._aside = Aside("observations")
+        self._observed = self._load()
+        self._is_ours = False
+        self._looked_s = time.monotonic()
+
+    @property
+    def observed(self) -> Observed:
+        """All of it up to now."""
+        now_s = time.monotonic()
+        self._observed.observed_s += now_s - self._looked_s
+        self._looked_s = now_s
+        return self._observed
+
+    def take(self, delta: Message) -> None:
+        if "crossings" in delta:
+            self._observed.take(delta["crossings"], delta["crossings_dropped"], time.time())
+
+    async def run(self) -> None:
+        self._is_ours = True  # the state beside it is locked; before, another pgshunt may write there
+        while True:
+            await asyncio.sleep(SAVE_S)
+            await self.save()
+
+    async def save(self) -> None:
+        """What cannot be written stays in memory, and `error` says why."""
+        self.observed.forget_old(time.time())
+        text = json.dumps(self.observed.to_document(), ensure_ascii=False)
+        try:
+            await self._aside.run(partial(_write, self._path, text))
+        except OSError as error:
+            self.error = f"{self._path}: {error.strerror}"
+        else:
+            self.error = ""
+
+    async def close(self) -> None:
+        if self._is_ours:
+            try:
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self.save()
+            except TimeoutError:
+                self.error = f"{self._path}: the disk does not answer"
+        self._aside.close()
+        await self._server.close()
+
+    async def assess(self, name: str, services: Sequence[Service], own_types: frozenset[str]) -> Readiness:
+        """Asks the shared database what ties the service's tables to others. Raises ServerError."""
+        tables = next(service.tables for service in services if service.name == name)
+        couplings = await self._server.run(partial(read_couplings, tables=tables), READ_S_MAX)
+        return assess(name, services, self.observed, couplings, own_types)
+
+    def _load(self) -> Observed:
+        try:
+            document: Any = json.loads(self._path.read_text(encoding="utf-8"))
+            return Observed.from_document(document)
+        except FileNotFoundError:
+            return Observed()
+        except (OSError, ValueError) as error:
+            self.error = f"{self._path} cannot be read, what it held begins anew: {error}"
+            return Observed()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all; for its owner only, as statements say much about those who send them."""
+    draft = path.with_suffix(".draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)

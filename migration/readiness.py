@@ -1,0 +1,334 @@
+"""Says what would break behind the switch of one service, and what to do about it. Pure.
+
+Two sources: what was seen to touch tables of several owners (`observed.py`), and what ties the tables
+together in the shared database itself (`couplings.py`). Behind the switch the service's tables are written in
+its own database only; of other tables that database has those in `external_refs`, and the shared database
+keeps copies of the service's tables for as long as the lane back runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pgshunt.migration.couplings import Couplings, Dependent, ForeignKey, Trigger
+from pgshunt.migration.observed import Caller, Fact, Observed
+from pgshunt.migration.preflight import check_table
+from pgshunt.routing.table import Service
+
+Remedy = Literal[
+    "move_together", "external_ref", "two_phase", "drop_foreign_key", "own_copy", "look", "alter"
+]
+
+NOBODY: Final = "nobody"
+"""In the place of a service: the tables in no service, which stay on the shared database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that breaks.
+
+    `what` is the shape of a statement, or an object's name; `others` the owners besides the service; `remedy`
+    says in a sentence what `remedies` say in words. `callers`: calls a minute of each, most first.
+    """
+
+    kind: str
+    what: str
+    tables: tuple[str, ...]
+    others: tuple[str, ...]
+    breaks: str
+    remedies: tuple[Remedy, ...]
+    remedy: str
+    calls_per_minute: float = 0.0
+    last_at: float | None = None
+    callers: tuple[tuple[Caller, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`findings` in the order of their traffic, what has none behind; `fine`: sentences."""
+
+    findings: tuple[Finding, ...]
+    fine: tuple[str, ...]
+
+
+def assess(
+    name: str,
+    services: Iterable[Service],
+    observed: Observed,
+    couplings: Couplings,
+    own_types: frozenset[str] = frozenset(),
+) -> Readiness:
+    """`own_types`: relations with columns of types that were made in the database."""
+    view = View(name, {service.name: service for service in services})
+    seen, covered = _seen(view, observed)
+    kept, keys_inside = _foreign_keys(view, couplings.foreign_keys)
+    objects = [
+        *kept,
+        *_dependents(view, couplings.dependents),
+        *_triggers(view, couplings.triggers),
+        *_sequences(view, couplings.sequences),
+        *_publications(view, couplings.publications),
+        *_tables(view, couplings, own_types),
+    ]
+    fine = []
+    if covered:
+        fine.append(f"external_refs cover {covered} of the statements over several services' tables")
+    if keys_inside:
+        keys = "1 foreign key stays" if keys_inside == 1 else f"{keys_inside} foreign keys stay"
+        fine.append(f"{keys} within the service")
+    sound = [table.name for table in couplings.tables.values() if not list(check_table(table))]
+    if sound:
+        fine.append(f"{len(sound)} of {len(view.service.tables)} tables can be replicated as they are")
+    seen.sort(key=lambda finding: -finding.calls_per_minute)
+    return Readiness((*seen, *objects), tuple(fine))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The owners of tables as one service sees them."""
+
+    name: str
+    services: Mapping[str, Service]
+
+    @property
+    def service(self) -> Service:
+        return self.services[self.name]
+
+    def owner(self, table: str) -> str:
+        return next((name for name, one in self.services.items() if table in one.tables), NOBODY)
+
+    def mine(self, tables: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(table for table in set(tables) if self.owner(table) == self.name))
+
+    def foreign(self, tables: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(table for table in set(tables) if self.owner(table) != self.name))
+
+    def others(self, tables: Iterable[str]) -> tuple[str, ...]:
+        """The owners of what is not this service's; nobody last."""
+        owners = {self.owner(table) for table in tables} - {self.name}
+        return tuple(sorted(owners, key=lambda owner: (owner == NOBODY, owner)))
+
+    def lacking(self, holder: str, tables: Iterable[str]) -> tuple[str, ...]:
+        """Those of the tables that the database of `holder` would not have."""
+        one = self.services[holder]
+        return tuple(sorted(set(tables) - {*one.tables, *one.external_refs}))
+
+
+# -- what was seen ----------------------------------------------------------------------------------------
+
+
+def _seen(view: View, observed: Observed) -> tuple[list[Finding], int]:
+    """What breaks, and how many facts `external_refs` take care of already."""
+    findings, covered = [], 0
+    for fact in observed:
+        if not view.mine(fact.tables) or not view.foreign(fact.tables):
+            continue
+        if (judged := _judge(view, fact)) is None:
+            covered += 1
+            continue
+        breaks, remedies, remedy = judged
+        callers = tuple((caller, observed.per_minute(calls)) for caller, calls in fact.ranked())
+        findings.append(
+            Finding(
+                kind=fact.kind,
+                what=fact.text,
+                tables=tuple(sorted(fact.tables)),
+                others=view.others(fact.tables),
+                breaks=breaks,
+                remedies=remedies,
+                remedy=remedy,
+                calls_per_minute=observed.per_minute(fact.calls),
+                last_at=fact.last_at,
+                callers=callers,
+            )
+        )
+    return findings, covered
+
+
+_Judged = tuple[str, tuple[Remedy, ...], str]
+
+
+def _judge(view: View, fact: Fact) -> _Judged | None:
+    """What breaks about a fact, and what to do; None: nothing."""
+    if view.mine(fact.writes) and view.foreign(fact.writes):
+        unit = "transaction" if fact.kind == "transaction" else "statement"
+        breaks = f"one {unit} would write to two databases: it is refused"
+        return breaks, *_written_together(view, fact.writes, unit)
+    if fact.writes and not view.mine(fact.writes):
+        return _read_by_others(view, fact, view.others(fact.writes)[0])
+    users = set(view.service.users)
+    if fact.writes or not users or any(user in users for user, _ in fact.callers):
+        lacking = view.lacking(view.name, fact.tables)
+        if not lacking:
+            return None
+        reads = "it reads" if fact.writes else "a read of"
+        return (
+            f"{reads} tables that its own database does not have: {_named(lacking)}",
+            ("external_ref",),
+            f"add external_refs: [{_named(lacking)}] to {view.name}",
+        )
+    return _read_by_others(view, fact, view.others(fact.tables)[0])
+
+
+def _written_together(view: View, writes: Iterable[str], unit: str) -> tuple[tuple[Remedy, ...], str]:
+    others = view.others(writes)
+    together = [f"move it together with {owner}" for owner in others if owner != NOBODY]
+    unowned = [table for table in view.foreign(writes) if view.owner(table) == NOBODY]
+    if unowned:
+        together.append(f"give {_named(unowned)} to {view.name}, if nobody else writes it")
+    apart = "two transactions" if unit == "transaction" else "a statement for each"
+    advice = f"{' and '.join(together)}; or make it {apart}, or use two-phase commit"
+    return ("move_together", "two_phase"), advice
+
+
+def _read_by_others(view: View, fact: Fact, reader: str) -> _Judged | None:
+    """Somebody else's statement, which runs where `reader` is at home."""
+    mine = view.mine(fact.tables)
+    if reader != NOBODY and not view.lacking(reader, mine):
+        return None
+    breaks = f"{reader if reader != NOBODY else 'the shared database'} reads {_named(mine)} from a copy only"
+    if reader == NOBODY:
+        return (
+            f"{breaks}, which is gone when the move is completed",
+            ("move_together", "own_copy"),
+            f"give {_named(view.foreign(fact.tables))} to {view.name}, or keep the copy of {_named(mine)}",
+        )
+    return (
+        f"{breaks}, which is gone when the move is completed",
+        ("external_ref", "move_together"),
+        f"add external_refs: [{_named(mine)}] to {reader}, or move it together with {reader}",
+    )
+
+
+# -- what stands in the database ---------------------------------------------------------------------------
+
+
+def _foreign_keys(view: View, keys: Iterable[ForeignKey]) -> tuple[list[Finding], int]:
+    """Those that leave or enter the service, and how many do neither."""
+    crossing: list[Finding] = []
+    inside = 0
+    for key in keys:
+        tables = (key.child, key.parent)
+        others = view.others(tables)
+        if not others:
+            inside += 1
+            continue
+        if view.mine((key.child,)):
+            has_copy = not view.lacking(view.name, (key.parent,))
+            where = "checks against a copy" if has_copy else f"cannot be made without {key.parent}"
+            breaks = (
+                f"{key.child} moves, {key.parent} stays: there the key {where}, and deletes do not cascade"
+            )
+            advice = f"drop it, or make it NOT VALID and check it in {view.name}"
+            if not has_copy:
+                advice += f"; external_refs: [{_named((key.parent,))}] to look rows up"
+        else:
+            breaks = (
+                f"{key.parent} moves, {key.child} stays: new rows are checked against a copy that may be late"
+            )
+            advice = f"ALTER TABLE {_named((key.child,))} DROP CONSTRAINT {key.name} before the switch"
+        if others[0] != NOBODY:
+            advice += f"; or move it together with {others[0]}"
+        crossing.append(
+            Finding(
+                "foreign_key",
+                f"{key.name}: {key.child} → {key.parent}",
+                tables,
+                others,
+                breaks,
+                ("drop_foreign_key", "move_together"),
+                advice,
+            )
+        )
+    return crossing, inside
+
+
+def _dependents(view: View, dependents: Iterable[Dependent]) -> Iterator[Finding]:
+    for each in dependents:
+        others = view.others(each.tables)
+        lacking = view.lacking(view.name, each.tables)
+        if others:
+            yield Finding(
+                each.kind.replace(" ", "_"),
+                each.name,
+                each.tables,
+                others,
+                f"it stands on tables of {', '.join((view.name, *others))}",
+                ("external_ref", "move_together"),
+                f"with external_refs: [{_named(lacking)}] it can stand in the service's own database"
+                if lacking
+                else "make it in the service's own database, which has all its tables",
+            )
+
+
+def _triggers(view: View, triggers: Iterable[Trigger]) -> Iterator[Finding]:
+    for trigger in triggers:
+        yield Finding(
+            "trigger",
+            f"{trigger.name} on {trigger.table}",
+            (trigger.table,),
+            (),
+            f"it runs {trigger.function} in the service's own database, with the tables that are there",
+            ("look",),
+            f"see which tables {trigger.function} names: those of others as for statements",
+        )
+
+
+def _sequences(view: View, sequences: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    for name, tables in sequences.items():
+        if others := view.others(tables):
+            yield Finding(
+                "sequence",
+                name,
+                tuple(tables),
+                others,
+                "two databases would count on their own and give the same number twice",
+                ("alter",),
+                f"give {_named(view.mine(tables))} a sequence of its own first",
+            )
+
+
+def _publications(view: View, publications: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    for name, tables in publications.items():
+        yield Finding(
+            "publication",
+            name,
+            tuple(tables),
+            (),
+            "its subscribers would see what the lane brings back, and nothing once the move is completed",
+            ("own_copy",),
+            f"publish {_named(tables)} from the service's own database, and subscribe there",
+        )
+
+
+def _tables(view: View, couplings: Couplings, own_types: frozenset[str]) -> Iterator[Finding]:
+    for name in sorted(set(view.service.tables) - set(couplings.tables)):
+        yield Finding(
+            "table",
+            name,
+            (name,),
+            (),
+            "the shared database does not have it",
+            ("alter",),
+            f"correct tables of {view.name}",
+        )
+    for name, table in couplings.tables.items():
+        for problem in check_table(table):
+            yield Finding("table", name, (name,), (), problem.message, ("alter",), problem.remedy)
+    for name in sorted(own_types & set(view.service.tables)):
+        yield Finding(
+            "type",
+            name,
+            (name,),
+            (),
+            "it has a column of a type made in the database: clients that remember its OID must look again",
+            ("look",),
+            "restart the service's clients behind the switch",
+        )
+
+
+def _named(tables: Iterable[str]) -> str:
+    """As the configuration names tables: without the schema where it is public."""
+    return ", ".join(table.removeprefix("public.") for table in tables)
