@@ -147,14 +147,16 @@ def summary(documents: Sequence[Mapping[str, Any]], workers_live: int, workers: 
 
 def readiness_document(service: Service, readiness: Readiness, observed: Observed) -> Document:
     """What would break behind a switch of the service, most calls first, and what is fine."""
-    found = len(readiness.findings)
+    looks = sum(finding.only_look for finding in readiness.findings)
+    found = len(readiness.findings) - looks
     calls = sum(finding.calls_per_minute for finding in readiness.findings)
     would = "nothing found that would break" if not found else f"{counted(found, 'thing')} would break"
     traffic = f", {calls:.1f} calls a minute among them" if calls else ""
+    look = f"; {looks} more to look at" if looks else ""
     return {
         "service": service.name,
         "stage": service.stage,
-        "sentence": f"{service.name}: {would} behind its switch{traffic}",
+        "sentence": f"{service.name}: {would} behind its switch{traffic}{look}",
         "observed_s": round(observed.observed_s, 1),
         "dropped_facts": observed.dropped_facts,
         "dropped_calls": observed.dropped_calls,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pgshunt.admin.words import duration
+from pgshunt.admin.words import duration, span
 
 Document = Mapping[str, Any]
 
@@ -91,7 +91,7 @@ def readiness(document: Document) -> str:
 def _looked(document: Document) -> str:
     dropped = document["dropped_facts"]
     rare = f"; {dropped} rarer ones let go, {document['dropped_calls']} calls" if dropped else ""
-    return f"observed for {duration(document['observed_s'])}{rare}"
+    return f"observed for {span(document['observed_s'])}{rare}"
 
 
 def _finding(number: int, finding: Document) -> Iterable[str]:

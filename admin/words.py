@@ -12,6 +12,16 @@ def duration(seconds: float) -> str:
     return f"{round(milliseconds, digits):g} ms"
 
 
+def span(seconds: float) -> str:
+    """How long something went on: `42 s`, `14 min`, `3 h 12 min`, `5 d 2 h`."""
+    minutes, hours, days = (int(seconds // unit) for unit in (60, 3600, 86_400))
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 service`, `2 services`; of a noun whose plural takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

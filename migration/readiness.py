@@ -31,6 +31,7 @@ class Finding:
 
     `what` is the shape of a statement, or an object's name; `others` the owners besides the service; `remedy`
     says in a sentence what `remedies` say in words. `callers`: calls a minute of each, most first.
+    `only_look`: nobody can tell from here whether it breaks.
     """
 
     kind: str
@@ -43,6 +44,10 @@ class Finding:
     calls_per_minute: float = 0.0
     last_at: float | None = None
     callers: tuple[tuple[Caller, float], ...] = ()
+
+    @property
+    def only_look(self) -> bool:
+        return self.remedies == ("look",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +220,17 @@ def _foreign_keys(view: View, keys: Iterable[ForeignKey]) -> tuple[list[Finding]
         if not others:
             inside += 1
             continue
+        child, parent = _named((key.child,)), _named((key.parent,))
         if view.mine((key.child,)):
             has_copy = not view.lacking(view.name, (key.parent,))
-            where = "checks against a copy" if has_copy else f"cannot be made without {key.parent}"
-            breaks = (
-                f"{key.child} moves, {key.parent} stays: there the key {where}, and deletes do not cascade"
-            )
-            advice = f"drop it, or make it NOT VALID and check it in {view.name}"
+            where = "it checks against a copy" if has_copy else f"it cannot be made without {parent}"
+            breaks = f"{child} moves, {parent} stays: {where}, and deletes of {parent} do not reach it"
+            advice = "drop it"
             if not has_copy:
-                advice += f"; external_refs: [{_named((key.parent,))}] to look rows up"
+                advice += f", and add external_refs: [{parent}] to look rows up"
         else:
-            breaks = (
-                f"{key.parent} moves, {key.child} stays: new rows are checked against a copy that may be late"
-            )
-            advice = f"ALTER TABLE {_named((key.child,))} DROP CONSTRAINT {key.name} before the switch"
+            breaks = f"{parent} moves, {child} stays: its rows are checked against a copy that may be late"
+            advice = f"ALTER TABLE {child} DROP CONSTRAINT {key.name} before the switch"
         if others[0] != NOBODY:
             advice += f"; or move it together with {others[0]}"
         crossing.append(

@@ -145,6 +145,6 @@ def test_the_command_tells_it_and_a_restart_forgets_nothing(
     with Serving(tmp_path, config) as serving:
         assert run(monkeypatch, "readiness", "orders", "-c", str(serving.path)) == Exit.OK
         told = capsys.readouterr().out
-        assert "orders: 9 things would break behind its switch" in told
+        assert "orders: 8 things would break behind its switch, 12.0 calls a minute" in told
         assert "callers:" in told and "(shop)" in told and "add external_refs: [users] to orders" in told
         assert run(monkeypatch, "readiness", "nobody", "-c", str(serving.path)) == Exit.USAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgshunt.admin.words import counted, duration
+from pgshunt.admin.words import counted, duration, span
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,21 @@ from pgshunt.admin.words import counted, duration
 )
 def test_durations_have_the_unit_that_fits_and_no_exponent(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.9, "60 s"),
+        (60.0, "1 min"),
+        (3599.0, "59 min"),
+        (11520.0, "3 h 12 min"),
+        (439_200.0, "5 d 2 h"),
+    ],
+)
+def test_spans_are_told_in_two_units_at_most(seconds: float, text: str) -> None:
+    assert span(seconds) == text
 
 
 def test_one_is_no_plural() -> None:

@@ -139,7 +139,7 @@ def test_foreign_keys_that_leave_or_enter_are_to_be_dropped() -> None:
     readiness = report(couplings=Couplings(ALL.tables, keys))
     out, covered, enters = readiness.findings
     assert "external_refs: [users]" in out.remedy and "together with users" in out.remedy
-    assert "checks against a copy" in covered.breaks and "external_refs" not in covered.remedy
+    assert "it checks against a copy" in covered.breaks and "external_refs" not in covered.remedy
     assert enters.remedy.startswith("ALTER TABLE users DROP CONSTRAINT enters before the switch")
     assert "1 foreign key stays within the service" in readiness.fine
 
