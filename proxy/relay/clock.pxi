@@ -53,6 +53,8 @@ cdef class Clock(Routes):
     cdef int watch_copies(self) except -1:
         """An endpoint that nobody reaches any more lets go of the reads that hang there."""
         cdef EndpointState state
+        if self.withheld is None:              # the relay is closed
+            return 0
         for state in self.endpoints:
             if self.withheld[state.index] != REASON_CANDIDATE_DOWN:
                 state.was_left = False
