@@ -33,6 +33,7 @@ TLS_PARAMETERS = {
     "sslrootcert": "ca_file",
     "sslcert": "certificate_file",
     "sslkey": "key_file",
+    "sslcrl": "crl_file",
     "channel_binding": "channel_binding",
 }
 

@@ -98,6 +98,8 @@ class Tls(Section):
     """PEM: the certificate's private key, without a passphrase."""
     ca_file: Path | None = None
     """PEM: the authorities that may have signed the other side's certificate."""
+    crl_file: Path | None = None
+    """PEM: the certificates that these authorities have revoked, a list by each of a chain's authorities."""
     minimum_version: Literal["1.2", "1.3"] = "1.2"
     """Oldest version of TLS that is spoken."""
 
@@ -118,10 +120,13 @@ class ServerTls(Tls):
 
     def faults(self) -> Iterator[Fault]:
         yield from super().faults()
-        for name in ("certificate_file", "ca_file"):
+        for name in ("certificate_file", "ca_file", "crl_file"):
             if self.mode in ("disable", "prefer") and getattr(self, name) is not None:
                 message = f"{self.mode} makes no use of {name}"
                 yield Fault(message, "write require, or a verify mode", ("mode", name))
+        if self.mode == "require" and self.crl_file is not None and self.ca_file is None:
+            message = "require verifies nothing without authorities, nor looks into crl_file"
+            yield Fault(message, "add ca_file, or write a verify mode", ("mode", "crl_file", "ca_file"))
 
 
 class ListenTls(Tls):
@@ -138,6 +143,8 @@ class ListenTls(Tls):
             yield Fault(f"{self.mode} needs a certificate", f"add {' and '.join(files)}", ("mode", *files))
         if self.mode.startswith("verify") and self.ca_file is None:
             yield Fault(f"{self.mode} has nothing to verify clients by", "add ca_file", ("mode", "ca_file"))
+        if self.crl_file is not None and self.ca_file is None:
+            yield Fault("has a crl_file and no authorities", "add ca_file", ("crl_file", "ca_file"))
 
     @property
     def is_required(self) -> bool:

@@ -73,7 +73,7 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
     return resolved, problems
 
 
-_TLS_FILES = ("certificate_file", "key_file", "ca_file")
+_TLS_FILES = ("certificate_file", "key_file", "ca_file", "crl_file")
 
 
 def _try(section: T, path: Path, make_context: Callable[[T], object]) -> list[Problem]:

@@ -59,6 +59,9 @@ def _context(protocol: int, tls: Tls) -> ssl.SSLContext:
         context.load_cert_chain(tls.certificate_file, tls.key_file, _no_passphrase)
     if tls.ca_file is not None:
         context.load_verify_locations(tls.ca_file)
+    if tls.crl_file is not None:
+        context.load_verify_locations(tls.crl_file)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN  # all of the chain, as PostgreSQL and libpq
     return context
 
 

@@ -55,6 +55,19 @@ class Authority:
         )
         return pair
 
+    def revoke(self, file: str, *pairs: Pair) -> Path:
+        """A list of revoked certificates in `file`.crl; the list is good for a day."""
+        now = datetime.datetime.now(datetime.UTC)
+        revoked = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        revoked = revoked.last_update(now - DAY).next_update(now + DAY)
+        for pair in pairs:
+            certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+            entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            revoked = revoked.add_revoked_certificate(entry.revocation_date(now - DAY).build())
+        listed = self._directory / f"{file}.crl"
+        listed.write_bytes(revoked.sign(self._key, hashes.SHA256()).public_bytes(PEM))
+        return listed
+
     def _sign(
         self,
         subject: x509.Name,

@@ -29,7 +29,8 @@ class RunningRelay:
     """One relay in front of `shared` and its `replicas`; with `copy`, `tables` of the service "svc" can be
     read there too. While `fresh`, all of them are said to hold whatever there is.
 
-    Use as a context manager. `port` is where clients connect. All of `events` and `deltas` are kept.
+    Use as a context manager. `port` is where clients connect; `shared_port` is that of something in front of
+    the shared server. All of `events` and `deltas` are kept.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class RunningRelay:
         config: dict[str, Any] | None = None,
         tls: ServerTls = PLAINTEXT,
         replicas: tuple[Database, ...] = (),
+        shared_port: int | None = None,
     ) -> None:
         self.tls = tls
+        self._shared_port = shared_port or shared.server.port
         self.shared, self.copy, self.replicas = shared, copy, replicas
         self.tables = tuple(f"public.{name}" for name in tables)
         self.events: list[dict[str, Any]] = []
@@ -138,7 +141,8 @@ class RunningRelay:
         def endpoint(name: str, database: Database, role: Role = "primary") -> Endpoint:
             server = database.server
             of = name.partition("/")[0]
-            return Endpoint(name, of, server.host, server.port, database.dbname, role, self.tls)
+            port = self._shared_port if database is self.shared else server.port
+            return Endpoint(name, of, server.host, port, database.dbname, role, self.tls)
 
         copies = () if self.copy is None else (endpoint("svc_db", self.copy),)
         replicas = (

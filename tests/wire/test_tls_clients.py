@@ -16,6 +16,7 @@ import pytest
 from support.certificates import Authority, Pair
 from support.fixtures import Database
 from support.relay import RunningRelay
+from support.tls import APPLICATION_DATA, Tunnel, trusting
 from support.wire import Frame, WireClient, kinds, sqlstate
 
 from pgshunt.demo.postgres import Server
@@ -23,7 +24,6 @@ from pgshunt.protocol import messages
 from pgshunt.protocol.errors import read_error
 
 LOGIN_MS = 400
-APPLICATION_DATA = 23
 ALERT = bytes([21])
 OVERHEAD_BYTES_MAX = 256  # of a record, RFC 8446, section 5.2
 
@@ -65,13 +65,6 @@ def nobody_is_left(relay: RunningRelay) -> Iterator[None]:
     with psycopg.connect(relay.dsn(), sslmode="require") as client:
         assert client.execute("SELECT 1").fetchone() == (1,)
     relay.wait_for(lambda: relay.call(lambda it: it.clients) == 0, "the last client is gone")
-
-
-def trusting(authority: Authority, *alpn: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=authority.file)
-    if alpn:
-        context.set_alpn_protocols(alpn)
-    return context
 
 
 def encrypted(relay: RunningRelay, authority: Authority) -> ssl.SSLSocket:
@@ -146,6 +139,17 @@ def test_a_client_with_a_certificate_gets_in(
             assert client.execute("SELECT 1").fetchone() == (1,)
         with pytest.raises(psycopg.OperationalError, match="unknown ca"):
             psycopg.connect(f"{where} sslcert={strange.certificate} sslkey={strange.key}").close()
+
+
+def test_a_revoked_certificate_is_refused(shared: Database, authority: Authority, pair: Pair) -> None:
+    good, bad = authority.issue("good", "somebody"), authority.issue("bad", "somebody")
+    files = {"ca_file": str(authority.file), "crl_file": str(authority.revoke("clients", bad))}
+    with RunningRelay(shared, config={"listen": listening(pair, "verify-full", **files)}) as relay:
+        where = f"{relay.dsn()} sslmode=require"
+        with psycopg.connect(f"{where} sslcert={good.certificate} sslkey={good.key}") as client:
+            assert client.execute("SELECT 1").fetchone() == (1,)
+        with pytest.raises(psycopg.OperationalError, match="certificate revoked"):
+            psycopg.connect(f"{where} sslcert={bad.certificate} sslkey={bad.key}").close()
 
 
 def test_a_refusal_names_the_way_in(relay: RunningRelay, shared: Database, pair: Pair) -> None:
@@ -296,63 +300,13 @@ def test_only_tls_1_2_and_newer(relay: RunningRelay, authority: Authority) -> No
 # --- the stream -------------------------------------------------------------------------------------------
 
 
-class Tunnel:
-    """A client's end whose records a test sends as it likes, and looks at as they come."""
+def tunnel_to(relay: RunningRelay, authority: Authority) -> Tunnel:
+    return Tunnel(relay.connect(), authority)
 
-    def __init__(self, relay: RunningRelay, authority: Authority) -> None:
-        self.socket = relay.connect()
-        self.arriving, self.leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = trusting(authority, "postgresql")
-        self.end = context.wrap_bio(self.arriving, self.leaving, server_hostname="localhost")
-        self.records: list[int] = []
-        self._received = b""
-        while True:
-            try:
-                self.end.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self.socket.sendall(self.leaving.read())
-                self.arriving.write(self.socket.recv(65_536))
-        self.socket.sendall(self.leaving.read())
 
-    def __enter__(self) -> Tunnel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def sealed(self, data: bytes) -> bytes:
-        self.end.write(data)
-        return self.leaving.read()
-
-    def sendall(self, data: bytes) -> None:
-        self.socket.sendall(self.sealed(data))
-
-    def recv(self, size: int) -> bytes:
-        while True:
-            try:
-                return self.end.read(size)
-            except ssl.SSLWantReadError:
-                data = self.socket.recv(65_536)
-                if not data:
-                    raise EOFError("closed without close_notify") from None
-                self._note(data)
-                self.arriving.write(data)
-
-    def _note(self, data: bytes) -> None:
-        """Keeps the lengths of the records of application data."""
-        self._received += data
-        while len(self._received) >= 5:
-            kind, length = self._received[0], int.from_bytes(self._received[3:5])
-            if len(self._received) < 5 + length:
-                return
-            if kind == APPLICATION_DATA:
-                self.records.append(length)
-            self._received = self._received[5 + length :]
-
-    def log_in(self, relay: RunningRelay) -> WireClient:
-        client = WireClient(self)  # type: ignore[arg-type]
-        return client.log_in(relay.shared.server.user, relay.shared.dbname)
+def logged_in_by(tunnel: Tunnel, relay: RunningRelay) -> WireClient:
+    client = WireClient(tunnel)  # type: ignore[arg-type]
+    return client.log_in(relay.shared.server.user, relay.shared.dbname)
 
 
 def waits_for(relay: RunningRelay, event: str) -> bool:
@@ -370,8 +324,8 @@ def rows(frames: list[Frame]) -> list[bytes]:
 
 
 def test_byte_by_byte(relay: RunningRelay, authority: Authority) -> None:
-    with Tunnel(relay, authority) as tunnel:
-        client = tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        client = logged_in_by(tunnel, relay)
         for byte in tunnel.sealed(messages.query(b"SELECT 'by' || 'te'")):
             tunnel.socket.sendall(bytes([byte]))
         assert rows(client.until_ready()) == [b"byte"]
@@ -379,8 +333,8 @@ def test_byte_by_byte(relay: RunningRelay, authority: Authority) -> None:
 
 def test_many_records_in_one_packet_do_not_stall(relay: RunningRelay, authority: Authority) -> None:
     """Nothing may wait decrypted, or half decrypted, for an event that does not come."""
-    with Tunnel(relay, authority) as tunnel:
-        client = tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        client = logged_in_by(tunnel, relay)
         packet = b"".join(tunnel.sealed(messages.query(b"SELECT %d" % n)) for n in range(300))
         tunnel.socket.sendall(packet[:-1])
         answers = [rows(client.until_ready()) for _ in range(299)]
@@ -390,15 +344,15 @@ def test_many_records_in_one_packet_do_not_stall(relay: RunningRelay, authority:
 
 
 def test_a_statement_longer_than_all_buffers(relay: RunningRelay, authority: Authority) -> None:
-    with Tunnel(relay, authority) as tunnel:
-        client = tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        client = logged_in_by(tunnel, relay)
         tunnel.sendall(messages.query(b"SELECT length('" + b"x" * 5_000_000 + b"')"))
         assert rows(client.until_ready()) == [b"5000000"]
 
 
 def test_records_are_no_longer_than_postgresqls(relay: RunningRelay, authority: Authority) -> None:
-    with Tunnel(relay, authority) as tunnel:
-        client = tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        client = logged_in_by(tunnel, relay)
         frames = client.query("SELECT repeat('x', 100000) FROM generate_series(1, 20)")
         assert [len(row) for row in rows(frames)] == [100_000] * 20
         assert 8192 < max(tunnel.records) <= 8192 + OVERHEAD_BYTES_MAX
@@ -406,8 +360,8 @@ def test_records_are_no_longer_than_postgresqls(relay: RunningRelay, authority: 
 
 def test_a_slow_reader_gets_everything(relay: RunningRelay, authority: Authority) -> None:
     """The server waits for the client: what it has not taken is not hoarded, and not lost."""
-    with Tunnel(relay, authority) as tunnel:
-        client = tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        client = logged_in_by(tunnel, relay)
         client.send(messages.query(b"SELECT repeat(i::text, 1000) FROM generate_series(1, 20000) i"))
         relay.wait_for(lambda: waits_for(relay, "ClientWrite"), "the server waits")
         received = rows(client.until_ready())
@@ -427,20 +381,18 @@ def test_copy_both_ways(relay: RunningRelay, authority: Authority) -> None:
 
 
 def test_the_proxy_ends_with_close_notify(relay: RunningRelay, authority: Authority) -> None:
-    with Tunnel(relay, authority) as tunnel:
-        tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        logged_in_by(tunnel, relay)
         tunnel.sendall(messages.terminate())
         assert tunnel.recv(1) == b""  # and not EOFError
 
 
 def test_a_client_that_ends_with_close_notify_only(relay: RunningRelay, authority: Authority) -> None:
     """Its last statement is carried out and answered, as when a client in plaintext shuts down its side."""
-    with Tunnel(relay, authority) as tunnel:
-        client = tunnel.log_in(relay)
+    with tunnel_to(relay, authority) as tunnel:
+        client = logged_in_by(tunnel, relay)
         last = tunnel.sealed(messages.query(b"SELECT 'last'"))
-        with pytest.raises(ssl.SSLWantReadError):
-            tunnel.end.unwrap()
-        tunnel.socket.sendall(last + tunnel.leaving.read())
+        tunnel.socket.sendall(last + tunnel.goodbye())
         assert tunnel.socket.recv(
             65_536
         )  # the answer; OpenSSL reads no more itself after its own close_notify

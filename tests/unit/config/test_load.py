@@ -238,6 +238,10 @@ def test_nothing_but_dump_revealed_shows_a_secret(minimal: str, examined: Examin
             "listen.tls: verify-full has nothing to verify clients by; add ca_file",
         ),
         (
+            "{mode: require, certificate_file: own.crt, key_file: own.key, crl_file: own.crt}",
+            "listen.tls: has a crl_file and no authorities; add ca_file",
+        ),
+        (
             "{mode: require, certificate_file: own.crt, key_file: none.key}",
             "listen.tls.key_file: {folder}/none.key: No such file or directory;"
             " name a file that pgshunt's user can read",
@@ -277,6 +281,8 @@ def test_a_mode_that_makes_no_use_of_files_refuses_them(minimal: str, problems: 
     unused, unread = problems(text)
     assert "prefer makes no use of ca_file; write require, or a verify mode" in unused
     assert "some.crt: No such file or directory" in unread
+    unused, *_ = problems(minimal.replace("shared: {", "shared: {tls: {mode: require, crl_file: some.crl}, "))
+    assert "require verifies nothing without authorities, nor looks into crl_file" in unused
 
 
 # --- users and their proofs ---------------------------------------------------------------------------------
