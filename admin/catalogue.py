@@ -1,8 +1,9 @@
 """Keeps the workers' catalogue as the shared database has it.
 
 Until it could be read the catalogue is empty: then every statement goes to its owner and nothing is split,
-which is right, if slow. A table created later is known here within seconds. In between it asks every second
-whether the shared database answers: whoever is on duty should hear of it from here, not from the services.
+which is right, if slow. What is created later is known here within seconds, and at once when it was created
+through a worker, which counts such transactions on the board. In between it asks every second whether the
+shared database answers: whoever is on duty should hear of it from here, not from the services.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ READ_EVERY_S = 10.0
 ASK_EVERY_S = 1.0
 READ_S_MAX = 30.0
 ANSWER_S_MAX = 3.0
+LOOK_EVERY_S = 0.1
+"""How often it is looked whether something was defined."""
+SHARE_MAX = 0.1
+"""Of the time, that is spent on reading after definitions, however many there are."""
 
 Report = Callable[[str, Mapping[str, Any]], object]
 """report(kind, detail): something for the event log."""
 
 
 class CatalogueKeeper:
-    """`on_change(catalogue)` is awaited for each new version; `error` says why the shared database cannot be
-    used, empty if it can."""
+    """`on_change(catalogue)` is awaited for each new version, and when what it covers is all that is new;
+    `error` says why the shared database cannot be used, empty if it can."""
 
     def __init__(
         self,
@@ -40,9 +45,10 @@ class CatalogueKeeper:
         control: Control,
         on_change: Callable[[Catalogue], Awaitable[None]],
         report: Report,
+        definitions: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
         """`report` hears when the shared database cannot be used any more, or for another reason, and when it
-        can again."""
+        can again. `definitions()` counts the transactions with DDL that each worker has seen end."""
         self.catalogue = Catalogue()
         self.error = "not read yet"
         self._sqlstate = ""
@@ -50,29 +56,50 @@ class CatalogueKeeper:
         self._server = Server(shared, control, "catalogue")
         self._on_change = on_change
         self._report = report
+        self._definitions = definitions
+        self._took_s = 0.0
 
     async def read(self, timeout_s: float = READ_S_MAX) -> bool:
-        """Reads once; True when the catalogue differs from what it was. A failure is kept in `error`."""
-        version = self.catalogue.version + 1
-        found = await self._asked(partial(read_catalogue, version=version), timeout_s)
+        """Reads once; True when the catalogue differs from what it was. A failure is kept in `error`.
+
+        Only what it is about counts for its version; that later definitions are in it as well does not.
+        """
+        began_s = time.monotonic()
+        known = self.catalogue
+        found = await self._asked(
+            partial(
+                read_catalogue, version=known.version + 1, before=known.code, definitions=self._definitions()
+            ),
+            timeout_s,
+        )
+        self._took_s = time.monotonic() - began_s
         if found is None:
             return False
-        if replace(found, version=self.catalogue.version) == self.catalogue:
-            return False
+        if replace(found, version=known.version, definitions=known.definitions) == known:
+            found = replace(found, version=known.version)
         self.catalogue = found
-        return True
+        return found != known
 
     async def run(self) -> None:
         """Reads and asks again and again until cancelled."""
-        read_s = time.monotonic()
+        read_s = asked_s = time.monotonic()
         while True:
-            await asyncio.sleep(ASK_EVERY_S)
-            if not self.error and time.monotonic() - read_s < READ_EVERY_S:
+            await asyncio.sleep(LOOK_EVERY_S)
+            now_s = time.monotonic()
+            if self._is_due(now_s - read_s):
+                if await self.read():
+                    await self._on_change(self.catalogue)
+                read_s = asked_s = time.monotonic()
+            elif now_s - asked_s >= ASK_EVERY_S:
                 await self._asked(lambda link: link.rows("SELECT 1"), ANSWER_S_MAX)
-                continue
-            read_s = time.monotonic()
-            if await self.read():
-                await self._on_change(self.catalogue)
+                asked_s = time.monotonic()
+
+    def _is_due(self, since_s: float) -> bool:
+        """Whether to read again, so long after the last time."""
+        if self.error:
+            return since_s >= ASK_EVERY_S
+        has_news = self._definitions() != self.catalogue.definitions
+        return since_s >= (self._took_s * (1 / SHARE_MAX - 1) if has_news else READ_EVERY_S)
 
     async def _asked(self, work: Callable[[Link], Result], timeout_s: float) -> Result | None:
         """What `work` returns; None if the shared database cannot be used, which is told once."""

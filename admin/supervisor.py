@@ -90,7 +90,9 @@ class Supervisor:
         except StoreError as error:
             raise StartFailed(str(error)) from error
         self.metrics = Metrics(table)
-        self.catalogue = CatalogueKeeper(self._shared, config.control, self._catalogue_changed, self._report)
+        self.catalogue = CatalogueKeeper(
+            self._shared, config.control, self._catalogue_changed, self._report, self._definitions
+        )
         self.watch = Watch(
             self.guard, clock=time.monotonic, on_trip=self._tripped, has_only_link=self._has_only_link
         )
@@ -358,8 +360,13 @@ class Supervisor:
         self.guard.forget_worker(worker)
 
     async def _catalogue_changed(self, catalogue: Catalogue) -> None:
+        is_news = catalogue.version != self.fleet.catalogue.version
         await self.fleet.publish(self.controller.table, catalogue)
-        self.events.add("catalogue_read", relations=len(catalogue.relations), version=catalogue.version)
+        if is_news:
+            self.events.add("catalogue_read", relations=len(catalogue.relations), version=catalogue.version)
+
+    def _definitions(self) -> tuple[int, ...]:
+        return tuple(self.fleet.board.definitions)
 
     # -- small things -------------------------------------------------------------------------------------
 

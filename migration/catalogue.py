@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from pgshunt.migration.code import read_code
 from pgshunt.migration.servers import Link
 from pgshunt.migration.sql import literals
+from pgshunt.routing.effects import NO_CODE, Code
+from pgshunt.routing.names import qualified
 from pgshunt.routing.table import Catalogue
 
 DEFAULT_SEARCH_PATH: Final = '"$user", public'
 
 # pg_toast holds nothing a statement can name; the temporary schemas belong to other sessions.
 _RELATIONS: Final = r"""
-SELECT n.nspname || '.' || c.relname, c.relkind::text
+SELECT n.nspname::text, c.relname::text, c.relkind::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
@@ -128,12 +131,18 @@ class Table:
                 return identity == "f"
 
 
-def read_catalogue(link: Link, version: int) -> Catalogue:
-    """The catalogue of the shared database, numbered `version`. Raises ServerError."""
+def read_catalogue(
+    link: Link, version: int, before: Code = NO_CODE, definitions: tuple[int, ...] = ()
+) -> Catalogue:
+    """The catalogue of the shared database, numbered `version`. Raises ServerError.
+
+    `before` is its code as it was read last. `definitions` is what the catalogue says of itself.
+    """
     with link.transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-        return Catalogue(
+        relations = {qualified(schema, name): kind for schema, name, kind in link.rows(_RELATIONS)}
+        catalogue = Catalogue(
             version=version,
-            relations=MappingProxyType(dict(link.rows(_RELATIONS))),
+            relations=MappingProxyType(relations),
             safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
             search_path=link.value(_SEARCH_PATH)
             or link.value(
@@ -143,7 +152,9 @@ def read_catalogue(link: Link, version: int) -> Catalogue:
             or DEFAULT_SEARCH_PATH,
             types=frozenset(name for (name,) in link.rows(_TYPES)),
             own_types=frozenset(name for (name,) in link.rows(_OWN_TYPES)),
+            definitions=definitions,
         )
+        return replace(catalogue, code=read_code(link, catalogue, before))
 
 
 def read_tables(link: Link, names: Sequence[str]) -> dict[str, Table]:

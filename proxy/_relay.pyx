@@ -7,6 +7,7 @@ This file is the table of contents; each part stands in a file of its own under 
 import os
 from asyncio import wait
 from collections import deque
+from dataclasses import replace
 from hmac import compare_digest
 from logging import getLogger
 from ssl import SSLError, SSLWantReadError
@@ -47,6 +48,7 @@ from pgshunt.proxy.signals import in_parameters, in_text
 from pgshunt.routing.classify import classify
 from pgshunt.routing.crossing import crosses, writer
 from pgshunt.routing.decide import decide
+from pgshunt.routing.effects import NO_CODE
 from pgshunt.routing.explain import Freshness, Taken, explain_shape
 from pgshunt.routing.reason import REASON_CODES, Reason
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown

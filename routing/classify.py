@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import reduce
 from typing import Final
 
 from pgshunt.routing._shapes import strip_bytes
+from pgshunt.routing.bodies import Reader
+from pgshunt.routing.definitions import made
+from pgshunt.routing.effects import added
+from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import Unreadable, parse, pg
 from pgshunt.routing.shape import Kind, Shape, unknown
 from pgshunt.routing.statements import examine
@@ -30,7 +35,11 @@ def classify_bytes(sql: bytes, search_path: tuple[str, ...], catalogue: Catalogu
         return unknown(unreadable.reason, literal_sensitive=not unreadable.every_literal)
     key = strip_bytes(sql)
     temporary = b"pg_temp" in (sql if key is None else key).lower()
-    shapes = [_statement(statement.stmt, search_path, catalogue, temporary) for statement in tree.stmts]
+    shapes = []
+    for statement in tree.stmts:
+        shapes.append(_statement(statement.stmt, search_path, catalogue, temporary))
+        if shapes[-1].makes is not None:
+            catalogue = catalogue.learned(shapes[-1].makes)
     if not shapes:
         return Shape(Kind.EMPTY, statements=0)
     return shapes[0] if len(shapes) == 1 else _unit(shapes)
@@ -47,7 +56,10 @@ def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue
     examine(found, node)
     if found.kind is Kind.WRITE and temporary:
         found.pins.add("temp_table")
-    return found.shape()
+    if node.HasField("do_stmt"):
+        return followed(found, Reader(catalogue).block(node.do_stmt))
+    shape = followed(found)
+    return replace(shape, makes=made(found, node)) if found.is_definition else shape
 
 
 # A text of several statements
@@ -65,6 +77,7 @@ def _unit(shapes: list[Shape]) -> Shape:
     # Behind some settings the names may mean other tables than they do now, or the text other statements.
     unclear = any(shape.renames for shape in shapes) and any(shape.tables for shape in shapes)
     obscured = any(shape.obscures for shape in shapes)
+    makes = [shape.makes for shape in shapes if shape.makes is not None]
     return Shape(
         kind=Kind.UNKNOWN if unclear or obscured else kind,
         reads=frozenset() if unclear else _union(shape.reads for shape in shapes),
@@ -87,6 +100,9 @@ def _unit(shapes: list[Shape]) -> Shape:
         obscures=obscured,
         signals=any(shape.signals for shape in shapes),
         defines=any(shape.defines for shape in shapes),
+        strange=any(shape.strange for shape in shapes),
+        runs=_union(shape.runs for shape in shapes),
+        makes=reduce(added, makes) if makes else None,
         statements=len(shapes),
         reason="search_path" if unclear else "transaction_block" if controls else reason,
     )

@@ -90,10 +90,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One explained route. `choice` names endpoints with their share of the calls in percent."""
+    """One explained route. `runs` are the functions that it calls, or views and triggers for it. `choice`
+    names endpoints with their share of the calls in percent.
+    """
 
     kind: str
     traits: tuple[str, ...]
+    runs: tuple[str, ...]
     tables: tuple[TableAt, ...]
     service: str
     candidates: tuple[Candidate, ...]
@@ -110,6 +113,8 @@ class Explanation:
         """The explanation as (what, text)."""
         traits = f" ({', '.join(self.traits)})" if self.traits else ""
         yield "shape", f"{self.kind}{traits}"
+        if self.runs:
+            yield "runs", ", ".join(self.runs)
         for table in self.tables:
             yield table.access, table.sentence
         for candidate in self.candidates:
@@ -159,6 +164,7 @@ def explain_shape(
     return Explanation(
         kind=shape.kind.name.lower(),
         traits=_traits(shape),
+        runs=tuple(sorted(shape.runs)),
         tables=tuple(
             _table_at(name, shape, table, placement, catalogue, made) for name in sorted(shape.tables)
         ),
@@ -180,6 +186,7 @@ def _traits(shape: Shape) -> tuple[str, ...]:
         f"sets: {', '.join(sorted(shape.touches | shape.resets))}": shape.touches or shape.resets,
         f"tied to the server: {shape.local}": shape.local,
         "literals matter": shape.literal_sensitive,
+        "calls a function that the catalogue does not know": shape.strange,
         "read only": shape.read_only,
         f"{shape.statements} statements": shape.statements > 1,
         shape.reason: shape.reason not in ("", "locks", *shape.pins, shape.local),

@@ -2,7 +2,8 @@
 
 A call is harmless only if the catalogue lists the name as safe (every overload in pg_catalog immutable or
 stable). The functions named here do something a proxy must know beyond that: they keep session state, tell
-the time, speak of the server they run on, or send signals to its processes.
+the time, speak of the server they run on, or send signals to its processes. What a function outside
+pg_catalog does is in the catalogue's Code.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Effect:
 
 SAFE: Final = Effect()
 VOLATILE: Final = Effect(volatile=True)
+OWN: Final = Effect()
+"""Of a function that is not PostgreSQL's own."""
 TIME: Final = Effect(time_dependent=True)
 SERVER_STATE: Final = Effect(local="server_state")
 READS_BY_NAME: Final = Effect(local="reads_by_name", literal_sensitive=True)
@@ -56,6 +59,11 @@ EFFECTS: Final[dict[str, Effect]] = {
     ),
     "pg_backend_pid": Effect(local="backend_pid"),
     **dict.fromkeys(("pg_cancel_backend", "pg_terminate_backend"), SIGNAL),
+    # They run the text they are given.
+    **dict.fromkeys(
+        ("query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"),
+        Effect(volatile=True, pins="function"),
+    ),
     "pg_prepared_statement": Effect(volatile=True, pins="prepared_statements"),
     **dict.fromkeys(
         ("pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"),
@@ -99,15 +107,15 @@ SERVER_STATE_PREFIXES: Final = ("pg_", "inet_", "txid_", "has_", "to_reg", "acl"
 READING_MARKS: Final = ("_to_xml", "ts_stat", "ts_rewrite")
 
 
-def effect_of(schema: str, name: str, safe_functions: frozenset[str]) -> Effect:
-    """What a call of this function does. A function outside pg_catalog may do anything."""
+def effect_of(schema: str, name: str, safe: frozenset[str], system: frozenset[str]) -> Effect:
+    """What a call of this function does, as far as it is one of pg_catalog's; OWN if it is none."""
     if schema not in ("", "pg_catalog"):
-        return VOLATILE
+        return OWN
     known = EFFECTS.get(name)
     if known is not None:
         return known
-    if name not in safe_functions:
-        return VOLATILE
+    if name not in safe:
+        return VOLATILE if name in system or schema else OWN
     if any(mark in name for mark in READING_MARKS):
         return READS_BY_NAME
     if name in SERVER_STATE_NAMES or name.startswith(SERVER_STATE_PREFIXES):

@@ -13,10 +13,17 @@ from typing import Final
 SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 
 _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",.]+))\s*')
+_LAST_QUOTED: Final = re.compile(r'(?:^|\.)"((?:[^"]|"")*)"$')
 
 
 def qualified(schema: str, name: str) -> str:
-    return f"{_quoted(schema)}.{_quoted(name)}"
+    return f"{quoted(schema)}.{quoted(name)}"
+
+
+def last_part(full: str) -> str:
+    """The name alone of what `qualified` or `resolve` has written."""
+    quoted = _LAST_QUOTED.search(full)
+    return full.rpartition(".")[2] if quoted is None else quoted[1].replace('""', '"')
 
 
 def resolve(schema: str, name: str, search_path: Iterable[str], relations: Mapping[str, str]) -> str:
@@ -33,7 +40,7 @@ def resolve(schema: str, name: str, search_path: Iterable[str], relations: Mappi
         if full in relations:
             return full
     # pg_catalog is searched before the path; of its names only the reserved prefix is known here.
-    return qualified("pg_catalog", name) if name.startswith("pg_") else _quoted(name)
+    return qualified("pg_catalog", name) if name.startswith("pg_") else quoted(name)
 
 
 def as_user(user: str, search_path: Iterable[str]) -> tuple[str, ...]:
@@ -87,7 +94,8 @@ def _split(text: str, separator: str) -> list[str] | None:
         at += 1
 
 
-def _quoted(part: str) -> str:
+def quoted(part: str) -> str:
+    """One part of a full name."""
     if "." in part or '"' in part:
         doubled = part.replace('"', '""')
         return f'"{doubled}"'

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
+
+from pgshunt.routing.effects import Code
 
 # What DEALLOCATE ALL names: no name in SQL is empty.
 ALL_STATEMENTS: Final = ""
@@ -44,8 +46,10 @@ class Shape:
     said. `deallocates` is the name of the prepared statement that is dropped, ALL_STATEMENTS for all of
     them; `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what
     PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names. `defines` is DDL that
-    others may notice: what was parsed before may mean something else behind it. `reason` says in a word what
-    made it so, "" for a plain statement.
+    others may notice: what was parsed before may mean something else behind it; `makes` is what such a
+    statement adds to the code of the database. `strange` means that it calls a function nobody knows (yet);
+    `runs` are the functions of the database's own that it may make run. `reason` says in a word what made it
+    so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -81,6 +85,9 @@ class Shape:
     defines: bool = False
     statements: int = 1
     ordered: bool = False
+    strange: bool = False
+    runs: frozenset[str] = field(default=frozenset(), compare=False)
+    makes: Code | None = field(default=None, compare=False)
     reason: str = ""
 
     @property
@@ -97,8 +104,8 @@ class Shape:
 
     @property
     def unreadable(self) -> bool:
-        """Whether nobody knows what it does to its session either."""
-        return self.kind is Kind.UNKNOWN and not self.stateful
+        """Whether nobody knows what it does to its session, either."""
+        return self.strange or (self.kind is Kind.UNKNOWN and not self.stateful)
 
     @property
     def writing(self) -> bool:

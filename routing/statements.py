@@ -5,10 +5,11 @@ A statement without a row is a definition or a utility: a write of every table i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from pgshunt.routing.effects import DEFINE, INSERT, READ, TRUNCATE
+from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import resolve
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind
@@ -34,6 +35,8 @@ def _definition(found: Findings, node: Any) -> None:
     found.walk(node)
     found.writes |= found.reads
     found.reads.clear()
+    found.events = {(table, DEFINE) for table in found.writes}
+    found.is_definition = True
     found.write("definition")
 
 
@@ -62,7 +65,15 @@ RELATIONS: Final = frozenset(
 PARTS_OF_RELATIONS: Final = frozenset({pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY})
 
 
+def _runs_later(found: Findings, node: Any) -> None:
+    """What is called in it is called later, by others."""
+    _definition(found, node)
+    found.calls.clear()
+    found.volatile = False
+
+
 def _drop(found: Findings, node: pg.DropStmt) -> None:
+    found.is_definition = True
     found.write("definition")
     found.releases.add("temp_table")
     for item in node.objects:
@@ -77,12 +88,15 @@ def _drop(found: Findings, node: pg.DropStmt) -> None:
 
 def _lock(found: Findings, node: pg.LockStmt) -> None:
     _definition(found, node)
+    found.is_definition = False
     found.locks = True
     found.reason = "locks"
 
 
 def _truncate(found: Findings, node: pg.TruncateStmt) -> None:
     _definition(found, node)
+    found.is_definition = False
+    found.events = {(table, TRUNCATE) for table in found.writes}
     found.reason = ""
 
 
@@ -94,7 +108,7 @@ def _copy(found: Findings, node: pg.CopyStmt) -> None:
         examine(found, node.query)
     found.walk(node.where_clause)
     if node.HasField("relation"):
-        (found.writes if node.is_from else found.reads).add(found.relation(node.relation))
+        found.uses(found.relation(node.relation), INSERT if node.is_from else READ)
     found.local = found.local or "copy"
     if node.filename or node.is_program:
         found.write("server_file")
@@ -115,6 +129,7 @@ def _explain(found: Findings, node: pg.ExplainStmt) -> None:
     found.writes.clear()
     found.locks = False
     found.pins.clear()
+    found.events = {(table, READ) for table in found.reads}
     if not found.volatile:
         found.kind = Kind.READ
         found.reason = "explain"
@@ -148,22 +163,10 @@ def _call_procedure(found: Findings, node: pg.CallStmt) -> None:
     found.walk(node.funccall)
 
 
-# Words of a code block that may leave state behind its transaction; SET only where a statement begins, for
-# UPDATE has one as well. EXECUTE may run anything.
-LEAVES_STATE: Final = re.compile(
-    r"\b(set_config|setseed|listen|load|execute|prepare|discard|temp|temporary|pg_temp|pg_(try_)?advisory_lock\w*)\b"
-    r"|(^|;|\*/|\b(begin|then|else|loop))\s*(set|reset)\b",
-    re.IGNORECASE,
-)
-
-
 def _do(found: Findings, node: pg.DoStmt) -> None:
     found.volatile = True
     found.literal_sensitive = True
     found.write("code_block")
-    for option in node.args:
-        if option.def_elem.defname == "as" and LEAVES_STATE.search(option.def_elem.arg.string.sval):
-            found.pins.add("code_block")
 
 
 TRANSACTION: Final = {
@@ -289,7 +292,7 @@ def _prepare(found: Findings, node: pg.PrepareStmt) -> None:
     inner = Findings(found.search_path, found.catalogue)
     examine(inner, node.query)
     found.prepares.add(node.name)
-    found.prepared = inner.shape()
+    found.prepared = followed(inner)
     found.literal_sensitive = inner.literal_sensitive
     _session(found, "prepare")
 
@@ -356,5 +359,8 @@ STATEMENTS: Final[dict[type, Callable[[Findings, Any], None]]] = {
     pg.DoStmt: _do,
     pg.CreateStmt: _create_table,
     pg.CreateTableAsStmt: _create_table_as,
+    pg.CreateFunctionStmt: _runs_later,
+    pg.ViewStmt: _runs_later,
+    pg.RuleStmt: _runs_later,
     pg.DropStmt: _drop,
 }

@@ -8,11 +8,12 @@ change of any of them is a new epoch; nothing is edited in place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pgshunt.config.model import ServerTls
+from pgshunt.routing.effects import NO_CODE, Code, added
 
 Role = Literal["primary", "replica"]
 Stage = Literal["shared", "syncing", "shadowing", "reading"]
@@ -149,6 +150,9 @@ class Catalogue:
     in pg_catalog is immutable or stable: a call of anything else may write. `search_path` is the database's
     default, as SHOW prints it. `types` are the names of PostgreSQL's own types; `own_types` are the relations
     with a column of another: its OID, which clients are told with the rows, is another one on every server.
+    `code` is what its functions, triggers and so on do; `recent` what DDL that went through this worker has
+    made since. `definitions` says, for each worker, how many transactions with DDL it had seen end before all
+    this was read.
     """
 
     version: int = 0
@@ -157,6 +161,17 @@ class Catalogue:
     search_path: str = '"$user", public'
     types: frozenset[str] = frozenset()
     own_types: frozenset[str] = frozenset()
+    code: Code = NO_CODE
+    recent: Code = NO_CODE
+    definitions: tuple[int, ...] = ()
+
+    def learned(self, made: Code) -> Catalogue:
+        """With what a statement defines."""
+        return replace(self, recent=added(self.recent, made))
+
+    def knows_function(self, name: str) -> bool:
+        """Whether there is one of this name, in whatever schema outside pg_catalog."""
+        return name in self.code.functions_named or name in self.recent.functions_named
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -166,6 +181,8 @@ class Catalogue:
             "search_path": self.search_path,
             "types": sorted(self.types),
             "own_types": sorted(self.own_types),
+            "code": self.code.to_dict(),
+            "definitions": list(self.definitions),
         }
 
     @classmethod
@@ -177,6 +194,8 @@ class Catalogue:
             search_path=data["search_path"],
             types=frozenset(data["types"]),
             own_types=frozenset(data["own_types"]),
+            code=Code.from_dict(data["code"]),
+            definitions=tuple(data["definitions"]),
         )
 
 

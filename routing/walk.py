@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from pgshunt.routing.functions import effect_of
+from pgshunt.routing.effects import DELETE, INSERT, READ, UPDATE
+from pgshunt.routing.functions import OWN, effect_of
 from pgshunt.routing.grammar import pg
-from pgshunt.routing.names import is_system, is_temporary, resolve, split_qualified
+from pgshunt.routing.names import is_system, is_temporary, qualified, quoted, resolve, split_qualified
 from pgshunt.routing.shape import Kind, Shape
 from pgshunt.routing.table import Catalogue
 
@@ -65,7 +66,11 @@ OBSCURING: Final = frozenset({"client_encoding", "standard_conforming_strings"})
 
 
 class Findings:
-    """What a walk has noted of one statement so far; the fields are those of Shape."""
+    """What a walk has noted of one statement so far; the fields are those of Shape.
+
+    And what `follow` goes on from: `calls` are the functions called that are not PostgreSQL's own, as named;
+    `events` pairs of a table and a way to use it; `sets_local` parameters set until the transaction ends.
+    """
 
     def __init__(self, search_path: tuple[str, ...], catalogue: Catalogue) -> None:
         self.search_path = search_path
@@ -96,6 +101,12 @@ class Findings:
         self.signals = False
         self.ordered = False
         self.reason = ""
+        self.strange = False
+        self.is_definition = False
+        self.calls: set[str] = set()
+        self.events: set[tuple[str, str]] = set()
+        self.sets_local: set[str] = set()
+        self.runs: set[str] = set()
         self.ranges: set[str] = set()
         self.columns: set[str] = set()
 
@@ -130,6 +141,8 @@ class Findings:
             signals=self.signals,
             defines=self.reason == "definition" and self.local != "temp_table",
             ordered=self.ordered,
+            strange=self.strange,
+            runs=frozenset(self.runs),
             reason=self.reason,
         )
 
@@ -156,6 +169,7 @@ class Findings:
         A custom parameter is there, and empty, for the rest of the session even where it was set locally.
         """
         if local:
+            self.sets_local.add(name)
             if "." in name:
                 self.creates.add(name)
         else:
@@ -165,6 +179,12 @@ class Findings:
         self.renames |= name in RENAMING
         self.rereads |= name in REREADING
         self.obscures |= name in OBSCURING
+
+    def uses(self, table: str, events: str) -> None:
+        """A table, by its full name, is used in these ways."""
+        for event in events:
+            (self.reads if event == READ else self.writes).add(table)
+            self.events.add((table, event))
 
     def write(self, reason: str) -> None:
         self.kind = Kind.WRITE
@@ -225,14 +245,21 @@ def _change(found: Findings, node: Any, names: Names, stack: Stack) -> None:
     # The target is a table even where a CTE has its name.
     if node.relation.relname == "pg_settings" and is_system(node.relation.schemaname, "pg_settings"):
         found.pins.add("set_config")  # an UPDATE of this view sets parameters
-    found.writes.add(found.relation(node.relation))
+    found.uses(found.relation(node.relation), _events_of(node))
     found.write("")
     push_fields(node, _with(node.with_clause, names, stack), stack, skip=("with_clause", "relation"))
 
 
+def _events_of(node: Any) -> str:
+    if isinstance(node, pg.InsertStmt):
+        upserts = node.on_conflict_clause.action == pg.ONCONFLICT_UPDATE
+        return INSERT + UPDATE if upserts else INSERT
+    return {pg.UpdateStmt: UPDATE, pg.DeleteStmt: DELETE}.get(type(node), INSERT + UPDATE + DELETE)
+
+
 def _range_var(found: Findings, node: pg.RangeVar, names: Names, stack: Stack) -> None:
     if node.schemaname or node.relname not in names:
-        found.reads.add(found.relation(node))
+        found.uses(found.relation(node), READ)
 
 
 def _into(found: Findings, node: pg.IntoClause, names: Names, stack: Stack) -> None:
@@ -240,6 +267,7 @@ def _into(found: Findings, node: pg.IntoClause, names: Names, stack: Stack) -> N
     found.writes.add(found.relation(node.rel))
     if node.on_commit == pg.ONCOMMIT_DROP:
         found.pins = pins
+    found.is_definition = True
     found.write("creates_table")
 
 
@@ -252,13 +280,18 @@ def _locking(found: Findings, node: pg.LockingClause, names: Names, stack: Stack
 def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> None:
     push_fields(node, names, stack, skip=("funcname",))
     *schema, name = strings(node.funcname)
-    effect = effect_of(schema[-1] if schema else "", name, found.catalogue.safe_functions)
+    catalogue = found.catalogue
+    effect = effect_of(schema[-1] if schema else "", name, catalogue.safe_functions, catalogue.code.system)
+    if schema and is_temporary(schema[-1]):
+        found.pins.add("temp_table")
+        found.volatile = True
+        found.write(f"volatile:{name}")
+    elif effect is OWN or (not schema and catalogue.knows_function(name)):
+        found.calls.add(qualified(schema[-1], name) if schema else quoted(name))
     found.time_dependent |= effect.time_dependent
     found.literal_sensitive |= effect.literal_sensitive
     found.local = found.local or effect.local
     found.signals |= effect.signals
-    if schema and is_temporary(schema[-1]):
-        found.pins.add("temp_table")
     if effect.volatile:
         found.volatile = True
         found.write(f"volatile:{name}")
@@ -310,13 +343,19 @@ def _type(found: Findings, node: pg.TypeName, names: Names, stack: Stack) -> Non
 def _column(found: Findings, node: pg.ColumnRef, names: Names, stack: Stack) -> None:
     if len(node.fields) == 1:
         found.columns.add(node.fields[0].string.sval)
-    if node.fields[-1].string.sval in SYSTEM_COLUMNS:
+    last = node.fields[-1].string.sval
+    if last in SYSTEM_COLUMNS:
         found.local = found.local or "system_column"
+    elif last in found.catalogue.code.attributes and len(node.fields) > 1:
+        found.calls |= found.catalogue.code.attributes[last]
 
 
 def _indirection(found: Findings, node: pg.A_Indirection, names: Names, stack: Stack) -> None:
-    if SYSTEM_COLUMNS.intersection(strings(node.indirection)):
+    names_of_fields = strings(node.indirection)
+    if SYSTEM_COLUMNS.intersection(names_of_fields):
         found.local = found.local or "system_column"
+    for name in found.catalogue.code.attributes.keys() & names_of_fields:
+        found.calls |= found.catalogue.code.attributes[name]
     push_fields(node, names, stack)
 
 
@@ -325,6 +364,8 @@ def _operator(field: str) -> Callable[[Findings, Any, Names, Stack], None]:
 
     def visit(found: Findings, node: Any, names: Names, stack: Stack) -> None:
         operator = getattr(node, field)
+        if operator and operator[-1].string.sval in found.catalogue.code.operators:
+            found.calls |= found.catalogue.code.operators[operator[-1].string.sval]
         if len(operator) > 1 and operator[0].string.sval != "pg_catalog":
             found.volatile = True
             found.write("volatile:operator")

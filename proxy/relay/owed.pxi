@@ -45,15 +45,17 @@ cdef class Statement:
     cdef readonly Entry entry
     cdef dict described                # endpoint index -> (body with all types, shape of rows), as first parsed there
     cdef int search_path_id            # the one that `entry` was found on
+    cdef long renewal                  # and after how many of the relay's
     cdef object __weakref__
 
-    def __cinit__(self, long id, bytes body, Entry entry, int search_path_id):
+    def __cinit__(self, long id, bytes body, Entry entry, int search_path_id, long renewal):
         self.id = id
         self.name = shared_name(id)
         self.body = body
         self.entry = entry
         self.described = {}
         self.search_path_id = search_path_id
+        self.renewal = renewal
 
 
 cdef class Owed(Connection):

@@ -43,6 +43,7 @@ cdef class Routes(Choice):
     cdef object statements                 # WeakValueDictionary: (text, search path) -> Statement
     cdef object definitions                # the board's: transactions with DDL that ended, by worker
     cdef object definitions_seen           # how many that were when `statements` began
+    cdef long renewals                     # how often what statements do had to be found out anew
     cdef long statement_ids, link_numbers, fault_count
     cdef int64_t unnamed_tokens
     cdef readonly set links
@@ -85,11 +86,8 @@ cdef class Routes(Choice):
             # Counts go out under the names they were counted for; the worker drains before it applies.
             self.counters = Counters(len(table.services), len(table.endpoints))
             self.forget_services()
-        if self.catalogue is None or catalogue.version != self.catalogue.version:
-            self.shapes.clear()
-            self.prepare_anew()
+        self.take_catalogue(catalogue)
         self.table = table
-        self.catalogue = catalogue
         self.placement = Placement.of(table)
         self.epoch = table.epoch
         self.lag_ns_max = table.lag_ms_max * 1_000_000
@@ -114,6 +112,38 @@ cdef class Routes(Choice):
             for index in self.copies.keys() - before.keys():
                 self.counters.forget_run(index)
         self.run_ready()
+
+    cdef int take_catalogue(self, catalogue) except -1:
+        """What was learnt from statements is kept until a catalogue is read behind the end of their transactions."""
+        cdef Link link
+        before = self.catalogue
+        if before is None:
+            self.catalogue = catalogue
+            return 0
+        recent = before.recent
+        if (len(catalogue.definitions) > self.index
+                and catalogue.definitions[self.index] == self.definitions[self.index]
+                and not any([link.defined for link in self.links])):
+            recent = NO_CODE
+        self.catalogue = replace(catalogue, recent=recent)
+        if catalogue.version != before.version or recent is not before.recent:
+            self.read_anew()
+        return 0
+
+    cdef int learn(self, made) except -1:
+        """A statement is sent that adds to the code of the database; it may be used by the next one."""
+        self.catalogue = self.catalogue.learned(made)
+        return self.read_anew()
+
+    cdef int read_anew(self) except -1:
+        """Statements may do something else than they did."""
+        cdef Session session
+        self.shapes.clear()
+        self.prepare_anew()
+        self.renewals += 1
+        for session in self.keys.values():
+            session.renew_entries()
+        return 0
 
     cdef int forget_services(self) except -1:
         """The services are others now: what is under way is counted as nobody's."""
@@ -265,7 +295,7 @@ cdef class Routes(Choice):
             statement = self.statements.get(key)
         if statement is None:
             self.statement_ids += 1
-            statement = Statement(self.statement_ids, body, entry, search_path_id)
+            statement = Statement(self.statement_ids, body, entry, search_path_id, self.renewals)
             if shared:
                 self.statements[key] = statement
         return statement

@@ -16,6 +16,10 @@ cdef class State(Client):
     cdef inline Entry entry_for(self, Statement statement):
         """What a prepared statement does on the search path as it is now."""
         if statement.search_path_id == self.search_path_id:
+            if statement.renewal != self.relay.renewals:
+                statement.entry = self.entry_of(
+                    PyBytes_AS_STRING(statement.body), statement.body.index(b"\0"))
+                statement.renewal = self.relay.renewals
             return statement.entry
         return self.entry_of(PyBytes_AS_STRING(statement.body), statement.body.index(b"\0"))
 
@@ -26,6 +30,8 @@ cdef class State(Client):
         """A statement is sent that may change what the next ones find."""
         if entry.defines:
             self.link.defined = True
+            if entry.shape.makes is not None:
+                self.relay.learn(entry.shape.makes)
         if entry.tells_pid:
             self.process_id_asked = self.link.process_id
         return self.note_state(entry.shape) if entry.stateful else 0
@@ -33,6 +39,10 @@ cdef class State(Client):
     cdef int note_state(self, object shape) except -1:
         cdef Link link = self.link
         cdef str name
+        for name in shape.executes:
+            _, entry = (self.prepares or {}).get(name.encode(), (None, None))
+            if entry is not None and entry.stateful:
+                self.note_state(entry.shape)
         for name in shape.pins:
             if link.pin(name) and name == "prepared_statements":
                 self.name_statements()
@@ -93,12 +103,28 @@ cdef class State(Client):
                 settings_of.search_path(self.settings, self.identity.schemas, self.identity.user))
         self.search_path_id = self.search_path.number
         self.read_path_id = self.search_path_id
-        if self.unnamed_token and self.search_path_id != before:
+        if self.search_path_id != before:
+            self.renew_unnamed_entry()
+        return 0
+
+    cdef int renew_unnamed_entry(self) except -1:
+        if self.unnamed_token:
             self.unnamed_entry = self.relay.unknown
             if buffer_waiting(&self.unnamed):
                 self.unnamed_entry = self.entry_of(
                     <const char*> self.unnamed.data + self.unnamed.start,
                     zero_from(self.unnamed.data, self.unnamed.start, self.unnamed.end) - self.unnamed.start)
+        return 0
+
+    cdef int renew_entries(self) except -1:
+        """What the session has prepared may do something else now."""
+        cdef bytes key, text
+        cdef Entry entry
+        self.renew_unnamed_entry()
+        for key, (text, entry) in (self.prepares or {}).items():
+            entry = self.entry_of(PyBytes_AS_STRING(text), len(text))
+            if entry.shape.prepared is not None:
+                self.prepares[key] = (text, Entry(entry.shape.prepared))
         return 0
 
     cdef int give_up(self, object resets) except -1:

@@ -235,7 +235,7 @@ cdef class Statements(Unit):
 
     cdef Statement described_unnamed(self, bytes body):
         """The unnamed statement as it was described at this endpoint; None if it was not, or not in full."""
-        cdef Statement statement = Statement(0, body, self.unnamed_entry, self.read_path_id)
+        cdef Statement statement = Statement(0, body, self.unnamed_entry, self.read_path_id, self.relay.renewals)
         cdef bytes frame
         if self.unnamed_described is None or self.link.pool.state.index not in self.unnamed_described:
             return None

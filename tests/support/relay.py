@@ -12,15 +12,13 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from pgshunt.config.model import ServerTls
+from pgshunt.config.model import Control, ServerTls
+from pgshunt.migration.catalogue import read_catalogue
+from pgshunt.migration.servers import connect
 from pgshunt.proxy._relay import Relay
 from pgshunt.proxy.board import Board
 from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, Role, RoutingTable, Service
 from support.fixtures import Database
-
-SAFE_FUNCTIONS = frozenset(
-    {"abs", "count", "length", "lower", "max", "md5", "min", "now", "repeat", "sum", "upper"}
-)
 
 Result = TypeVar("Result")
 
@@ -167,11 +165,15 @@ class RunningRelay:
         )
 
     def _catalogue(self) -> Catalogue:
-        rows = self.shared.execute(
-            "SELECT n.nspname || '.' || c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n"
-            " ON n.oid = c.relnamespace WHERE n.nspname = 'public'"
-        )
-        return Catalogue(self._table.epoch, dict(rows), SAFE_FUNCTIONS)  # type: ignore[arg-type]
+        server = self.shared.server
+        control = Control.model_validate({"user": server.user, "password": server.password})
+        shared = dataclasses.replace(self._table.endpoints[0], tls=PLAINTEXT)
+        link = connect(shared, control, "catalogue")
+        try:
+            definitions = tuple(self.board.definitions)
+            return read_catalogue(link, self._table.epoch, definitions=definitions)
+        finally:
+            link.close()
 
     def _start_message(self) -> dict[str, Any]:
         server = self.shared.server

@@ -302,9 +302,9 @@ EXPLAINS = [
 CALLS = [
     volatile("SELECT random() FROM users", "random", "users"),
     volatile("SELECT clock_timestamp()", "clock_timestamp"),
-    volatile("SELECT public.lower('x') FROM users", "lower", "users"),
-    volatile("SELECT my_function(id) FROM users", "my_function", "users"),
-    volatile("SELECT * FROM my_function(1)", "my_function"),
+    volatile("SELECT public.lower('x') FROM users", "lower", "users", local="function", strange=True),
+    volatile("SELECT my_function(id) FROM users", "my_function", "users", local="function", strange=True),
+    volatile("SELECT * FROM my_function(1)", "my_function", local="function", strange=True),
     volatile("SELECT 1 OPERATOR(public.+) 2 FROM users", "operator", "users"),
     volatile("SELECT * FROM users ORDER BY name USING OPERATOR(public.<)", "operator", "users", ordered=True),
     volatile("SELECT nextval('users_id_seq')", "nextval", writes="users_id_seq", literal_sensitive=True),
@@ -378,25 +378,36 @@ CALLS = [
         "SELECT pg_advisory_unlock_all()", "pg_advisory_unlock_all", releases=frozenset({"advisory_lock"})
     ),
     volatile("SELECT pg_temp.f()", "f", pins=frozenset({"temp_table"})),
-    write("CALL tidy(1)", volatile=True, reason="procedure"),
-    write("DO $$BEGIN DELETE FROM users; END$$", volatile=True, literal_sensitive=True, reason="code_block"),
+    write("CALL tidy(1)", volatile=True, reason="procedure", local="function", strange=True),
     *(
         write(
             f"DO $$BEGIN {body}; END$$",
+            writes,
             volatile=True,
             literal_sensitive=True,
             reason="code_block",
-            pins=frozenset({"code_block"} if pins else ()),
+            **traits,
         )
-        for body, pins in (
-            ("UPDATE users SET a = 1", False),
-            ("IF true THEN UPDATE users SET a = 1; END IF", False),
-            ("PERFORM set_config('a.b', 'c', false)", True),
-            ("SET work_mem = '1MB'", True),
-            ("IF true THEN RESET ALL; END IF", True),
-            ("EXECUTE 'SET a.b = 1'", True),
-            ("CREATE TEMP TABLE x (i int)", True),
-            ("PERFORM pg_advisory_lock_shared(1)", True),
+        for body, writes, traits in (
+            ("DELETE FROM users", "users", {}),
+            ("IF true THEN UPDATE users SET a = 1; END IF", "users", {}),
+            ("PERFORM set_config('a.b', 'c', false)", "", {"touches": frozenset({"a.b"})}),
+            ("PERFORM set_config('a.b', 'c', true)", "", {"creates": frozenset({"a.b"})}),
+            ("SET work_mem = '1MB'", "", {"touches": frozenset({"work_mem"})}),
+            ("EXECUTE 'SET a.b = 1'", "", {"touches": frozenset({"a.b"})}),
+            ("EXECUTE format('INSERT INTO %I SELECT 1', 'users')", "", {}),
+            ("EXECUTE format('SET %s = 1', name)", "", {"pins": frozenset({"code_block"})}),
+            (
+                "IF true THEN RESET ALL; END IF",
+                "",
+                {"resets": frozenset("*"), "renames": True, "rereads": True},
+            ),
+            ("CREATE TEMP TABLE x (i int)", "=x", {"pins": TEMPORARY, "releases": TEMPORARY}),
+            (
+                "PERFORM pg_advisory_lock_shared(1)",
+                "",
+                {"pins": frozenset({"advisory_lock"}), "releases": frozenset({"advisory_lock"})},
+            ),
         )
     ),
 ]

@@ -1,0 +1,196 @@
+"""What the code in a database does, read from PostgreSQL itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from support.fixtures import Database, Server
+from support.serve import Serving, configuration
+
+from pgshunt.config.model import Control
+from pgshunt.migration.catalogue import read_catalogue
+from pgshunt.migration.servers import Link, connect
+from pgshunt.routing.classify import classify
+from pgshunt.routing.shape import Kind, Shape
+from pgshunt.routing.table import Catalogue, Endpoint
+
+SETUP = """
+SET check_function_bodies = off;
+CREATE SCHEMA app; CREATE SCHEMA tenant;
+CREATE TABLE t (id serial PRIMARY KEY, v text, at timestamptz DEFAULT now());
+CREATE TABLE log (id serial PRIMARY KEY, v text);
+CREATE TABLE fired (v text); CREATE TABLE checked (v text); CREATE TABLE secured (v text);
+CREATE TABLE indexed (v text); CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (parent int REFERENCES parent ON DELETE CASCADE ON UPDATE SET NULL);
+CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (9);
+CREATE TABLE tenant.inbox (v text); CREATE TABLE "Odd.name" (v text);
+
+CREATE FUNCTION sets() RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.x', 'y', false) $$;
+CREATE FUNCTION app.reads() RETURNS bigint STABLE LANGUAGE sql AS $$ SELECT count(*) FROM public.t $$;
+CREATE FUNCTION app.writes() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO log (v) VALUES ('x'); END $$;
+CREATE FUNCTION twice() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN PERFORM app.writes(); RETURN app.reads(); END $$;
+CREATE FUNCTION twice(int) RETURNS text LANGUAGE sql AS $$ SELECT sets() $$;
+CREATE FUNCTION atomic() RETURNS void BEGIN ATOMIC INSERT INTO log (v) VALUES ('x'); END;
+CREATE FUNCTION inbox() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM inbox $$;
+CREATE FUNCTION of_tenant() RETURNS bigint LANGUAGE sql SET search_path = tenant AS $$
+SELECT count(*) FROM inbox $$;
+CREATE FUNCTION any_text(q text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN EXECUTE q; END $$;
+CREATE FUNCTION is_fine(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN PERFORM sets(); RETURN true; END $$;
+CREATE FUNCTION step(bigint, text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN PERFORM sets(); RETURN 1; END $$;
+CREATE AGGREGATE gather(text) (SFUNC = step, STYPE = bigint, INITCOND = '0');
+CREATE FUNCTION equals(text, int) RETURNS boolean LANGUAGE sql AS $$ SELECT sets() IS NULL $$;
+CREATE OPERATOR === (LEFTARG = text, RIGHTARG = int, FUNCTION = equals);
+CREATE FUNCTION on_fired() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO log (v) VALUES (TG_OP); RETURN NULL; END $$;
+CREATE TRIGGER t AFTER INSERT OR DELETE ON fired FOR EACH ROW EXECUTE FUNCTION on_fired();
+CREATE TRIGGER t AFTER DELETE ON child FOR EACH ROW EXECUTE FUNCTION on_fired();
+CREATE TRIGGER t AFTER INSERT ON part FOR EACH ROW EXECUTE FUNCTION on_fired();
+ALTER TABLE checked ADD CHECK (is_fine(v));
+ALTER TABLE secured ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON secured USING (is_fine(v));
+CREATE INDEX ON indexed (is_fine(v));
+CREATE VIEW plain AS SELECT v FROM t; CREATE VIEW above AS SELECT v, app.reads() FROM plain;
+CREATE MATERIALIZED VIEW stored AS SELECT v FROM plain;
+CREATE EXTENSION pg_trgm; CREATE EXTENSION tablefunc;
+"""
+
+TRACKED = Shape(Kind.WRITE, volatile=True, local="function", touches=frozenset({"app.x"}), reason="function")
+
+
+def reading(*tables: str, local: str | None = "function") -> Shape:
+    return Shape(Kind.READ, reads=frozenset(tables), local=local)
+
+
+def writing(*tables: str, reads: tuple[str, ...] = (), **traits: object) -> Shape:
+    names = {"writes": frozenset(tables), "reads": frozenset(reads)}
+    return replace(Shape(Kind.WRITE, **names), **traits)  # type: ignore[arg-type]
+
+
+LOGGED = {"local": "function", "reason": "function"}
+SHAPES = {
+    "SELECT sets()": TRACKED,
+    "SELECT gather('x')": TRACKED,
+    "SELECT 'x'::text === 1": TRACKED,
+    "SELECT twice(1)": replace(TRACKED, reads=frozenset({"public.t"}), writes=frozenset({"public.log"})),
+    "SELECT app.reads()": reading("public.t"),
+    "SELECT app.writes()": writing("public.log", **LOGGED),
+    "SELECT atomic()": writing("public.log", **LOGGED),
+    "SELECT inbox()": reading("inbox"),
+    "SELECT of_tenant()": reading("tenant.inbox"),
+    "SELECT any_text('x')": Shape(
+        Kind.WRITE, volatile=True, local="function", pins=frozenset({"function"}), reason="function"
+    ),
+    # Tables
+    "INSERT INTO t (v) VALUES ('x')": writing("public.t"),
+    "INSERT INTO fired VALUES ('x')": writing("public.fired", "public.log"),
+    "DELETE FROM fired": writing("public.fired", "public.log"),
+    "UPDATE fired SET v = 'x'": writing("public.fired"),
+    "SELECT v FROM fired": reading("public.fired", local=None),
+    "DELETE FROM parent": writing("public.parent", "public.child", "public.log"),
+    "UPDATE parent SET id = 1": writing("public.parent", "public.child"),
+    "INSERT INTO parent VALUES (1)": writing("public.parent"),
+    "INSERT INTO parts VALUES (1)": writing("public.parts", "public.part", "public.log"),
+    "SELECT 1 FROM parts": reading("public.parts", "public.part", local=None),
+    "SELECT 1 FROM part": reading("public.part", local=None),
+    "INSERT INTO checked VALUES ('x')": writing("public.checked", touches=frozenset({"app.x"})),
+    "INSERT INTO indexed VALUES ('x')": writing("public.indexed", touches=frozenset({"app.x"})),
+    "SELECT v FROM checked": reading("public.checked", local=None),
+    "SELECT v FROM secured": replace(TRACKED, reads=frozenset({"public.secured"})),
+    "SELECT v FROM plain": reading("public.plain", "public.t", local=None),
+    "SELECT v FROM above": reading("public.above", "public.plain", "public.t"),
+    "INSERT INTO plain VALUES ('x')": writing("public.plain", "public.t", reads=("public.t",)),
+    "SELECT v FROM stored": reading("public.stored", local=None),
+    "REFRESH MATERIALIZED VIEW stored": writing(
+        "public.stored", reads=("public.plain", "public.t"), reason="definition", defines=True
+    ),
+    'SELECT v FROM "Odd.name"': reading('public."Odd.name"', local=None),
+    # Extensions
+    "SELECT similarity('a', 'b')": reading(),
+    "SELECT 'a' % 'b'": reading(local=None),
+    "SELECT set_limit(0.5)": Shape(
+        Kind.WRITE,
+        volatile=True,
+        local="function",
+        touches=frozenset({"pg_trgm.similarity_threshold"}),
+        reason="function",
+    ),
+    "SELECT crosstab('SELECT 1')": Shape(
+        Kind.WRITE, volatile=True, local="function", pins=frozenset({"function"}), reason="function"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def read(postgres: Server) -> Iterator[tuple[Link, Catalogue]]:
+    """A connection to the database of SETUP, and its catalogue."""
+    postgres.execute("CREATE DATABASE stored_code TEMPLATE template0")
+    postgres.execute(SETUP, "stored_code")
+    endpoint = Endpoint("shared", "shared", postgres.host, postgres.port, "stored_code", "primary")
+    control = Control.model_validate({"user": postgres.user, "password": postgres.password})
+    link = connect(endpoint, control, "test")
+    try:
+        yield link, read_catalogue(link, 1)
+    finally:
+        link.close()
+        postgres.execute("DROP DATABASE stored_code")
+
+
+@pytest.mark.parametrize("sql", SHAPES)
+def test_a_statement_does_what_the_code_behind_it_does(sql: str, read: tuple[Link, Catalogue]) -> None:
+    assert classify(sql, ("public",), read[1]) == SHAPES[sql]
+    assert classify(sql, ("public",), Catalogue.from_dict(read[1].to_dict())) == SHAPES[sql]
+
+
+def test_a_name_is_looked_for_on_the_path_of_its_session(read: tuple[Link, Catalogue]) -> None:
+    assert classify("SELECT inbox()", ("tenant", "public"), read[1]).reads == {"tenant.inbox"}
+    # Where the path is not known, whatever has the name counts.
+    assert classify("INSERT INTO fired VALUES ('x')", (), read[1]).writes == {"fired", "log"}
+
+
+def test_code_is_read_again_only_when_it_has_changed(read: tuple[Link, Catalogue]) -> None:
+    link, catalogue = read
+    assert read_catalogue(link, 2, catalogue.code).code is catalogue.code
+    link.rows("CREATE FUNCTION later() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    code = read_catalogue(link, 2, catalogue.code).code
+    assert code.functions.keys() - catalogue.code.functions.keys() == {"public.later"}
+
+
+def test_what_is_defined_through_one_worker_is_known_to_all(database: Database, tmp_path: Path) -> None:
+    """Each worker has one link to lend: what a session leaves on it, the next one would find."""
+    database.execute("CREATE TABLE t (v text)")
+    server = database.server
+    auth = {"users": [{"name": server.user, "password": server.password}]}
+    config = configuration(server, database.dbname, auth=auth, pools={"default_pool_size": 2})
+    where = f"host=127.0.0.1 dbname={database.dbname} user={server.user} password={server.password}"
+    shown = "SELECT current_setting('app.x', true)"
+    with Serving(tmp_path, config) as serving, ExitStack() as stack:
+        clients = [
+            stack.enter_context(psycopg.connect(f"{where} port={serving.port}", autocommit=True))
+            for _ in range(4)
+        ]
+        clients[0].execute(
+            "CREATE FUNCTION on_t() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM set_config('app.x', NEW.v, false); RETURN NEW; END $$"
+        )
+        clients[0].execute("CREATE TRIGGER t BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION on_t()")
+        insert = "INSERT INTO t VALUES ('x')"
+        serving.until(
+            "the trigger is read",
+            lambda: "sets: app.x" in serving.api.get("/api/v1/explain", sql=insert)["traits"],
+        )
+        for number, client in enumerate(clients):
+            client.execute(f"INSERT INTO t VALUES ('{number}')")
+        for number, client in enumerate(clients):
+            assert client.execute(shown).fetchone() == (str(number),)
+        stranger = stack.enter_context(psycopg.connect(f"{where} port={serving.port}", autocommit=True))
+        assert stranger.execute(shown).fetchone() == (None,)

@@ -1,0 +1,214 @@
+"""What a function does, by its definition. A row says everything: what it does not name has its default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from pgshunt.routing.bodies import Reader
+from pgshunt.routing.effects import NO_EFFECTS, OPAQUE, Code, Effects
+from pgshunt.routing.table import Catalogue
+
+FUNCTION = "CREATE FUNCTION f({}) RETURNS {} LANGUAGE plpgsql AS $$ {} $$"
+LOCK = frozenset({"advisory_lock"})
+TEMPORARY = frozenset({"temp_table"})
+
+
+@pytest.fixture(scope="module")
+def reader(catalogue: Catalogue) -> Reader:
+    named: dict[str, Effects] = dict.fromkeys(("public.g", "public.h"), NO_EFFECTS)
+    return Reader(replace(catalogue, code=replace(catalogue.code, functions=MappingProxyType(named))))
+
+
+def effects(calls: str = "", **fields: Any) -> Effects:
+    for name in ("sets", "sets_local", "resets"):
+        fields[name] = frozenset(fields.get(name, "").split())
+    fields["tables"] = MappingProxyType(fields.get("tables", {}))
+    return Effects(calls=frozenset(calls.split()), **fields)
+
+
+BODIES = {
+    "NULL": effects(),
+    "PERFORM set_config('app.x', 'y', true)": effects(sets_local="app.x", volatile=True),
+    "PERFORM set_config('app.x', n, false)": effects(sets="app.x", volatile=True),
+    "PERFORM set_config('WORK_MEM', n, true)": effects(volatile=True),
+    "PERFORM set_config(n, 'y', false)": effects(pins=frozenset({"function"}), volatile=True),
+    "SET app.x = 1": effects(sets="app.x"),
+    "SET LOCAL app.x = 1": effects(sets_local="app.x"),
+    "RESET app.x": effects(resets="app.x"),
+    "SET LOCAL search_path = elsewhere": effects(sets_local="search_path", path=()),
+    "RETURN set_config('app.x', n, false)": effects(sets="app.x", volatile=True),
+    "IF g() THEN RAISE NOTICE '%', h(); END IF": effects("g h"),
+    "WHILE g() LOOP EXIT WHEN h(); END LOOP": effects("g h"),
+    "FOR i IN g()..10 BY h() LOOP NULL; END LOOP": effects("g h"),
+    "FOR r IN SELECT * FROM t WHERE a = g() LOOP NULL; END LOOP": effects("g", tables={"t": "r"}),
+    "CASE g() WHEN h() THEN NULL; END CASE": effects("g h"),
+    "RAISE EXCEPTION USING MESSAGE = g()": effects("g"),
+    "ASSERT g(), h()": effects("g h"),
+    "n := g(); n = h()": effects("g h"),
+    "a[g()] := h()": effects("g h"),
+    "OPEN c; CLOSE c": effects("g", tables={"t": "r"}),
+    "OPEN d FOR SELECT g(); FETCH d INTO n": effects("g"),
+    "RETURN (SELECT max(v) FROM public.t)": effects(tables={"public.t": "r"}),
+    "BEGIN PERFORM g(); EXCEPTION WHEN others THEN PERFORM h(); END": effects("g h"),
+    "SELECT v INTO n FROM t; INSERT INTO t VALUES (1) ON CONFLICT (v) DO UPDATE SET v = 2": effects(
+        tables={"t": "riu"}
+    ),
+    "DELETE FROM t; TRUNCATE u": effects(tables={"t": "d", "u": "t"}),
+    "PERFORM 1 FROM t FOR UPDATE": effects(tables={"t": "r"}, locks=True),
+    "PERFORM now()": effects(time_dependent=True),
+    "PERFORM random()": effects(volatile=True),
+    "PERFORM pg_advisory_lock(1)": effects(pins=LOCK, releases=LOCK, volatile=True),
+    "PERFORM setseed(0.5)": effects(pins=frozenset({"function"}), volatile=True),
+    "LISTEN jobs": effects(pins=frozenset({"listen"}), releases=frozenset({"listen"})),
+    "LOAD 'x'": effects(pins=frozenset({"function"})),
+    "PREPARE p AS SELECT 1": effects(pins=frozenset({"function"})),
+    "DEALLOCATE ALL": effects(pins=frozenset({"function"})),
+    "CREATE TEMP TABLE x (i int) ON COMMIT DROP": effects(tables={"x": "x"}, volatile=True, defines=True),
+    "CREATE TEMP TABLE x (i int)": effects(
+        tables={"x": "x"}, pins=TEMPORARY, releases=TEMPORARY, volatile=True, defines=True
+    ),
+    # EXECUTE
+    "EXECUTE 'SET app.x = 1'": effects(sets="app.x"),
+    "EXECUTE 'SET app.x = ' || quote_literal(n)": effects(sets="app.x"),
+    "EXECUTE format('INSERT INTO %I.%I SELECT $1', s, n) USING g()": effects("g", tables={"*": "i"}),
+    "EXECUTE format('INSERT INTO audit.%I VALUES (%L)', n, h())": effects("h", tables={"*": "i"}),
+    "EXECUTE 'DELETE FROM ' || quote_ident(n) || ' WHERE id = ' || i": effects(tables={"*": "d"}),
+    "EXECUTE 'DELETE FROM ' || r::regclass": effects(tables={"*": "d"}),
+    "q := 'SELECT g()'; q2 := q || ' FROM t'; EXECUTE q2": effects("g", tables={"t": "r"}),
+    "IF g() THEN q := 'SELECT 1'; ELSE q := format('SELECT 1 FROM %I', n); END IF; EXECUTE q": effects(
+        "g", tables={"*": "r"}
+    ),
+    "EXECUTE CASE WHEN g() THEN 'SELECT 1' ELSE 'SELECT h()' END": effects("g h"),
+    "RETURN QUERY EXECUTE 'SELECT v FROM t'": effects(tables={"t": "r"}),
+    "FOR r IN EXECUTE 'SELECT v FROM t' LOOP NULL; END LOOP": effects(tables={"t": "r"}),
+    "OPEN d FOR EXECUTE 'SELECT v FROM t'": effects(tables={"t": "r"}),
+    "EXECUTE n": OPAQUE,
+    "EXECUTE 'SELECT 1 FROM t WHERE ' || n": OPAQUE,
+    "EXECUTE format('SELECT %I()', n)": OPAQUE,
+    "EXECUTE format('SET %I = 1', n)": OPAQUE,
+    "EXECUTE format('SELECT %s', n)": OPAQUE,
+    "q := 'SELECT 1'; q := q || n; EXECUTE q": OPAQUE,
+    "SELECT v INTO q FROM t; EXECUTE q": OPAQUE,
+    "q := 'SELECT 1'; SELECT v INTO q FROM t; EXECUTE q": OPAQUE,
+    "EXECUTE 'this is no SQL'": OPAQUE,
+}
+DECLARED = (
+    "DECLARE i int; r record; a text[]; q text; q2 text; s name; c CURSOR FOR SELECT * FROM t WHERE v = g();"
+    " d refcursor; BEGIN {}; END"
+)
+IN_EVERY_BODY = effects("g", tables={"t": "r"})
+"""The declaration of the cursor."""
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_has_these_effects(body: str, reader: Reader) -> None:
+    kind = "SETOF text" if "RETURN QUERY" in body else "text"
+    read = reader.function(FUNCTION.format("n text", kind, DECLARED.format(body)))
+    expected = BODIES[body]
+    tables = {name: expected.tables.get(name, "") for name in ("*", "t", *expected.tables)}
+    tables["t"] = "".join(event for event in "riudtx" if event in tables["t"] + "r")
+    assert read == replace(
+        expected,
+        calls=expected.calls | IN_EVERY_BODY.calls,
+        tables={name: events for name, events in tables.items() if events},
+    )
+
+
+DEFINITIONS = {
+    "CREATE FUNCTION f(a int = g()) RETURNS int LANGUAGE sql AS 'UPDATE t SET v = 1; SELECT h()'": effects(
+        "g h", tables={"t": "u"}
+    ),
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET search_path = a, b AS 'SELECT 1 FROM t'": effects(
+        tables={"t": "r"}, path=("a", "b")
+    ),
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET search_path = '' AS 'SELECT 1 FROM a.t'": effects(
+        tables={"a.t": "r"}, path=("pg_catalog",)
+    ),
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET search_path = \"$user\" AS 'SELECT 1'": effects(
+        path=()
+    ),
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET work_mem = '1MB' AS 'SELECT 1'": effects(),
+    "CREATE FUNCTION f() RETURNS int RETURN public.g() + 1": effects("public.g"),
+    "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC DELETE FROM a.t; SELECT g(); END": effects(
+        "g", tables={"a.t": "d"}
+    ),
+    "CREATE PROCEDURE f(INOUT x int) LANGUAGE plpgsql AS $$BEGIN COMMIT; CALL a.p(x); END$$": effects(
+        "a.p", volatile=True
+    ),
+    "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM g(tg_tag); END$$": effects(
+        "g"
+    ),
+    "CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS 'return 1'": OPAQUE,
+    "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x', 'y'": OPAQUE,
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'no SQL'": OPAQUE,
+    "no definition": OPAQUE,
+    # What PostgreSQL's grammar alone cannot tell: types of the database's own.
+    FUNCTION.format(
+        "a public.row, b public.kind[], OUT c public.kind, OUT d t.v%TYPE",
+        "record",
+        "DECLARE e public.t%ROWTYPE; k t.v%TYPE;"
+        " BEGIN e.v := g(); a.x := b[1]; SELECT 1, 2 INTO c, d; k := e.v; END",
+    ): effects("g"),
+    FUNCTION.format("", "TABLE(a public.kind, b t.v%TYPE)", "BEGIN RETURN QUERY SELECT g(), 1; END"): effects(
+        "g"
+    ),
+    FUNCTION.format("a anyelement, VARIADIC b text[]", "SETOF t", "BEGIN RETURN NEXT a; END"): effects(),
+    # By its words: a variable of a type that is no record cannot stand beside another.
+    FUNCTION.format(
+        "", "int", "DECLARE k public.kind; n int; BEGIN SELECT 1, 2 INTO k, n; RETURN g(n); END"
+    ): effects("g", tables={"*": "riudtx"}, volatile=True, time_dependent=True),
+    FUNCTION.format(
+        "", "int", "DECLARE k public.kind; n int; BEGIN SELECT 1, 2 INTO k, n; SET app.x = 1; END"
+    ): OPAQUE,
+    FUNCTION.format(
+        "", "int", "DECLARE k public.kind; n int; BEGIN SELECT 1, set_config(n, '', true) INTO k, n; END"
+    ): effects(tables={"*": "riudtx"}, pins=frozenset({"function"}), volatile=True, time_dependent=True),
+}
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_a_definition_has_these_effects(definition: str, reader: Reader) -> None:
+    assert reader.function(definition) == DEFINITIONS[definition]
+
+
+TRIGGERS = {
+    "NEW.v := g(NEW.v); NEW.a[h()] := 1; RETURN NEW": effects("g h"),
+    "EXECUTE 'INSERT INTO ' || TG_TABLE_NAME || '_log SELECT $1' USING NEW; RETURN NULL": effects(
+        tables={"*": "i"}
+    ),
+    "SELECT g(), 1 INTO NEW.v, NEW.w; RETURN NEW": effects("g"),
+    "IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW": effects(),
+    "PERFORM '{{},{}},'::text, g(); RETURN NEW": effects("g"),
+}
+
+
+@pytest.mark.parametrize("body", TRIGGERS)
+def test_a_trigger_has_these_effects(body: str, reader: Reader) -> None:
+    assert reader.function(FUNCTION.format("", "trigger", f"BEGIN {body}; END")) == TRIGGERS[body]
+
+
+def test_deep_nesting_is_no_error(reader: Reader) -> None:
+    for depth in (10, 2_000, 20_000):
+        body = "BEGIN " * depth + "NULL;" + " END;" * (depth - 1) + " END"
+        assert reader.function(FUNCTION.format("", "void", body)) == (
+            NO_EFFECTS if depth == 10 else effects(tables={"*": "riudtx"}, volatile=True, time_dependent=True)
+        )
+
+
+def test_code_travels_as_json() -> None:
+    code = Code(
+        system=frozenset({"random"}),
+        functions=MappingProxyType(
+            {"public.f": OPAQUE, "public.g": NO_EFFECTS, "public.h": effects("g", path=())}
+        ),
+        reactions=MappingProxyType({"public.t": {"i": effects(sets="app.x")}}),
+        operators=MappingProxyType({"@@": frozenset({"public.f"})}),
+        attributes=MappingProxyType({"f": frozenset({"public.f"})}),
+        definitions=effects("public.g"),
+        stamp="x",
+    )
+    assert Code.from_dict(code.to_dict()) == code
