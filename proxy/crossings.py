@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from pgshunt.routing.crossing import shown_text, written
+from pgshunt.routing.crossing import Relations, holding, shown_text, written
 
 if TYPE_CHECKING:
     from pgshunt.proxy._relay import Identity
@@ -42,7 +42,7 @@ class Crossings:
         else:
             self._dropped += 1
 
-    def drain(self) -> dict[str, Any] | None:
+    def drain(self, relations: Relations) -> dict[str, Any] | None:
         """What was noted since the last time, at most once a second; None when there is nothing to say.
 
         Rows: kind, text, tables read, tables written, user, application_name, calls.
@@ -51,7 +51,7 @@ class Crossings:
         if not self._calls or now_s - self._sent_s < SENT_S:
             return None
         rows = [
-            [*_described(what), *_caller(identity, settings), calls]
+            [*_described(what, relations), *_caller(identity, settings), calls]
             for (what, identity, settings), calls in self._calls.items()
         ]
         drained = {"crossings": rows, "crossings_dropped": self._dropped}
@@ -59,12 +59,12 @@ class Crossings:
         return drained
 
 
-def _described(what: _What) -> list[Any]:
-    if len(what) == 1:
-        (entry,) = what
-        return ["statement", shown_text(entry.key), sorted(entry.shape.reads), sorted(written(entry.shape))]
-    tables = {table for entry in what for table in written(entry.shape)}
-    return ["transaction", "; ".join(shown_text(entry.key) for entry in what), [], sorted(tables)]
+def _described(what: _What, relations: Relations) -> list[Any]:
+    writes = holding({table for entry in what for table in written(entry.shape)}, relations)
+    text = "; ".join(shown_text(entry.key) for entry in what)
+    if len(what) > 1:
+        return ["transaction", text, [], writes]
+    return ["statement", text, holding(what[0].shape.reads, relations), writes]
 
 
 def _caller(identity: Identity, settings: Settings) -> tuple[str, str]:

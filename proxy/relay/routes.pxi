@@ -385,7 +385,7 @@ cdef class Routes(Choice):
         cdef Pool pool
         cdef EndpointState state
         shadow = self.shadows.drain_counters()
-        crossings = self.crossings.drain()
+        crossings = self.crossings.drain(self.catalogue.relations)
         links = []
         for state in self.endpoints:
             for pool in state.pools:

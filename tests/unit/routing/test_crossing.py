@@ -23,7 +23,11 @@ TABLE = RoutingTable(
     (Service("auth", "auth_db", ("users", "tokens")), Service("shop", "shop_db", ("orders",))),
 )
 PLACEMENT = Placement.of(TABLE)
-RELATIONS = frozenset({"users", "tokens", "orders", "rates", "countries"})
+RELATIONS = dict.fromkeys(("users", "tokens", "orders", "rates", "countries"), "r") | {
+    "logins": "v",
+    "users_id_seq": "S",
+    "totals": "m",
+}
 
 
 def shape(reads: str = "", writes: str = "", *, locks: bool = False) -> Shape:
@@ -38,6 +42,8 @@ def shape(reads: str = "", writes: str = "", *, locks: bool = False) -> Shape:
         (shape("rates countries"), False, NOTHING),
         (shape("users rates"), True, NOTHING),
         (shape("users pg_temp_table pg_catalog.pg_class"), False, NOTHING),
+        (shape("users logins", "users_id_seq"), False, NOTHING),
+        (shape("users totals"), True, NOTHING),
         (shape("orders", "users"), True, 0),
         (shape("", "orders"), False, 1),
         (shape("", "rates"), False, NOBODY),
