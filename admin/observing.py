@@ -18,7 +18,7 @@ from pgshunt.migration.observed import Observed
 from pgshunt.migration.readiness import Readiness, assess
 from pgshunt.migration.servers import Server
 from pgshunt.proxy.channel import Message
-from pgshunt.routing.table import Endpoint, Service
+from pgshunt.routing.table import Catalogue, Endpoint, Service
 
 SAVE_S: Final = 60.0
 """What a crash may lose."""
@@ -80,11 +80,11 @@ class Observing:
         self._aside.close()
         await self._server.close()
 
-    async def assess(self, name: str, services: Sequence[Service], own_types: frozenset[str]) -> Readiness:
+    async def assess(self, name: str, services: Sequence[Service], catalogue: Catalogue) -> Readiness:
         """Asks the shared database what ties the service's tables to others. Raises ServerError."""
         tables = next(service.tables for service in services if service.name == name)
         couplings = await self._server.run(partial(read_couplings, tables=tables), READ_S_MAX)
-        return assess(name, services, self.observed, couplings, own_types)
+        return assess(name, services, self.observed, couplings, catalogue)
 
     def _load(self) -> Observed:
         try:

@@ -131,9 +131,7 @@ class SupervisorOperations:
     async def readiness_of(self, name: str) -> Document:
         service = self._find(name)
         try:
-            readiness = await self.observing.assess(
-                name, self.mover.table.services, self.fleet.catalogue.own_types
-            )
+            readiness = await self.observing.assess(name, self.mover.table.services, self.fleet.catalogue)
         except ServerError as error:
             raise Problem("server_failed", HTTPStatus.BAD_GATEWAY, str(error), error.hint) from error
         return readiness_document(service, readiness, self.observing.observed)

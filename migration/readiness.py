@@ -15,7 +15,11 @@ from typing import Final, Literal
 from pgshunt.migration.couplings import Couplings, Dependent, ForeignKey, Trigger
 from pgshunt.migration.observed import Caller, Fact, Observed
 from pgshunt.migration.preflight import check_table
-from pgshunt.routing.table import Service
+from pgshunt.migration.sql import relation
+from pgshunt.routing.classify import classify
+from pgshunt.routing.crossing import holding
+from pgshunt.routing.names import split_search_path
+from pgshunt.routing.table import Catalogue, Service
 
 Remedy = Literal[
     "move_together", "external_ref", "two_phase", "drop_foreign_key", "own_copy", "look", "alter"
@@ -63,19 +67,19 @@ def assess(
     services: Iterable[Service],
     observed: Observed,
     couplings: Couplings,
-    own_types: frozenset[str] = frozenset(),
+    catalogue: Catalogue,
 ) -> Readiness:
-    """`own_types`: relations with columns of types that were made in the database."""
+    """`catalogue`: of the shared database."""
     view = View(name, {service.name: service for service in services})
     seen, covered = _seen(view, observed)
     kept, keys_inside = _foreign_keys(view, couplings.foreign_keys)
     objects = [
         *kept,
         *_dependents(view, couplings.dependents),
-        *_triggers(view, couplings.triggers),
+        *_triggers(view, couplings.triggers, catalogue),
         *_sequences(view, couplings.sequences),
         *_publications(view, couplings.publications),
-        *_tables(view, couplings, own_types),
+        *_tables(view, couplings, catalogue.own_types),
     ]
     fine = []
     if covered:
@@ -265,17 +269,36 @@ def _dependents(view: View, dependents: Iterable[Dependent]) -> Iterator[Finding
             )
 
 
-def _triggers(view: View, triggers: Iterable[Trigger]) -> Iterator[Finding]:
-    for trigger in triggers:
-        yield Finding(
-            "trigger",
-            f"{trigger.name} on {trigger.table}",
-            (trigger.table,),
-            (),
-            f"it runs {trigger.function} in the service's own database, with the tables that are there",
-            ("look",),
-            f"see which tables {trigger.function} names: those of others as for statements",
-        )
+def _triggers(view: View, triggers: Iterable[Trigger], catalogue: Catalogue) -> Iterator[Finding]:
+    """A write runs what it makes run: which tables that touches is asked of the classifier of statements."""
+    path = split_search_path(catalogue.search_path)
+    for table in sorted({trigger.table for trigger in triggers}):
+        runs = [trigger for trigger in triggers if trigger.table == table]
+        what = ", ".join(f"{trigger.name} ({trigger.function})" for trigger in runs)
+        name = relation(table)
+        write = f"INSERT INTO {name} DEFAULT VALUES; UPDATE {name} SET x = 1; DELETE FROM {name}"
+        shape = classify(write, path, catalogue)
+        touched = holding(shape.tables, catalogue.relations)
+        if others := view.others(touched):
+            yield Finding(
+                "trigger",
+                f"on {table}: {what}",
+                touched,
+                others,
+                f"writes to {_named((table,))} touch {_named(view.foreign(touched))} as well",
+                ("move_together", "external_ref"),
+                "as for a statement: external_refs where they are read, one service where they are written",
+            )
+        elif "function" in shape.pins:
+            yield Finding(
+                "trigger",
+                f"on {table}: {what}",
+                (table,),
+                (),
+                "its code cannot be read: it runs with the tables of the service's own database",
+                ("look",),
+                "see which tables it names: those of others as for statements",
+            )
 
 
 def _sequences(view: View, sequences: Mapping[str, Sequence[str]]) -> Iterator[Finding]:

@@ -29,7 +29,8 @@ ALTER TABLE orders ALTER id SET DEFAULT nextval('numbers');
 CREATE VIEW names AS SELECT email FROM users;
 CREATE VIEW buyers AS SELECT names.email, orders.id FROM names, orders;
 CREATE FUNCTION bought() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM users, orders; END;
-CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN DELETE FROM countries WHERE code = NEW.id::text; RETURN NEW; END';
 CREATE TRIGGER touched BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION touch();
 CREATE PUBLICATION reports FOR TABLE orders;
 INSERT INTO users VALUES (1, 'secret@example.org')
@@ -114,7 +115,7 @@ def test_what_would_break_is_ranked_by_its_traffic_with_callers_and_remedies(
         ("foreign_key", "orders_who_fkey: public.orders → public.users"),
         ("view", "public.buyers"),
         ("function", "public.bought"),
-        ("trigger", "touched on public.orders"),
+        ("trigger", "on public.orders: touched (public.touch)"),
         ("sequence", "public.numbers"),
         ("publication", "reports"),
         ("table", "public.order_lines"),
@@ -145,6 +146,6 @@ def test_the_command_tells_it_and_a_restart_forgets_nothing(
     with Serving(tmp_path, config) as serving:
         assert run(monkeypatch, "readiness", "orders", "-c", str(serving.path)) == Exit.OK
         told = capsys.readouterr().out
-        assert "orders: 8 things would break behind its switch, 12.0 calls a minute" in told
+        assert "orders: 9 things would break behind its switch, 12.0 calls a minute" in told
         assert "callers:" in told and "(shop)" in told and "add external_refs: [users] to orders" in told
         assert run(monkeypatch, "readiness", "nobody", "-c", str(serving.path)) == Exit.USAGE

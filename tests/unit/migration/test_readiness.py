@@ -10,11 +10,13 @@ from pgshunt.migration.catalogue import Table
 from pgshunt.migration.couplings import Couplings, Dependent, ForeignKey, Trigger
 from pgshunt.migration.observed import Observed
 from pgshunt.migration.readiness import NOBODY, Finding, Readiness, assess
-from pgshunt.routing.table import Service
+from pgshunt.routing.effects import INSERT, OPAQUE, UPDATE, Code, Effects
+from pgshunt.routing.table import Catalogue, Service
 
 ORDERS = Service("orders", "orders_db", ("public.orders", "public.lines"), ("public.rates",), users=("shop",))
 USERS = Service("users", "users_db", ("public.users",), ("public.lines",), users=("auth",))
 GOOD = Table("", "r", "d", "p", False, True, False, (), (), 8192)
+EMPTY = Catalogue()
 ALL = Couplings({"public.orders": GOOD, "public.lines": GOOD})
 
 
@@ -27,10 +29,10 @@ def seen(
     return [kind, f"{reads}>{writes}", qualified(reads), qualified(writes), user, "", calls]
 
 
-def report(*rows: Any, couplings: Couplings = ALL, own_types: frozenset[str] = frozenset()) -> Readiness:
+def report(*rows: Any, couplings: Couplings = ALL, catalogue: Catalogue = EMPTY) -> Readiness:
     observed = Observed()
     observed.take(rows, 0, 1_800_000_000.0)
-    return assess("orders", (ORDERS, USERS), observed, couplings, own_types)
+    return assess("orders", (ORDERS, USERS), observed, couplings, catalogue)
 
 
 def found(readiness: Readiness, kind: str) -> Finding:
@@ -155,15 +157,14 @@ def test_what_stands_on_tables_of_several_owners_is_found() -> None:
             Dependent("materialized view", "public.both", ("public.orders", "public.users")),
             Dependent("function", "public.rated", ("public.orders", "public.rates")),
         ),
-        triggers=(Trigger("touched", "public.orders", "public.touch"),),
         sequences={"public.numbers": ("public.orders", "public.users"), "public.own": ("public.orders",)},
         publications={"reports": ("public.orders",)},
     )
-    readiness = report(couplings=couplings, own_types=frozenset({"public.orders", "public.users"}))
+    catalogue = Catalogue(own_types=frozenset({"public.orders", "public.users"}))
+    readiness = report(couplings=couplings, catalogue=catalogue)
     assert [finding.kind for finding in readiness.findings] == [
         "materialized_view",
         "function",
-        "trigger",
         "sequence",
         "publication",
         "table",
@@ -178,3 +179,30 @@ def test_what_stands_on_tables_of_several_owners_is_found() -> None:
 def test_a_table_that_is_not_there_is_told() -> None:
     readiness = report(couplings=Couplings({"public.orders": GOOD}))
     assert found(readiness, "table").what == "public.lines"
+
+
+@pytest.mark.parametrize(
+    ("effects", "others"),
+    [
+        (Effects(tables={"public.users": UPDATE}), ("users",)),
+        (Effects(calls=frozenset({"public.deeper"})), (NOBODY,)),
+        (Effects(tables={"public.lines": UPDATE}), None),
+        (OPAQUE, ()),
+    ],
+)
+def test_a_trigger_is_judged_by_what_it_touches(effects: Effects, others: tuple[str, ...] | None) -> None:
+    catalogue = Catalogue(
+        relations=dict.fromkeys(("public.orders", "public.lines", "public.users", "public.stock"), "r"),
+        code=Code(
+            functions={"public.deeper": Effects(tables={"public.stock": INSERT})},
+            reactions={"public.orders": {INSERT: effects}},
+        ),
+    )
+    couplings = Couplings(ALL.tables, triggers=(Trigger("touched", "public.orders", "public.touch"),))
+    findings = report(couplings=couplings, catalogue=catalogue).findings
+    if others is None:
+        assert findings == ()
+    else:
+        (finding,) = findings
+        assert (finding.others, finding.only_look) == (others, others == ())
+        assert finding.what == "on public.orders: touched (public.touch)"
