@@ -25,6 +25,8 @@ from posix.unistd cimport close
 
 from pgshunt.protocol._wire cimport *
 from pgshunt.routing._shapes cimport (
+    BEGINS_AS_USUAL,
+    BEGINS_READ_COMMITTED,
     KIND_BEGIN,
     KIND_COMMIT,
     KIND_READ,
@@ -106,6 +108,7 @@ COMMAND_COMPLETE = {
 cdef int REASON_BASELINE = Reason.BASELINE
 cdef int REASON_CANDIDATE_DOWN = Reason.CANDIDATE_DOWN
 cdef int REASON_LATE = Reason.LATE
+cdef int REASON_MOVED_UP = Reason.MOVED_UP
 cdef int REASON_NOT_FRESH = Reason.NOT_FRESH
 cdef int REASON_NOT_WHOLE = Reason.NOT_WHOLE
 cdef int REASON_PINNED = Reason.PINNED
@@ -142,6 +145,7 @@ include "relay/link.pxi"
 include "relay/tunnel.pxi"
 include "relay/client.pxi"
 include "relay/state.pxi"
+include "relay/moving.pxi"
 include "relay/unit.pxi"
 include "relay/statements.pxi"
 include "relay/prepares.pxi"

@@ -13,6 +13,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from pgshunt.routing.names import split_search_path
+from pgshunt.routing.shape import READ_COMMITTED
 from pgshunt.routing.walk import RENAMING, REREADING
 
 SETTINGS_BYTES_MAX: Final = 65_536
@@ -205,6 +206,12 @@ def search_path(held: Settings, base: tuple[str, ...], user: str) -> tuple[str, 
     role = held.values.get("role", "none")
     name = role if role != "none" else held.values.get("session_authorization", user)
     return tuple(name if schema == "$user" else schema for schema in schemas)
+
+
+def is_read_committed(held: Settings, base: bool) -> bool:
+    """Whether a transaction whose BEGIN says nothing of its isolation is READ COMMITTED."""
+    isolation = held.values.get("default_transaction_isolation")
+    return base if isolation is None else isolation in READ_COMMITTED
 
 
 def is_plain(held: Settings, base: bool) -> bool:

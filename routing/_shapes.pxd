@@ -24,6 +24,11 @@ cdef enum:
     # The value of routing.crossing.NOTHING.
     WRITES_NOTHING = -3
 
+    # Whether the transaction of a BEGIN may be moved up: never, by the session's default isolation, always.
+    BEGINS_HERE = 0
+    BEGINS_AS_USUAL = 1
+    BEGINS_READ_COMMITTED = 2
+
     UNRESOLVED = 1               # number of the empty search path
 
     SLOTS = 2048                 # texts kept as they were sent
@@ -34,6 +39,9 @@ cdef class Entry:
     cdef public object shape
     cdef public int kind
     cdef public bint splittable   # a plain read of at least one table: may go to a copy
+    cdef public bint steady       # and leaves nothing behind that its transaction would miss elsewhere
+    cdef public bint ends         # a plain COMMIT or ROLLBACK
+    cdef public int begins        # BEGIN: a BEGINS_…; else 0
     cdef public bint stateful     # changes state of its session: SET, LISTEN, a temporary table …; or `signals`
     cdef public bint signals      # cancels or ends what other processes do
     cdef public bint unreadable   # nobody knows what it does

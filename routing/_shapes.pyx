@@ -18,7 +18,7 @@ import os
 import time
 from weakref import WeakValueDictionary
 
-from pgshunt.routing.shape import unknown
+from pgshunt.routing.shape import READ_COMMITTED, Kind, unknown
 
 include "_hash.pxi"
 include "_classes.pxi"
@@ -42,6 +42,14 @@ cdef class Entry:
         self.shape = shape
         self.kind = int(shape.kind)
         self.splittable = shape.splittable
+        self.steady = shape.steady
+        self.ends = shape.kind in (Kind.COMMIT, Kind.ROLLBACK) and not shape.chain and not shape.reason
+        self.begins = BEGINS_HERE
+        if shape.kind is Kind.BEGIN and shape.read_only is not False:
+            if shape.isolation is None:
+                self.begins = BEGINS_AS_USUAL
+            elif shape.isolation in READ_COMMITTED:
+                self.begins = BEGINS_READ_COMMITTED
         self.stateful = shape.stateful or shape.signals
         self.signals = shape.signals
         self.unreadable = shape.unreadable

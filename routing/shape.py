@@ -125,6 +125,16 @@ class Shape:
             and bool(self.reads)
         )
 
+    @property
+    def steady(self) -> bool:
+        """Whether a transaction at READ COMMITTED that has done this at a copy can go on elsewhere as if it
+        had not begun: a plain read that tells no time.
+        """
+        return self.splittable and not self.time_dependent and not self.stateful
+
+
+READ_COMMITTED: Final = frozenset({"read committed", "read uncommitted"})
+"""Isolation levels at which each statement sees what is committed as it begins; PostgreSQL has but one."""
 
 _WRITING = frozenset({Kind.WRITE, Kind.COPY_IN, Kind.UNKNOWN})
 

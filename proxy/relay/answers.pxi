@@ -286,6 +286,11 @@ cdef class Answers(ReadBack):
                 return VERDICT_SKIP
             if session is not None:
                 self.relay.count_sqlstate(session.unit_service, self.pool.state.index, sqlstate)
+                if session.survives(self):
+                    session.lose_copy()
+                    self.session = None
+                    self.end()
+                    return VERDICT_SKIP
                 return VERDICT_FORWARD
         head = replies_head(&self.replies)[0]
         if head.action == ACTION_SKIP and not head.flags & FLAG_BEGIN and self.in_own_unit() and not fatal:
@@ -388,6 +393,8 @@ cdef class Answers(ReadBack):
         if session.blocked_ns:
             took -= session.blocked_ns
             session.blocked_ns = 0
+        if session.at_copy and self.status == b"I":
+            session.end_at_copy()
         if reply.flags & FLAG_WRITES:
             session.transaction_wrote = True
             session.wrote = reply.service if session.wrote in (NOTHING_WRITTEN, reply.service) else -1

@@ -69,6 +69,13 @@ cdef class Client(Connection):
     cdef Buffer begin                      # the messages of a BEGIN that was answered but not sent yet
     cdef Statement begin_statement         # what they bind, if that was prepared by name
     cdef int64_t begin_token               # what they make of the server's unnamed statement
+    cdef bint begin_moves                  # its transaction can be moved up: it may begin at a copy
+    cdef bint at_copy                      # the open transaction runs at a copy, and can be moved up
+    cdef bint moved_up                     # the unit that is being routed is why it was
+    cdef bint read_committed               # unless its BEGIN says otherwise, a transaction is that
+    cdef Buffer begun                      # the BEGIN that was sent to the copy, as `begin` had it
+    cdef Statement begun_statement
+    cdef int64_t begun_token
     cdef bint in_batch                     # extended messages since the last Sync
     cdef bint skip_to_sync                 # the proxy refused something in this batch
     cdef size_t stream_left
@@ -142,6 +149,7 @@ cdef class Client(Connection):
     def __dealloc__(self):
         buffer_free(&self.unnamed)
         buffer_free(&self.begin)
+        buffer_free(&self.begun)
         buffer_free(&self.replay)
 
     cdef int on_readable(self) except -1:

@@ -255,6 +255,7 @@ cdef class Relay(Arrivals):
             pool.identity.search_path = self.shapes.search_path(
                 settings_of.search_path(settings_of.BASE, welcome.search_path, pool.identity.user))
             pool.identity.plain_text = welcome.plain_text
+            pool.identity.read_committed = welcome.read_committed
         if pool.identity.welcome is not None:
             for session in self.arrived(pool.identity):
                 self.welcome(session)

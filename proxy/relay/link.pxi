@@ -202,6 +202,10 @@ cdef class Link(Answers):
         if session.may_retry():
             session.retry()
             return 0 if self.closed else self.end()
+        if session.survives(self):
+            session.lose_copy()
+            self.session = None
+            return self.end()
         session.link = None
         session.torn = self.torn()
         self.session = None

@@ -354,9 +354,12 @@ cdef class Owed(Connection):
         return unknown
 
     cdef bint owes_nothing(self) noexcept:
-        """Whether the client has been answered everything."""
-        return self.replies.count == 0 or (
-            self.replies.count == 1 and replies_head(&self.replies).flags & FLAG_SETTINGS != 0)
+        """Whether the client has been answered everything: what is under way is the proxy's own."""
+        cdef uint32_t index
+        for index in range(self.replies.count):
+            if replies_at(&self.replies, index).action != ACTION_SKIP:
+                return False
+        return True
 
     cdef bint runs_clients(self) noexcept:
         """Whether what the server runs was asked by the client, or will be next; while settings are brought it

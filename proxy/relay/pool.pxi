@@ -42,6 +42,7 @@ cdef class Identity:
     cdef readonly tuple schemas            # its search path as the server tells it, "$user" not replaced
     cdef object search_path                # routing's SearchPath
     cdef readonly bint plain_text          # string literals follow the standard, encoding is ASCII-safe
+    cdef readonly bint read_committed      # so are transactions that do not say otherwise
     cdef public object welcome             # ParameterStatus pairs as the server sent them, None until known
     cdef list pools                        # per endpoint index: Pool or None
     cdef readonly list arrivals            # sessions that wait for `welcome`
@@ -55,6 +56,7 @@ cdef class Identity:
         self.pools = []
         self.arrivals = []
         self.plain_text = True
+        self.read_committed = False
 
 
 cdef class Pool:

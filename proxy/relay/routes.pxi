@@ -217,6 +217,9 @@ cdef class Routes(Choice):
             entry.endpoint = plan.endpoint
         # What the proxy can answer itself keeps the answer in the plan's place.
         entry.plan = COMMAND_COMPLETE.get(local_tag(entry.shape), plan)
+        # What a view calls is not known here: it may tell the time.
+        entry.steady = entry.shape.steady and not any(
+            [self.catalogue.relations.get(name) == "v" for name in entry.shape.reads])
         entry.crosses = crosses(entry.shape, self.placement, self.catalogue.relations)
         entry.writer = writer(entry.shape, self.placement, self.catalogue.relations)
         entry.epoch = self.epoch
@@ -224,13 +227,21 @@ cdef class Routes(Choice):
 
     cdef EndpointState route(self, Entry entry, Session session, bint whole):
         """The endpoint for a unit that begins with a statement of this shape, outside any transaction."""
+        cdef EndpointState state
         cdef int reason
         if entry.epoch != self.epoch:
             self.plan(entry)
         session.unit_service = entry.service
         reason = entry.reason
         if buffer_waiting(&session.begin):
-            reason = REASON_TRANSACTION
+            session.at_copy = False
+            if session.may_begin_at_copy() and whole and entry.steady and entry.plan_kind == PLAN_SPLIT:
+                state = self.split(entry, session)
+                session.at_copy = state.index != entry.endpoint
+                return state
+            reason = REASON_MOVED_UP if session.moved_up else REASON_RETRIED if session.force_owner else (
+                REASON_TRANSACTION)
+            session.moved_up = False
         elif session.force_owner:
             reason = REASON_RETRIED
         elif entry.plan_kind == PLAN_SPLIT:
@@ -242,10 +253,8 @@ cdef class Routes(Choice):
     cdef EndpointState split(self, Entry entry, Session session):
         """An endpoint for a plain read: the weight says of which database, freshness and weights which of its own."""
         cdef EndpointState state, owner = <EndpointState> self.endpoints[entry.endpoint]
-        cdef int64_t after_ns = session.last_write_ns
+        cdef int64_t after_ns = self.seen_ns(entry, session)
         cdef int reason = REASON_BASELINE, unused
-        if entry.causal:
-            after_ns = max(after_ns, self.written_ns(entry.plan.after))
         if entry.copies >= 0 and <int> (self.random() % 100) < entry.percent:
             state = self.choose(<list> self.groups[entry.copies], None, after_ns, &reason)
             if state is not None:
@@ -255,6 +264,21 @@ cdef class Routes(Choice):
             if state is not owner:
                 return self.decided(session, entry, state, REASON_REPLICA)
         return self.decided(session, entry, owner, reason)
+
+    cdef inline int64_t seen_ns(self, Entry entry, Session session) except -1:
+        """Up to when all that was written must be in what this session reads by such a statement."""
+        if entry.causal:
+            return max(session.last_write_ns, self.written_ns(entry.plan.after))
+        return session.last_write_ns
+
+    cdef bint is_read_at(self, Entry entry, Session session, EndpointState state) except -1:
+        """Whether a plain read may be answered there, whatever the weights say."""
+        cdef int unused
+        if entry.plan_kind != PLAN_SPLIT or not (
+                entry.copies == state.database
+                or entry.replicated and (<EndpointState> self.endpoints[entry.endpoint]).database == state.database):
+            return False
+        return self.holds(state, self.seen_ns(entry, session), &unused)
 
     cdef Pool pool(self, Identity identity, EndpointState state):
         cdef Pool pool

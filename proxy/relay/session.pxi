@@ -78,7 +78,7 @@ cdef class Session(Showing):
                 self.write_bytes(self.drop(entry) + ready_for_query(self.status))
                 return TAKEN
         if self.begins_unit():
-            if self.acquire(entry, whole, True) == STOP:
+            if self.acquire(entry, whole and not self.is_timed(entry, data, here), True) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING:
                 return TAKEN
@@ -151,7 +151,7 @@ cdef class Session(Showing):
             if ahead:
                 self.consumed_ahead = ahead
                 return TAKEN
-            if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0, text == 6) == STOP:
+            if self.acquire(entry, self.is_whole(data, available), text == 6) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
@@ -243,7 +243,7 @@ cdef class Session(Showing):
             if ahead:
                 self.consumed_ahead = ahead
                 return TAKEN
-            if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0) == STOP:
+            if self.acquire(entry, self.is_whole(data, available)) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
@@ -319,7 +319,7 @@ cdef class Session(Showing):
             elif self.unnamed_token:
                 entry = self.unnamed_entry
         if self.begins_unit():
-            if self.acquire(entry, self.link is None and self.whole_batch(data, available) > 0) == STOP:
+            if self.acquire(entry, self.is_whole(data, available)) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN

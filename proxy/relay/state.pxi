@@ -97,6 +97,7 @@ cdef class State(Client):
         self.unclear = False
         self.reading = self.settings.reading
         self.plain_text = settings_of.is_plain(self.settings, self.identity.plain_text)
+        self.read_committed = settings_of.is_read_committed(self.settings, self.identity.read_committed)
         self.search_path = self.identity.search_path
         if self.settings is not settings_of.BASE:
             self.search_path = self.relay.shapes.search_path(

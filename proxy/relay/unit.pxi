@@ -11,7 +11,7 @@ cdef enum:
     CROSSED_MAX = 64                   # in one transaction; more are counted at once
 
 
-cdef class Unit(State):
+cdef class Unit(Moving):
     """The unit a session is sending: where it goes, and how it is taken back."""
 
     cdef int remember_unnamed(self, Entry entry, const uint8_t* body, size_t length, bint whole) except -1:
@@ -39,20 +39,23 @@ cdef class Unit(State):
                 return TAKEN
             if link.replies.count and (
                     link.changes or (link.unnamed_pending and not renews) or (self.unclear and link.asked is not None)
-                    or (self.status == b"I" and not link.pins and link.pool.state.index != 0)):
+                    or self.at_copy or (self.status == b"I" and not link.pins and link.pool.state.index != 0)):
                 # Only when the replies are in is it known what the next unit means, which statements the server
                 # holds, and whether the unit still belongs to the copy that was asked last.
                 self.phase = PHASE_AWAITING
                 return STOP
             if entry.epoch != self.relay.epoch:
                 self.relay.plan(entry)
-            self.routed = True
-            self.sound = link.replies.count == 0 and self.status != b"E"
-            self.unit_on_copy = False
-            self.unit_service = entry.service
-            self.relay.decided(<Session> self, entry, link.pool.state,
-                               REASON_PINNED if link.pins else REASON_TRANSACTION)
-            return TAKEN
+            if not self.at_copy or self.stays(entry, whole):
+                self.routed = True
+                self.sound = link.replies.count == 0 and self.status != b"E"
+                self.unit_on_copy = self.at_copy
+                self.answered = False
+                self.unit_service = entry.service
+                self.relay.decided(<Session> self, entry, link.pool.state,
+                                   REASON_PINNED if link.pins else REASON_TRANSACTION)
+                return TAKEN
+            self.move_up()
         if self.settings_failed and entry.stateful:
             self.give_up(entry.shape.resets)
         self.blocked_ns = 0
@@ -93,6 +96,8 @@ cdef class Unit(State):
         self.link.unnamed_token = self.begin_token     # every simple query drops the unnamed statement
         if self.begin_statement is not None and self.begin_statement.id not in self.link.prepared:
             self.send_parse(self.begin_statement, ACTION_SKIP, None)
+        self.begun_statement = self.begin_statement
+        self.begun_token = self.begin_token
         self.begin_statement = None
         buffer_append(&self.link.outbound, frame, end - frame)
         self.link_dirty = True
@@ -106,13 +111,18 @@ cdef class Unit(State):
             # The client was told of an error since: the server's transaction must have failed as well.
             replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_FAILS
             buffer_append(&self.link.outbound, PyBytes_AS_STRING(FAILING), len(FAILING))
-        buffer_free(&self.begin)
+        if self.at_copy:
+            self.keep_begin()
+        else:
+            buffer_free(&self.begin)
         return 0
 
     cdef int detach(self) except -1:
         self.link.session = None
         self.link = None
         self.routed = False
+        if self.at_copy:
+            self.end_at_copy()
         buffer_free(&self.replay)
         if buffer_waiting(&self.inbound) or self.phase == PHASE_AWAITING:
             self.relay.resume(self)
@@ -218,6 +228,7 @@ cdef class Unit(State):
             buffer_append(&self.begin, frame, size)
             self.begin_token = 0
             self.status = b"T"
+            self.note_begin(entry)
             return True
         if not buffer_waiting(&self.begin):
             return False
@@ -294,7 +305,9 @@ cdef class Unit(State):
         cdef uint8_t kind
         cdef Entry entry, first = None
         cdef Statement statement
-        if not self.relay.splitting or self.status != b"I" or self.force_owner:
+        cdef bint inside = self.status != b"I"
+        if not self.relay.splitting or self.force_owner or (
+                inside and not self.at_copy and not self.may_begin_at_copy()):
             return 0
         while True:
             size = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
@@ -302,7 +315,7 @@ cdef class Unit(State):
                 return 0
             kind = data[at]
             if kind == b"S":
-                if first is None:
+                if first is None or inside and tells_time(data, at + size):
                     return 0
                 self.replay.start = self.replay.end = 0
                 buffer_append(&self.replay, data, at + size)
@@ -316,8 +329,8 @@ cdef class Unit(State):
                 entry = self.entry_of(<const char*> data + at + 6, stop - at - 6)
             elif kind == b"B":
                 rest = bind_header(data + at, size)
-                if rest == 0:
-                    return 0
+                if rest == 0 or inside and data[at + 5] != 0:
+                    return 0                   # a portal that has a name is there for the rest of the transaction
                 name = zero_from(data + at, 5, size) + 1
                 if rest - 1 > name:
                     statement = self.find_statement(data + at + name, rest - 1 - name)
@@ -335,18 +348,26 @@ cdef class Unit(State):
                 if statement is None:
                     return 0
                 entry = self.entry_for(statement)
-            elif kind == b"D" or kind == b"E":
+            elif kind == b"D":
+                entry = None
+            elif kind == b"E":
+                if inside and (size != 10 or read_uint32(data + at + 6) != 0):
+                    return 0                   # and so is one that has not returned all its rows
                 entry = None
             else:
                 return 0
             if entry is not None:
-                if not entry.splittable:
+                if not (entry.splittable or inside and entry.ends):
                     return 0
                 if first is None:
                     first = entry
                 elif entry is not first:
                     return 0
             at += size
+
+    cdef inline bint is_whole(self, const uint8_t* data, size_t available) except -1:
+        """Whether the batch that begins here, if it may go to a copy, is all of it here and fit for that."""
+        return (self.link is None or self.at_copy) and self.whole_batch(data, available) > 0
 
     cdef int keep_replay(self, const uint8_t* data, int64_t size) except -1:
         self.replay.start = self.replay.end = 0
@@ -356,7 +377,7 @@ cdef class Unit(State):
 
     cdef bint may_retry(self) noexcept:
         """Whether the unit went to a copy, whole, and the client has not seen any of its answer."""
-        return (self.unit_on_copy and not self.answered and not self.in_batch and self.status == b"I"
+        return (self.unit_on_copy and not self.answered and not self.in_batch and (self.status == b"I" or self.at_copy)
                 and buffer_waiting(&self.replay) > 0 and self.phase != PHASE_CLOSING)
 
     cdef int retry(self) except -1:
@@ -367,6 +388,8 @@ cdef class Unit(State):
         self.link = None
         self.routed = False
         self.force_owner = True
+        if self.at_copy:
+            self.begin_again()
         again = self.replay
         self.replay = Buffer(NULL, 0, 0, 0)
         buffer_append(&again, self.inbound.data + self.inbound.start, buffer_waiting(&self.inbound))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgshunt.protocol import messages
+from pgshunt.proxy.welcome import QUESTION
 
 GO_ON, CLOSE, RESET, SILENCE = "go on", "close", "reset", "silence"
 
@@ -119,10 +120,11 @@ class HostileServer:
                     statement = body[:-1].decode()
                 elif kind == "P":
                     statement = body.split(b"\0")[1].decode()
-                if statement == "SHOW search_path":
-                    connection.sendall(
-                        COLUMN + frame("D", b"\0\1\0\0\0\6public") + frame("C", b"SHOW\0") + READY
-                    )
+                if statement == QUESTION.decode():
+                    for value in (b"public", b"read committed"):
+                        row = b"\0\1" + len(value).to_bytes(4) + value
+                        connection.sendall(COLUMN + frame("D", row) + frame("C", b"SHOW\0"))
+                    connection.sendall(READY)
                     continue
                 self.heard.append((kind, statement))
                 begun = statement.startswith("BEGIN") or (begun and statement not in ("COMMIT", "ROLLBACK"))

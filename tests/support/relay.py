@@ -104,11 +104,14 @@ class RunningRelay:
         self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1, services=(service,))
         self.call(lambda relay: relay.apply(self._table, self._catalogue()))
 
-    def count(self, section: str, *key: str) -> int:
-        """The counts of all rows of `section` that begin with `key`, added up."""
+    def count(self, section: str, *key: str | None) -> int:
+        """The counts of all rows of `section` that begin with `key`, added up; None stands for anything."""
         self.call(self._drain)
         rows = [
-            row for delta in self.deltas for row in delta.get(section, ()) if tuple(row[: len(key)]) == key
+            row
+            for delta in self.deltas
+            for row in delta.get(section, ())
+            if all(wanted in (None, found) for wanted, found in zip(key, row, strict=False))
         ]
         return sum(
             row[

@@ -1,0 +1,396 @@
+"""Transactions that begin at a copy and move up to the owner: when they do, and when they must not begin."""
+
+from __future__ import annotations
+
+import pytest
+from support.fixtures import Database
+from support.relay import RunningRelay
+from support.split import asked, client_of, databases, moving
+from support.wire import SYNC, WireClient, bind, close, describe, execute, kinds, parse, sqlstate
+
+__all__ = ["databases"]
+
+READ = "SELECT v FROM t WHERE id = 1"
+Pair = tuple[Database, Database]
+
+
+def wait_fresh(relay: RunningRelay, client: WireClient) -> None:
+    """Behind a write of the session, until the copy is known to hold it."""
+    relay.wait_for(lambda: asked(client, "SELECT v FROM t WHERE id = 2") == "copy", "the copy is fresh again")
+
+
+def batch_value(client: WireClient, *parts: bytes) -> str:
+    """The first column of the first row of an extended batch."""
+    client.send(*parts, SYNC)
+    row = next(frame.body for frame in client.until_ready() if frame.kind == "D")
+    return row[6 : 6 + int.from_bytes(row[2:6])].decode()
+
+
+def test_a_transaction_reads_at_the_copy_and_writes_at_the_owner(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert kinds(client.query("BEGIN")) == "CZ"
+        assert [asked(client) for _ in range(3)] == ["copy"] * 3
+        assert kinds(client.query("UPDATE t SET v = 'mine' WHERE id = 1")) == "CZ"
+        assert asked(client) == "mine"
+        assert client.query("COMMIT")[-1].body == b"I"
+        assert databases[0].execute("SELECT v FROM t WHERE id = 1") == [["mine"]]
+        assert databases[1].execute("SELECT v FROM t WHERE id = 1") == [["copy"]]
+        assert relay.count("routes", "svc", "split", "svc_db") == 1
+        assert relay.count("routes", "svc", "transaction", "svc_db") == 2
+        assert relay.count("routes", "svc", "moved_up", "shared") == 1
+        left = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"
+        left += " AND datname = current_database()"
+        relay.wait_for(lambda: databases[1].execute(left) == [[0]], "the copy's half is rolled back")
+
+
+def test_a_transaction_that_only_reads_ends_at_the_copy(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for end in ("COMMIT", "ROLLBACK", "END"):
+            client.query("BEGIN")
+            assert asked(client) == "copy"
+            frames = client.query(end)
+            assert (kinds(frames), frames[-1].body) == ("CZ", b"I")
+        assert relay.count("calls", "svc", "baseline") == 0
+        assert client.query("INSERT INTO u VALUES (77)")[-1].body == b"I"
+        assert databases[0].execute("SELECT count(*) FROM u") == [[1]]
+
+
+# What is done at the owner, wherever the transaction was; behind it the transaction stays there.
+OWNERS = [
+    "UPDATE t SET id = id WHERE id = 2",
+    "SELECT v FROM t WHERE id = 2 FOR UPDATE",
+    "SELECT v FROM t WHERE id = 2 FOR KEY SHARE",
+    "LOCK TABLE t IN ACCESS SHARE MODE",
+    "SELECT v, now() FROM t WHERE id = 2",
+    "SELECT v, current_timestamp FROM t WHERE id = 2",
+    "SELECT v, localtime FROM t WHERE id = 2",
+    "SELECT v, transaction_timestamp() FROM t WHERE id = 2",
+    "SELECT v, 'now'::timestamptz FROM t WHERE id = 2",
+    "SELECT v FROM t WHERE id = 2 AND 'tomorrow' > date '2000-01-01'",
+    "SELECT v, random() FROM t WHERE id = 2",
+    "SELECT v FROM t, other",
+    "SELECT 1",
+    "SAVEPOINT s",
+    "SET LOCAL work_mem = '8MB'",
+    "SET work_mem = '8MB'",
+    "SET TRANSACTION READ ONLY",
+    "SET CONSTRAINTS ALL DEFERRED",
+    "SHOW transaction_isolation",
+    "DECLARE c CURSOR FOR SELECT v FROM t",
+    "DECLARE c CURSOR WITH HOLD FOR SELECT v FROM t",
+    "PREPARE p AS SELECT v FROM t",
+    "SELECT pg_advisory_xact_lock(1)",
+    "SELECT set_config('work_mem', '8MB', true)",
+    "SELECT txid_current()",
+    "SELECT pg_export_snapshot()",
+    "CREATE TEMP TABLE made ON COMMIT DROP AS SELECT v FROM t",
+    "COPY t TO STDOUT",
+    "EXPLAIN SELECT v FROM t",
+    "LISTEN channel",
+    "NOTIFY channel",
+    "DO $$ BEGIN PERFORM 1; END $$",
+    "SELECT v FROM t WHERE id = 2; SELECT v FROM t WHERE id = 3 FOR UPDATE",
+]
+
+
+@pytest.mark.parametrize("sql", OWNERS)
+def test_what_the_copy_could_not_forget_is_done_at_the_owner(sql: str, databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for before in ((), (READ,)):
+            client.query("BEGIN")
+            for statement in before:
+                assert asked(client, statement) == "copy"
+            assert "E" not in kinds(client.query(sql))
+            assert asked(client) == "shared"
+            client.query("ROLLBACK")
+            client.query("DISCARD ALL")
+            wait_fresh(relay, client)
+        assert relay.count("routes", None, "moved_up", "shared") == 1
+
+
+@pytest.mark.parametrize(
+    ("begin", "where"),
+    [
+        ("BEGIN", "copy"),
+        ("START TRANSACTION", "copy"),
+        ("BEGIN ISOLATION LEVEL READ COMMITTED", "copy"),
+        ("BEGIN ISOLATION LEVEL READ UNCOMMITTED", "copy"),
+        ("BEGIN READ ONLY", "copy"),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ", "shared"),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "shared"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", "shared"),
+        ("START TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE", "shared"),
+        ("BEGIN READ WRITE", "shared"),
+    ],
+)
+def test_how_a_transaction_begins_says_whether_it_may(begin: str, where: str, databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        assert kinds(client.query(begin)) == "CZ"
+        assert asked(client) == where
+        client.query("COMMIT")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_the_sessions_default_isolation_is_honoured(level: str, databases: Pair) -> None:
+    def reads(client: WireClient, begin: str) -> str | None:
+        wait_fresh(relay, client)  # until then the session keeps the link that is asked what was set
+        client.query(begin)
+        where = asked(client)
+        client.query("COMMIT")
+        return where
+
+    with moving(databases) as relay:
+        with client_of(relay) as client:
+            client.query(f"SET default_transaction_isolation = '{level}'")
+            assert reads(client, "BEGIN") == "shared"
+            assert reads(client, "BEGIN ISOLATION LEVEL READ COMMITTED") == "copy"
+            client.query("RESET default_transaction_isolation")
+            assert reads(client, "BEGIN") == "copy"
+            client.query(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}")
+            assert reads(client, "BEGIN") == "shared"
+            client.query("BEGIN")
+            client.query(f"SET TRANSACTION ISOLATION LEVEL {level}")
+            assert asked(client) == "shared"
+            client.query("COMMIT")
+        options = "-c default_transaction_isolation=" + level.replace(" ", "\\ ")
+        with WireClient(relay.connect()) as client:
+            client.log_in("app", relay.shared.dbname, options=options)
+            assert reads(client, "BEGIN") == "shared"
+
+
+def test_a_role_of_another_default_stays(databases: Pair) -> None:
+    databases[0].execute("ALTER ROLE app SET default_transaction_isolation = 'repeatable read'")
+    try:
+        with moving(databases) as relay, client_of(relay) as client:
+            client.query("BEGIN")
+            assert asked(client) == "shared"
+    finally:
+        databases[0].execute("ALTER ROLE app RESET default_transaction_isolation")
+
+
+def test_a_read_only_transaction_is_refused_its_write_as_ever(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN READ ONLY")
+        assert asked(client) == "copy"
+        assert sqlstate(client.query("UPDATE t SET v = 'x'")) == "25006"
+        assert sqlstate(client.query(READ)) == "25P02"
+        assert client.query("ROLLBACK")[-1].body == b"I"
+
+
+def test_a_transaction_that_failed_at_the_copy_stays_failed(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for behind, answers in (
+            (("COMMIT",), "CZ"),
+            ((READ, "ROLLBACK"), "EZCZ"),
+            (("UPDATE t SET v = 'x'", "SAVEPOINT s", "ROLLBACK"), "EZEZCZ"),
+        ):
+            client.query("BEGIN")
+            assert asked(client) == "copy"
+            frames = client.query("SELECT v, 1 / (id - id) FROM t")
+            assert (sqlstate(frames), frames[-1].body) == ("22012", b"E")
+            found = [client.query(sql) for sql in behind]
+            assert "".join(map(kinds, found)) == answers
+            for frames in found[:-1]:
+                assert (sqlstate(frames), frames[-1].body) == ("25P02", b"E")
+            assert found[-1][0].body == b"ROLLBACK\0"
+            wait_fresh(relay, client)
+        assert databases[0].execute("SELECT count(*) FROM t WHERE v = 'x'") == [[0]]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_stands_behind_the_end_in_one_batch_is_never_done_at_the_copy(
+    end: str, fails: bool, databases: Pair
+) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        assert asked(client) == "copy"
+        if fails:
+            client.query("SELECT v, 1 / (id - id) FROM t")
+        insert = parse("", "INSERT INTO u VALUES (5)"), bind("", ""), execute()
+        client.send(parse("", end), bind("", ""), execute(), *insert, SYNC)
+        assert kinds(client.until_ready()) == "12C12CZ"
+        wait_fresh(relay, client)
+        client.query("BEGIN")
+        assert asked(client, "SELECT v FROM t WHERE id = 2") == "copy"
+        assert kinds(client.query(f"{end}; INSERT INTO u VALUES (6)")) == "CCZ"
+        assert databases[0].execute("SELECT id FROM u ORDER BY id") == [[5], [6]]
+        assert databases[1].execute("SELECT id FROM u") == []
+
+
+def test_extended_batches_move_with_their_statements(databases: Pair) -> None:
+    """Prepared by name outside, unnamed inside; after the move each is found at the owner."""
+    read = "SELECT v FROM t WHERE id = $1::int"
+    with moving(databases) as relay, client_of(relay) as client:
+        client.send(parse("named", read), parse("write", "UPDATE t SET v = v WHERE id = $1::int"), SYNC)
+        client.until_ready()
+        begin = parse("", "BEGIN"), bind("", ""), execute()
+        assert batch_value(client, *begin, bind("", "named", "1"), describe("P"), execute()) == "copy"
+        assert batch_value(client, parse("", read), bind("", "", "2"), execute()) == "copy"
+        assert batch_value(client, bind("", "", "3"), execute()) == "copy"
+        client.send(bind("", "write", "4"), execute(), SYNC)
+        assert kinds(client.until_ready()) == "2CZ"
+        assert batch_value(client, parse("", read), bind("", "", "2"), execute()) == "shared"
+        assert batch_value(client, bind("", "named", "1"), execute()) == "shared"
+        client.send(parse("", "COMMIT"), bind("", ""), execute(), SYNC)
+        assert client.until_ready()[-1].body == b"I"
+        wait_fresh(relay, client)
+        client.send(parse("", "BEGIN"), bind("", ""), execute(), SYNC)
+        client.until_ready()
+        assert batch_value(client, parse("", read), bind("", "", "2"), execute()) == "copy"
+        client.query("UPDATE t SET v = v WHERE id = 9")
+        client.query("COMMIT")
+
+
+def test_an_unnamed_statement_goes_along(databases: Pair) -> None:
+    """Parsed at the copy, it is bound again behind a move that something else has caused."""
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        read = parse("", "SELECT v FROM t WHERE id = $1::int")
+        assert batch_value(client, read, bind("", "", "2"), execute()) == "copy"
+        client.send(close("S", "nothing"), SYNC)
+        assert kinds(client.until_ready()) == "3Z"
+        assert batch_value(client, bind("", "", "3"), execute()) == "shared"
+
+
+@pytest.mark.parametrize(
+    "portal",
+    [(bind("named", ""), execute("named")), (bind("", ""), execute("", 1))],
+    ids=["named", "in parts"],
+)
+def test_a_portal_that_stays_open_is_the_owners(portal: tuple[bytes, bytes], databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for before in (0, 1):
+            client.query("BEGIN")
+            for _ in range(before):
+                assert asked(client) == "copy"
+            assert batch_value(client, parse("", "SELECT v FROM t ORDER BY id"), *portal) == "shared"
+            name = "named" if b"named" in portal[0] else ""
+            client.send(execute(name, 1), SYNC)
+            assert "E" not in kinds(client.until_ready())
+            client.query("COMMIT")
+
+
+def test_a_parameter_that_tells_the_time_is_the_owners(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        for value, where in (("NOW", "shared"), ("Yesterday", "shared"), ("2026-01-01", "copy")):
+            client.query("BEGIN")
+            sql = "SELECT v FROM t WHERE id = 1 AND $1::text IS NOT NULL"
+            assert batch_value(client, parse("", sql), bind("", "", value), execute()) == where
+            client.query("COMMIT")
+
+
+def test_a_copy_that_fails_costs_the_transaction_nothing(databases: Pair) -> None:
+    """Be it the second read that fails there, or the first."""
+    databases[0].execute("INSERT INTO u VALUES (77)")
+    other = "SELECT id FROM u"
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        assert asked(client) == "copy"
+        databases[1].execute("ALTER TABLE u RENAME TO hidden")
+        assert asked(client, other) == "77"
+        assert asked(client) == "shared"
+        client.query("COMMIT")
+        client.query("BEGIN")
+        assert asked(client, other) == "77"
+        assert kinds(client.query("UPDATE t SET v = 'mine' WHERE id = 1")) == "CZ"
+        assert client.query("COMMIT")[-1].body == b"I"
+        assert relay.count("routes", "svc", "retried", "shared") == 2
+        assert databases[0].execute("SELECT v FROM t WHERE id = 1") == [["mine"]]
+
+
+def test_a_copy_that_is_lost_between_two_statements(databases: Pair) -> None:
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    with moving(databases) as relay, client_of(relay) as client:
+        for behind in (f"{READ}", "UPDATE t SET id = id RETURNING v"):
+            client.query("BEGIN")
+            assert asked(client) == "copy"
+            databases[1].execute(f"{kill} AND datname = current_database()")
+            relay.wait_for(lambda: relay.call(lambda r: r.links_open) <= 1, "the link is gone")
+            assert asked(client, behind) == "shared"
+            assert client.query("COMMIT")[-1].body == b"I"
+            wait_fresh(relay, client)
+        client.query("BEGIN")
+        assert asked(client) == "copy"
+        client.query("SELECT v, 1 / (id - id) FROM t")
+        kill = kill.replace("'idle in transaction'", "'idle in transaction (aborted)'")
+        databases[1].execute(f"{kill} AND datname = current_database()")
+        relay.wait_for(lambda: relay.call(lambda r: r.links_open) <= 1, "the link is gone")
+        assert sqlstate(client.query(READ)) == "25P02"
+        assert client.query("COMMIT")[0].body == b"ROLLBACK\0"
+
+
+def test_a_copy_that_falls_behind_is_left_in_the_middle(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        assert asked(client) == "copy"
+        relay.fresh = False
+        relay.wait_for(lambda: asked(client) == "shared", "the copy is late")
+        assert relay.count("routes", "svc", "moved_up", "shared") == 1
+        client.query("COMMIT")
+
+
+def test_a_new_epoch_is_heeded_in_the_middle(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        assert asked(client) == "copy"
+        relay.shift(50)
+        assert [asked(client) for _ in range(20)] == ["copy"] * 20, "the weight is asked once a transaction"
+        relay.shift(0)
+        assert asked(client) == "shared"
+        relay.shift(100)
+        assert asked(client) == "shared"
+        client.query("COMMIT")
+        assert asked(client) == "copy"
+
+
+def test_a_session_reads_its_own_writes_in_transactions_too(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        relay.fresh = False
+        client.query("UPDATE t SET v = 'mine' WHERE id = 1")
+        client.query("BEGIN")
+        assert asked(client) == "mine"
+        client.query("COMMIT")
+
+
+def test_settings_follow_the_transaction(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("SET app.tenant = 'seven'")
+        wait_fresh(relay, client)  # until then the session keeps the link that is asked what was set
+        client.query("BEGIN")
+        assert asked(client) == "copy"
+        client.query("UPDATE t SET v = current_setting('app.tenant') WHERE id = 1")
+        client.query("COMMIT")
+        assert databases[0].execute("SELECT v FROM t WHERE id = 1") == [["seven"]]
+
+
+def test_what_is_pipelined_arrives_in_order(databases: Pair) -> None:
+    """BEGIN, reads, a write and COMMIT in one packet, a Sync behind each."""
+    with moving(databases) as relay, client_of(relay) as client:
+
+        def unit(sql: str) -> bytes:
+            return parse("", sql) + bind("", "") + execute() + SYNC
+
+        update = "UPDATE t SET v = 'mine' WHERE id = 1 RETURNING v"
+        client.send(*(unit(sql) for sql in ("BEGIN", READ, READ, update, READ, "COMMIT", READ)))
+        found = [client.until_ready() for _ in range(7)]
+        assert [kinds(frames) for frames in found] == ["12CZ", *["12DCZ"] * 4, "12CZ", "12DCZ"]
+        values = [frame.body[6:].decode() for frames in found for frame in frames if frame.kind == "D"]
+        assert values[:4] == ["copy", "copy", "mine", "mine"]
+        assert [frames[-1].body for frames in found] == [b"T"] * 5 + [b"I"] * 2
+
+
+def test_a_view_may_tell_the_time(databases: Pair) -> None:
+    """At a replica of the owner, which has its views. Here it is another database, to tell them apart."""
+    for database in databases:
+        database.execute("CREATE VIEW timed AS SELECT v, now() AS at FROM t WHERE id = 1")
+    with RunningRelay(databases[0], replicas=(databases[1],)) as relay, client_of(relay) as client:
+        view, table = "SELECT v FROM timed", READ
+        assert {asked(client, view) for _ in range(60)} == {"shared", "copy"}
+        for sql, where in ((view, {"shared"}), (table, {"shared", "copy"})):
+            found = set()
+            for _ in range(60):
+                client.query("BEGIN")
+                found.add(asked(client, sql))
+                client.query("COMMIT")
+            assert found == where
