@@ -31,7 +31,7 @@ ANSWER_S_MAX: Final = 5.0
 # Kind, worker that sends it, number of the question, process id of the session, process id of its server,
 # endpoint or whether it is sure.
 _NOTE: Final = struct.Struct(">cBIIIB")
-_HOLD, _HELD, _RELEASE = b"h", b"k", b"r"
+_HOLD, _HELD, _RELEASE, _BEGIN = b"h", b"k", b"r", b"b"
 
 
 def first_process_id(worker: int) -> int:
@@ -119,6 +119,13 @@ class Signals:
         self._loop = loop
         self._questions: dict[int, Question] = {}
         self._last = 0
+        self._held_for: dict[int, list[int]] = {}  # worker -> process ids of the sessions held for it
+
+    def begin(self) -> None:
+        """Lets the others know that this worker begins: whatever its predecessor had them hold is let go."""
+        for worker in range(self._relay.board_workers):
+            if worker != self._relay.index:
+                self._send(worker, _NOTE.pack(_BEGIN, self._relay.index, 0, 0, 0, 0))
 
     def ask(self, session: Session, process_id: int, endpoint: int) -> None:
         """`session` is about to signal the session with `process_id`; the relay hears what is found."""
@@ -148,7 +155,13 @@ class Signals:
         if kind == _HOLD:
             self._relay.hold(process_id, more, partial(self._answer, worker, number, process_id))
         elif kind == _RELEASE:
-            self._relay.release(process_id, bool(more))
+            held = self._held_for.get(worker, [])
+            if process_id in held:
+                held.remove(process_id)
+                self._relay.release(process_id, bool(more))
+        elif kind == _BEGIN:
+            for process_id in self._held_for.pop(worker, []):
+                self._relay.release(process_id, False)
         elif not self._answered(number, server_id) and server_id:
             self.release(process_id, sure=True)  # too late: nobody waits for it any more
 
@@ -158,7 +171,11 @@ class Signals:
     def _answer(self, worker: int, number: int, process_id: int, server_id: int) -> None:
         """Tells the worker that has asked; a server process that it will not hear of is not kept for it."""
         note = _NOTE.pack(_HELD, self._relay.index, number, process_id, server_id, 0)
-        if not self._send(worker, note) and server_id:
+        if not server_id:
+            self._send(worker, note)
+        elif self._send(worker, note):
+            self._held_for.setdefault(worker, []).append(process_id)
+        else:
             self._relay.release(process_id, True)
 
     def _answered(self, number: int, server_id: int) -> bool:

@@ -43,6 +43,9 @@ class Relay(Clients, Protocol):
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
         """Routes by this table from the next statement on."""
 
+    def announce(self) -> None:
+        """Lets the other workers know that this one begins."""
+
     def wake_on(self, fd: int) -> None:
         """Leaves the loop its turn as soon as something arrives at `fd`."""
 
@@ -170,6 +173,7 @@ class Worker:
         self._relay.on_urgent = self._send_soon
         self._relay.on_foreign_cancel = self._acceptor.pass_cancel
         self._relay.on_note = self._acceptor.pass_note
+        self._relay.announce()
         self._relay.on_event = self._send_event
         for fd in (*self._inherited.listen_fds, self._inherited.inbox_fd, self._inherited.channel_fd):
             self._relay.wake_on(fd)

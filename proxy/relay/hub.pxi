@@ -212,6 +212,10 @@ cdef class Relay(Arrivals):
         if session is not None and session.holds:
             session.be_released(sure)
 
+    def announce(self):
+        """Lets the other workers know that this one begins."""
+        self.signals.begin()
+
     def take_note(self, bytes note):
         """What another worker's Signals say."""
         self.signals.take(note)

@@ -50,6 +50,9 @@ class RecordingRelay:
         self.cancelled.append((process_id, secret_key))
         self.changed.set()
 
+    def announce(self) -> None:
+        """It has nothing to say to others."""
+
     def take_note(self, note: bytes) -> None:
         self.notes.append(note)
         self.changed.set()

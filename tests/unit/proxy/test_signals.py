@@ -71,6 +71,7 @@ class Relay:
 
     def __init__(self, index: int, session: int) -> None:
         self.index = index
+        self.board_workers = 2
         self.session = session
         self.holds = 0
         self.answers: list[tuple[Any, int, int]] = []
@@ -144,6 +145,22 @@ def test_a_worker_that_is_not_there_has_no_sessions() -> None:
         relays[0].on_note = None
         workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
         assert relays[0].answers == [("caller", first_process_id(2), 0), ("caller", THEIRS, 0)]
+
+    run(scenario)
+
+
+def test_what_a_worker_that_died_had_held_is_let_go() -> None:
+    def scenario(pair: Pair) -> None:
+        relays, workers, notes = pair
+        workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
+        deliver(workers, notes)
+        assert relays[1].holds == 1
+        workers[0].begin()  # as its successor does
+        deliver(workers, notes)
+        assert relays[1].holds == 0
+        workers[0].release(THEIRS, sure=True)
+        deliver(workers, notes)
+        assert relays[1].holds == 0
 
     run(scenario)
 
