@@ -20,6 +20,7 @@ LIVE = (
     "rollback.consistency_percent_min",
     "services.*.shadow_writes",
     "services.*.shadow_percent",
+    "services.*.ddl",
     "admin.token",
 )
 # A section of which keys may come and go, too.
@@ -56,6 +57,7 @@ def merged(before: Config, after: Config) -> Config:
             update={
                 "shadow_writes": after.services[name].shadow_writes,
                 "shadow_percent": after.services[name].shadow_percent,
+                "ddl": after.services[name].ddl,
             }
         )
         if name in after.services

@@ -23,6 +23,7 @@ def routing_table(config: Config) -> RoutingTable:
             shadow_writes=service.shadow_writes,
             shadow_percent=service.shadow_percent,
             causality=service.causality,
+            ddl=service.ddl,
         )
         for name, service in config.services.items()
     )

@@ -260,6 +260,9 @@ class Service(Section):
     """`validate` also runs a share of the write transactions at the service's own database, rolled back."""
     shadow_percent: Percent = 100.0
     """Share of the write transactions that `validate` runs."""
+    ddl: Literal["refuse", "owner"] = "refuse"
+    """What becomes of statements that change the definition of this service's tables while it moves: `refuse`
+    answers them with an error, `owner` runs them in the shared database alone."""
     reads: int = Field(default=0, ge=0, le=100)
     """Percent of the reads that go to the service's own database once it is in stage `reading`."""
     causality: Literal["session", "service"] = "session"

@@ -33,6 +33,7 @@ from pgshunt.routing._shapes cimport (
     KIND_ROLLBACK,
     KIND_SESSION,
     KIND_SHOW_ROUTE,
+    PLAN_REFUSED,
     PLAN_SPLIT,
     UNRESOLVED,
     WRITES_NOTHING,

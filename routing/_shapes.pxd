@@ -20,6 +20,7 @@ cdef enum:
     # The values of routing.decide.PlanKind.
     PLAN_FIXED = 0
     PLAN_SPLIT = 1
+    PLAN_REFUSED = 2
 
     # The value of routing.crossing.NOTHING.
     WRITES_NOTHING = -3

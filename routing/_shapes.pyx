@@ -440,7 +440,7 @@ def kinds():
 
 def plan_kinds():
     """The kinds of plan as the hot path knows them, by name."""
-    return {"FIXED": PLAN_FIXED, "SPLIT": PLAN_SPLIT}
+    return {"FIXED": PLAN_FIXED, "SPLIT": PLAN_SPLIT, "REFUSED": PLAN_REFUSED}
 
 
 def strip_bytes(text):

@@ -103,6 +103,7 @@ def _unit(shapes: list[Shape]) -> Shape:
         strange=any(shape.strange for shape in shapes),
         runs=_union(shape.runs for shape in shapes),
         makes=reduce(added, makes) if makes else None,
+        alters=_union(shape.alters for shape in shapes),
         statements=len(shapes),
         reason="search_path" if unclear else "transaction_block" if controls else reason,
     )

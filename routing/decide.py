@@ -21,6 +21,7 @@ class PlanKind(IntEnum):
 
     FIXED = 0
     SPLIT = 1
+    REFUSED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,21 @@ class Split:
     reason: Reason = Reason.SPLIT
 
 
-Plan = Fixed | Split
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not run at all: the client gets an error (SQLSTATE 0A000) in place of an answer, and an open
+    transaction fails as by any other error. `endpoint` is where the session's link is, if it needs one.
+    """
+
+    kind: ClassVar[PlanKind] = PlanKind.REFUSED
+    endpoint: int
+    service: int
+    reason: Reason
+    message: str
+    hint: str
+
+
+Plan = Fixed | Split | Refused
 
 _BY_KIND: Final = {
     Kind.EMPTY: Reason.NO_TABLE,
@@ -86,7 +101,22 @@ def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
         if replicas:
             service = _service(shape, placement)
             return Split(service, 0, baseline, (), replicas, after, Reason.REPLICA)
+    for name in sorted(shape.alters & placement.frozen.keys()):
+        return _frozen(name, table, placement, baseline)
     return Fixed(baseline, _service(shape, placement), _reason(shape, placement))
+
+
+def _frozen(name: str, table: RoutingTable, placement: Placement, baseline: int) -> Refused:
+    mover = table.services[placement.frozen[name]]
+    return Refused(
+        baseline,
+        placement.services.get(name, placement.frozen[name]),
+        Reason.FROZEN,
+        f"the definition of {name} cannot change while {mover.name} is moving to {mover.database}",
+        "Do it before the move or behind it. "
+        f"With services.{mover.name}.ddl: owner it is done in the shared database alone, "
+        "and the same has to be done in the copy by hand.",
+    )
 
 
 def _best_copies(tables: frozenset[str], placement: Placement) -> Copies | None:

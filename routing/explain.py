@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pgshunt.routing.classify import classify
-from pgshunt.routing.decide import Plan, Split, decide
+from pgshunt.routing.decide import Plan, Refused, Split, decide
 from pgshunt.routing.grammar import Unreadable, parse, pg
 from pgshunt.routing.names import SYSTEM_SCHEMAS, is_temporary, resolve, split_search_path
 from pgshunt.routing.reason import Reason
@@ -252,6 +252,8 @@ def _candidates(plan: Plan, table: RoutingTable, freshness_of: FreshnessOf) -> I
 
 
 def _choice(plan: Plan, table: RoutingTable) -> tuple[tuple[str, float], ...]:
+    if isinstance(plan, Refused):
+        return (("refused", 100),)
     if not isinstance(plan, Split):
         return ((table.endpoints[plan.endpoint].name, 100),)
     choices = []

@@ -34,6 +34,7 @@ class Reason(IntEnum):
     NO_HEARTBEAT = 20
     REPLICA = 21
     MOVED_UP = 22
+    FROZEN = 23
 
     @property
     def code(self) -> str:
@@ -72,5 +73,6 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.NO_HEARTBEAT: "No heartbeat is written, so no copy is known to be fresh.",
         Reason.REPLICA: "A plain read, and a replica of the owner takes a share of those.",
         Reason.MOVED_UP: "Its transaction had only read from a copy, and went on at the owner.",
+        Reason.FROZEN: "It would change the definition of a table that is being moved: refused.",
     }
 )

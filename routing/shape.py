@@ -47,9 +47,9 @@ class Shape:
     them; `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what
     PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names. `defines` is DDL that
     others may notice: what was parsed before may mean something else behind it; `makes` is what such a
-    statement adds to the code of the database. `strange` means that it calls a function nobody knows (yet);
-    `runs` are the functions of the database's own that it may make run. `reason` says in a word what made it
-    so, "" for a plain statement.
+    statement adds to the code of the database, `alters` are the relations that are not the same behind it.
+    `strange` means that it calls a function nobody knows (yet); `runs` are the functions of the database's
+    own that it may make run. `reason` says in a word what made it so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -83,6 +83,7 @@ class Shape:
     prepared: Shape | None = None
     signals: bool = False
     defines: bool = False
+    alters: frozenset[str] = frozenset()
     statements: int = 1
     ordered: bool = False
     strange: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from pgshunt.routing.alterations import altered
 from pgshunt.routing.effects import DEFINE, INSERT, READ, TRUNCATE
 from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import pg
@@ -23,6 +24,7 @@ def examine(found: Findings, node: pg.Node) -> None:
     kind = node.WhichOneof("node")
     statement = getattr(node, kind) if kind else node
     STATEMENTS.get(type(statement), _definition)(found, statement)
+    found.alters |= altered(found, statement)
 
 
 def _query(found: Findings, node: Any) -> None:

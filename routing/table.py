@@ -88,6 +88,7 @@ class Service:
     shadow_percent: float = 100.0
     copied: tuple[str, ...] = ()
     causality: Causality = "session"
+    ddl: Literal["refuse", "owner"] = "refuse"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,6 +107,7 @@ class Service:
             shadow_percent=float(data.get("shadow_percent", 100.0)),
             copied=tuple(data.get("copied", ())),
             causality=data.get("causality", "session"),
+            ddl=data.get("ddl", "refuse"),
         )
 
 
@@ -215,8 +217,9 @@ class Copies:
 class Placement:
     """For each table: the database that owns it (the only place to write) and the copies that may be read.
 
-    `services` maps a table to the index of the service it belongs to; `owner_endpoints` maps a database to
-    its primary's index, `replicas` to those of the replicas that take reads.
+    `services` maps a table to the index of the service it belongs to, `frozen` one that must stay as it is
+    defined to the index of the service that is moving it; `owner_endpoints` maps a database to its primary's
+    index, `replicas` to those of the replicas that take reads.
     """
 
     owners: Mapping[str, str]
@@ -224,6 +227,7 @@ class Placement:
     copies: tuple[Copies, ...]
     owner_endpoints: Mapping[str, int]
     replicas: Mapping[str, tuple[int, ...]]
+    frozen: Mapping[str, int]
 
     def owner(self, table: str) -> str:
         """The database that owns `table`; what nobody owns stays on the shared database."""
@@ -235,6 +239,7 @@ class Placement:
         database.
         """
         services: dict[str, int] = {}
+        frozen: dict[str, int] = {}
         copies = []
         replicas: dict[str, tuple[int, ...]] = {}
         for i, endpoint in enumerate(table.endpoints):
@@ -243,6 +248,10 @@ class Placement:
         for index, service in enumerate(table.services):
             for name in service.tables:
                 services.setdefault(name, index)
+            if service.stage != "shared" and service.ddl == "refuse":
+                frozen.update(
+                    dict.fromkeys((*service.tables, *service.external_refs, *service.copied), index)
+                )
             if service.stage == "reading" and service.reads_percent > 0 and service.database != SHARED:
                 copies.append(
                     Copies(
@@ -268,4 +277,5 @@ class Placement:
                 }
             ),
             replicas=MappingProxyType(replicas),
+            frozen=MappingProxyType(frozen),
         )

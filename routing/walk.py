@@ -99,6 +99,7 @@ class Findings:
         self.executes: set[str] = set()
         self.prepared: Shape | None = None
         self.signals = False
+        self.alters: set[str] = set()
         self.ordered = False
         self.reason = ""
         self.strange = False
@@ -140,6 +141,7 @@ class Findings:
             prepared=self.prepared,
             signals=self.signals,
             defines=self.reason == "definition" and self.local != "temp_table",
+            alters=frozenset(self.alters),
             ordered=self.ordered,
             strange=self.strange,
             runs=frozenset(self.runs),

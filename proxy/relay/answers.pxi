@@ -332,14 +332,19 @@ cdef class Answers(ReadBack):
         return verdict
 
     cdef int on_wanted_error(self) except -1:
-        """The server's transaction has failed, as it should; the client hears the reason why it should."""
-        if replies_head(&self.replies).code != REPLY_QUERY:
-            self.unit_error = 2
-            self.flush_run()
-            if self.session is not None:
-                self.session.write_bytes(b"E" + (len(STALE_PLAN_BODY) + 4).to_bytes(4, "big") + STALE_PLAN_BODY)
-                if self.session.shadow is not None:
-                    self.session.shadow.observed_error(b"0A000")
+        """The server has failed, as it should; the client hears the reason why it should, if it is to hear of it."""
+        cdef bint queried = replies_head(&self.replies).code == REPLY_QUERY
+        cdef bytes told = STALE_PLAN_FRAME if self.refusal is None else self.refusal
+        if queried and self.refusal is None:
+            return VERDICT_SKIP
+        self.refusal = None
+        self.unit_error = 2
+        self.flush_run()
+        if self.session is not None:
+            self.session.write_bytes(told)
+            if self.session.shadow is not None:
+                self.session.shadow.observed_error(b"0A000")
+        if not queried:
             self.skip_failed()
         return VERDICT_SKIP
 

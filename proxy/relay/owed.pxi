@@ -29,6 +29,7 @@ cdef enum:
 cdef bytes STALE_PLAN = b"\0RRevalidateCachedQuery\0"
 cdef bytes STALE_PLAN_BODY = (
     b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c" + STALE_PLAN + b"\0")
+cdef bytes STALE_PLAN_FRAME = b"E" + (len(STALE_PLAN_BODY) + 4).to_bytes(4, "big") + STALE_PLAN_BODY
 
 
 cdef inline bytes shared_name(long id):
@@ -81,6 +82,7 @@ cdef class Owed(Connection):
     cdef bint dropping                 # a statement was sent that drops all prepared statements
     cdef bint defined                  # DDL was sent since the last transaction ended
     cdef dict prepares                 # name -> text of the PREPARE that the server has run
+    cdef bytes refusal                 # the ErrorResponse in place of the next one that is wanted, None: STALE_PLAN's
     cdef object making                 # deque of names, one per FLAG_REMAKES
     cdef tuple preparing               # name, text and entry of the PREPARE that is under way
     cdef bint instead                  # the next error tells less than the one the client was told

@@ -222,6 +222,8 @@ cdef class Routes(Choice):
             [self.catalogue.relations.get(name) == "v" for name in entry.shape.reads])
         entry.crosses = crosses(entry.shape, self.placement, self.catalogue.relations)
         entry.writer = writer(entry.shape, self.placement, self.catalogue.relations)
+        if entry.plan_kind == PLAN_REFUSED:
+            entry.plan = self.error_frame("ERROR", "0A000", plan.message, plan.hint)
         entry.epoch = self.epoch
         return 0
 

@@ -84,6 +84,8 @@ cdef class Session(Showing):
                 return TAKEN
         if self.unit_on_copy and not self.in_batch and self.link.owes_nothing():
             self.keep_replay(data, size)
+        if not self.link.failed and self.is_refused(entry):
+            return self.refuse(entry, True)
         self.note_statement(entry)
         if self.link.failed:
             return self.pass_failed(data, here)
@@ -158,6 +160,8 @@ cdef class Session(Showing):
         if (entry.stateful and self.uses_names(entry.shape)) or (text > 6 and (
                 self.knows(data + 5, text - 6) if whole else self.is_taken((<const char*> data)[5:text - 1]))):
             self.pin_names()               # while no message is on its way that an error could skip
+        if not self.link.failed and self.is_refused(entry):
+            return self.refuse(entry, False)
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
@@ -250,6 +254,8 @@ cdef class Session(Showing):
         if (entry.stateful and self.uses_names(entry.shape)) or (
                 statement is None and length and self.is_taken((<const char*> data)[portal_end:rest - 1])):
             self.pin_names()
+        if not self.link.failed and self.is_refused(entry):
+            return self.refuse(entry, False)
         self.note_statement(entry)
         self.in_batch = True
         if self.link.failed:

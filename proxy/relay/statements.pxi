@@ -86,6 +86,39 @@ cdef class Statements(Unit):
         replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD).flags = FLAG_FAILS
         return self.insert_bytes(describe_statement(b"pgshunt_changed"))
 
+    cdef bint is_refused(self, Entry entry) except -1:
+        """Whether the statement must not run. In a failed transaction the server itself refuses everything."""
+        if entry.epoch != self.relay.epoch:
+            self.relay.plan(entry)
+        return entry.plan_kind == PLAN_REFUSED and self.status != b"E"
+
+    cdef int refuse(self, Entry entry, bint simple) except -1:
+        """Makes the server fail where it would have run the statement; the client is told why it must not.
+
+        STOP while the server has other answers to give.
+        """
+        cdef Reply* reply
+        if self.link.replies.count:
+            if self.in_batch:
+                self.insert_bytes(b"H\0\0\0\x04")
+            self.phase = PHASE_AWAITING
+            return STOP
+        self.link.refusal = entry.plan
+        reply = replies_push(&self.link.replies, REPLY_QUERY if simple else REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
+        reply.flags = FLAG_FAILS
+        reply.started_ns = self.poller.now_ns
+        reply.service = <int16_t> entry.service
+        if simple:
+            if self.in_batch:
+                self.renew_unnamed(reply, True)
+            self.link.unnamed_token = self.unnamed_token = 0   # dropped by every simple query
+            self.insert_bytes(FAILING)
+            self.end_unit()
+        else:
+            self.in_batch = True
+            self.insert_bytes(describe_statement(b"pgshunt_refused"))
+        return TAKEN
+
     cdef int send_parse(self, Statement statement, uint8_t action, bytes name) except -1:
         """Gives the link's server a statement it lacks; `name` is the client's when the client asked for it."""
         cdef tuple described = None if name is not None else statement.described.get(self.link.pool.state.index)

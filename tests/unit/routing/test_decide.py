@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgshunt.routing.decide import Fixed, Plan, Split, decide
+from pgshunt.routing.decide import Fixed, Plan, Refused, Split, decide
 from pgshunt.routing.reason import REASON_CODES, SENTENCES, Reason
 from pgshunt.routing.shape import Kind, Shape, unknown
 from pgshunt.routing.table import SHARED, Endpoint, Placement, RoutingTable, Service, Stage
@@ -149,6 +149,27 @@ def test_a_weight_of_zero_or_a_database_without_endpoints_splits_nothing() -> No
         assert isinstance(decide(read("users"), table, Placement.of(table)), Fixed)
 
 
+@pytest.mark.parametrize("stage", ["syncing", "shadowing", "reading"])
+def test_a_moving_table_keeps_its_definition(stage: Stage) -> None:
+    shape = write("users", alters=names("users"))
+    moving = replace(AUTH, stage=stage)
+    plan = decide(shape, replace(TABLE, services=(moving,)), Placement.of(replace(TABLE, services=(moving,))))
+    assert isinstance(plan, Refused)
+    assert (plan.endpoint, plan.service, plan.reason) == (0, 0, Reason.FROZEN)
+    assert "public.users" in plan.message
+    assert "services.auth.ddl" in plan.hint
+    for free in (replace(moving, stage="shared"), replace(moving, ddl="owner")):
+        table = replace(TABLE, services=(free,))
+        assert decide(shape, table, Placement.of(table)) == Fixed(0, 0, Reason.OWNER_WRITE)
+
+
+def test_a_reference_that_is_being_copied_keeps_its_definition() -> None:
+    table = replace(TABLE, services=(AUTH, replace(INTEGRITY, stage="shared")))
+    plan = decide(write("logs", alters=names("logs")), table, Placement.of(table))
+    assert isinstance(plan, Refused)
+    assert (plan.service, "auth is moving" in plan.message) == (1, True)
+
+
 def test_reason_codes_are_stable() -> None:
     assert REASON_CODES[:4] == ("owner_write", "owner_read", "split", "baseline")
     assert [REASON_CODES[reason] for reason in Reason] == [reason.code for reason in Reason]
@@ -173,6 +194,7 @@ def tables(draw: st.DrawFn) -> RoutingTable:
                 stage=draw(st.sampled_from(["shared", "syncing", "shadowing", "reading"])),
                 reads_percent=draw(st.integers(0, 100)),
                 copied=tuple(draw(SETS)),
+                ddl=draw(st.sampled_from(["refuse", "owner"])),
             )
         )
     endpoints = [Endpoint("shared", SHARED, "h", 1, "m", "primary")]
@@ -191,6 +213,7 @@ SHAPES = st.builds(
     volatile=st.booleans(),
     pins=st.sampled_from([frozenset(), frozenset({"listen"})]),
     local=st.sampled_from([None, "system_column"]),
+    alters=SETS,
 )
 
 
@@ -198,6 +221,14 @@ SHAPES = st.builds(
 @settings(max_examples=1500, deadline=None)
 def test_a_plan_never_points_where_it_must_not(table: RoutingTable, shape: Shape) -> None:
     plan = decide(shape, table, Placement.of(table))
+    moving = [service for service in table.services if service.stage != "shared" and service.ddl == "refuse"]
+    frozen = {
+        name for service in moving for name in (*service.tables, *service.external_refs, *service.copied)
+    }
+    assert isinstance(plan, Refused) == bool(shape.alters & frozen and not isinstance(plan, Split))
+    if isinstance(plan, Refused):
+        assert plan.endpoint == 0
+        return
     if isinstance(plan, Fixed):
         assert table.endpoints[plan.endpoint] == table.endpoints[0]
         assert -1 <= plan.service < len(table.services)
