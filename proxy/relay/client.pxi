@@ -86,7 +86,7 @@ cdef class Client(Connection):
     cdef size_t run_length
     cdef bint link_dirty                   # bytes stand in the link's outbound that no send was tried for
     cdef size_t consumed_ahead             # bytes a dispatch has dealt with, its own message included
-    cdef bint resuming                     # stands in the relay's queue of sessions to go on with
+    cdef bint resuming                     # its place in the relay's queue of sessions to go on with holds good
     # The unit being sent: where it goes and why.
     cdef bint routed                       # its route is decided
     cdef bint sound                        # it is known not to begin in a failed transaction
@@ -121,6 +121,11 @@ cdef class Client(Connection):
     cdef int holds                         # statements under way that may signal this session
     cdef list holders                      # (endpoint, function to be told the server's process id), not yet told
     cdef object shadow                     # proxy.shadow.Unit being recorded, or None
+
+    cdef inline void await_replies(self) noexcept:
+        """Deals with nothing more until the link tells that its replies are in; a turn given before is void."""
+        self.phase = PHASE_AWAITING
+        self.resuming = False
 
     cdef int stop_waiting(self) except -1:
         raise NotImplementedError("stop_waiting belongs to Unit")

@@ -108,6 +108,8 @@ cdef class Relay(Arrivals):
                 turn = self.ready
                 self.ready = []
                 for session in turn:
+                    if not session.resuming:
+                        continue
                     session.resuming = False
                     if session.closed or session.phase >= PHASE_LEAVING or session.phase < PHASE_READY:
                         continue

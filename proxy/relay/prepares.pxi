@@ -88,7 +88,7 @@ cdef class Prepares(Statements):
         name, = shape.prepares
         reply.flags |= FLAG_PREPARES
         self.link.preparing = (name.encode(), text, Entry(shape.prepared))
-        self.phase = PHASE_AWAITING
+        self.await_replies()
         return 0
 
     cdef int prepared(self, bytes key, bytes text, Entry entry) except -1:

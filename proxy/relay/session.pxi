@@ -71,7 +71,7 @@ cdef class Session(Showing):
         if entry.kind == KIND_SESSION and not self.in_batch and self.drops_own(entry):
             if self.link is not None and self.link.replies.count:
                 # Whether the transaction has failed is known when the replies are in.
-                self.phase = PHASE_AWAITING
+                self.await_replies()
                 return STOP
             if self.status != b"E":
                 self.unnamed_token = 0
@@ -456,7 +456,7 @@ cdef class Session(Showing):
             self.end_unit()
             return TAKEN
         if not self.in_batch and self.unit_on_copy and self.link.replies.count:
-            self.phase = PHASE_AWAITING    # of a unit that may have to be sent again, this is not a part
+            self.await_replies()    # of a unit that may have to be sent again, this is not a part
             return STOP
         self.in_batch = False
         self.link.failed = False

@@ -6,7 +6,7 @@ cdef class Showing(Signalling):
     cdef int show_query(self) except -1:
         """TAKEN: it is answered. STOP: it must wait. SHOW_NOT_OURS: in a failed transaction the server says so."""
         if self.link is not None and self.link.replies.count:
-            self.phase = PHASE_AWAITING    # what it is to show, and whether the transaction has failed
+            self.await_replies()    # what it is to show, and whether the transaction has failed
             return STOP
         if self.status == b"E":
             return SHOW_NOT_OURS
@@ -37,7 +37,7 @@ cdef class Showing(Signalling):
         if self.link is not None and (self.link.replies.count or self.link.own_names):
             if self.link.own_names:
                 return SHOW_NOT_OURS
-            self.phase = PHASE_AWAITING
+            self.await_replies()
             return STOP
         if self.status == b"E":
             return SHOW_NOT_OURS

@@ -28,7 +28,7 @@ cdef class Signalling(Prepares):
                 self.relay.signals.ask(self, place.number, endpoint)
         if None not in self.signalled.values():
             return TAKEN
-        self.phase = PHASE_AWAITING
+        self.await_replies()
         return STOP
 
     cdef int found(self, uint32_t process_id, uint32_t server_id) except -1:

@@ -62,7 +62,7 @@ cdef class Statements(Unit):
             return TAKEN
         self.insert_bytes(b"H\0\0\0\x04")
         self.in_batch = True
-        self.phase = PHASE_AWAITING
+        self.await_replies()
         return STOP
 
     cdef int on_changed(self, Statement statement) except -1:
@@ -101,7 +101,7 @@ cdef class Statements(Unit):
         if self.link.replies.count:
             if self.in_batch:
                 self.insert_bytes(b"H\0\0\0\x04")
-            self.phase = PHASE_AWAITING
+            self.await_replies()
             return STOP
         self.link.refusal = entry.plan
         reply = replies_push(&self.link.replies, REPLY_QUERY if simple else REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
@@ -291,7 +291,7 @@ cdef class Statements(Unit):
         `flush`: it would not say so by itself.
         """
         self.link.dropping = True
-        self.phase = PHASE_AWAITING
+        self.await_replies()
         return self.insert_bytes(b"H\0\0\0\x04") if flush else 0
 
 

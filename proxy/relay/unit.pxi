@@ -42,7 +42,7 @@ cdef class Unit(Moving):
                     or self.at_copy or (self.status == b"I" and not link.pins and link.pool.state.index != 0)):
                 # Only when the replies are in is it known what the next unit means, which statements the server
                 # holds, and whether the unit still belongs to the copy that was asked last.
-                self.phase = PHASE_AWAITING
+                self.await_replies()
                 return STOP
             if entry.epoch != self.relay.epoch:
                 self.relay.plan(entry)
@@ -397,7 +397,7 @@ cdef class Unit(Moving):
             buffer_append(&again, b"X\0\0\0\x04", 5)
         buffer_free(&self.inbound)
         self.inbound = again
-        self.phase = PHASE_AWAITING
+        self.await_replies()
         self.relay.resume(self)
         return 0
 
