@@ -118,6 +118,7 @@ cdef class Client(Connection):
     cdef int64_t blocked_since_ns
     cdef int64_t blocked_ns
     cdef dict signalled                    # process id named by what comes next -> its server's, None: asked; or None
+    cdef int signals_at                    # endpoint of those servers
     cdef int holds                         # statements under way that may signal this session
     cdef list holders                      # (endpoint, function to be told the server's process id), not yet told
     cdef object shadow                     # proxy.shadow.Unit being recorded, or None

@@ -16,16 +16,17 @@ cdef class Signalling(Prepares):
 
     cdef int seek(self, Entry entry, list places) except -1:
         """Has the sessions that are named at `places` keep a link each. STOP: not all have been found yet."""
-        cdef int endpoint
         if self.signalled is None:
             self.signalled = {}
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
-        endpoint = self.link.pool.state.index if self.link is not None else entry.endpoint
+        # A transaction at a copy moves to the owner with this statement.
+        at_link = self.link is not None and not self.at_copy
+        self.signals_at = self.link.pool.state.index if at_link else entry.endpoint
         for place in places:
             if place.number != self.process_id and place.number not in self.signalled:
                 self.signalled[place.number] = None
-                self.relay.signals.ask(self, place.number, endpoint)
+                self.relay.signals.ask(self, place.number, self.signals_at)
         if None not in self.signalled.values():
             return TAKEN
         self.await_replies()
@@ -41,6 +42,8 @@ cdef class Signalling(Prepares):
         """The process id that takes the place of a session's; 0 if that stays: of no session, or too long for it."""
         cdef uint32_t server_id
         server_id = self.link.process_id if process_id == self.process_id else self.signalled[process_id]
+        if process_id != self.process_id and self.link.pool.state.index != self.signals_at:
+            return 0                           # there it would be another process
         return server_id if server_id <= SERVER_ID_MAX else 0
 
     cdef int name_servers(self, const uint8_t* data, list places) except -1:
