@@ -12,10 +12,13 @@ from contextlib import ExitStack
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
+from support.split import asked, client_of, databases, moving
 from support.wire import SYNC, Frame, WireClient, bind, describe, execute, kinds, parse, sqlstate
 
 from pgshunt.protocol.errors import read_error
 from pgshunt.protocol.messages import query
+
+__all__ = ["databases"]
 
 Connect = Callable[..., WireClient]
 Heard = list[list[tuple[str, str]]]
@@ -354,3 +357,13 @@ def test_a_busy_neighbour_is_never_hit(connect: Connect, relay: RunningRelay) ->
         assert told(caller.until_ready())[0] == ("D", "\0\1\0\0\0\1t")
         assert sqlstate(victim.until_ready()) == "57P01"
     relay.wait_for(lambda: relay.call(settled), "no link is kept, and none beyond the limit")
+
+
+def test_a_caller_in_a_transaction_at_a_copy_signals_at_the_owner(
+    databases: tuple[Database, Database],
+) -> None:
+    with moving(databases) as relay, client_of(relay) as victim, client_of(relay) as caller:
+        caller.query("BEGIN")
+        assert asked(caller) == "copy"
+        assert told(terminate(caller, victim))[0] == ("D", "\0\1\0\0\0\1t")
+        assert sqlstate(victim.until_ready()) == "57P01"
