@@ -86,7 +86,7 @@ cdef class Statements(Unit):
         replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD).flags = FLAG_FAILS
         return self.insert_bytes(describe_statement(b"pgshunt_changed"))
 
-    cdef bint is_refused(self, Entry entry) except -1:
+    cdef inline bint is_refused(self, Entry entry) except -1:
         """Whether the statement must not run. In a failed transaction the server itself refuses everything."""
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
