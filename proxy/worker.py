@@ -225,13 +225,13 @@ class Worker:
     def _tick(self, due_s: float) -> None:
         """Every 100 ms. `due_s` is when it should have run: the difference is how late the loop is."""
         now_s = self._loop.time()
+        next_s = max(due_s + TICK_S, now_s)
+        self._timer = self._loop.call_at(next_s, self._tick, next_s)  # first: no fault may end the ticking
         self._relay.tick()
         self._board.clients[self._inherited.index] = self._relay.clients
         # Zero from the stop on, so that nobody passes us a client any more.
         self._board.alive[self._inherited.index] = 0 if self._stopping.done() else time.monotonic_ns()
         self._send_delta(lag_s=max(0.0, now_s - due_s))
-        next_s = max(due_s + TICK_S, now_s)
-        self._timer = self._loop.call_at(next_s, self._tick, next_s)
 
     def _send_soon(self) -> None:
         """The relay counted something that must not wait for the tick. Called any number of times."""

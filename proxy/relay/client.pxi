@@ -198,7 +198,7 @@ cdef class Client(Connection):
         if self.closed:
             return 0
         if self.phase == PHASE_TUNNEL:
-            reading = buffer_waiting(&self.tunnel.outbound) == 0
+            reading = buffer_waiting(&self.tunnel.outbound) == 0 and not self.cut_off
             return self.listen_for(self.interest | EPOLLIN if reading else self.interest & ~<uint32_t> EPOLLIN)
         reading = ((self.phase == PHASE_READY or self.phase == PHASE_HANDSHAKE)
                    and buffer_waiting(&self.outbound) < OUTBOUND_BYTES_MAX
@@ -391,18 +391,22 @@ cdef class Client(Connection):
             self.write_bytes(self.farewell)
         if buffer_waiting(&self.outbound) == 0 or self.broken:
             return self.end()
-        self.deadline_ns = self.poller.now_ns + 5000000000
-        self.relay.deadlines.add(self)
+        if self.farewell is not None:          # else these are answers, which a client may take its time to read
+            self.deadline_ns = self.poller.now_ns + 5000000000
+            self.relay.deadlines.add(self)
         return self.listen_for(EPOLLOUT)
 
     cdef int on_lost(self) except -1:
         """The client sends nothing more. It may still read, as one that has shut down its side does."""
         if self.tls is not None and self.tls.failure is not None and not self.tls.established:
             self.relay.count_failed_login("tls")
-        if self.broken or self.phase != PHASE_READY:
+        if self.broken or (self.phase != PHASE_READY and self.phase != PHASE_TUNNEL):
             return self.end()
         self.cut_off = True
-        return self.leave()
+        if self.phase == PHASE_READY:
+            return self.leave()
+        self.tunnel.hang_up()
+        return self.listen()
 
     cdef int on_hangup(self) except -1:
         return self.end()

@@ -35,7 +35,13 @@ cdef class Tunnel(Connection):
         return 0
 
     cdef int on_drained(self) except -1:
-        return self.session.listen()
+        return self.hang_up() if self.session.cut_off else self.session.listen()
+
+    cdef int hang_up(self) except -1:
+        """The client's end is the server's: behind all that was sent, and what the server still says is passed on."""
+        if buffer_waiting(&self.outbound) == 0:
+            shutdown(self.fd, SHUT_WR)
+        return 0
 
     cdef int on_lost(self) except -1:
         """What the server said last is still sent; it has told the client why, if anything has."""

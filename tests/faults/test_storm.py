@@ -15,8 +15,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
+from types import SimpleNamespace
 
 import pytest
+from support.cutter import Cutter
 from support.fixtures import Database
 from support.relay import RunningRelay
 from support.wire import (
@@ -46,7 +48,7 @@ PATIENCE_S = 40
 QUERY_WAIT_MS = 20_000
 
 # What a client may be told because of what the storm does; anything else is a mistake.
-DONE_TO_IT = {"57P01", "57014", "08006", "08007", "25P02"}
+DONE_TO_IT = {"57P01", "57014", "08001", "08006", "08007", "25P02"}
 
 
 class Gone(Exception):
@@ -354,8 +356,8 @@ FAREWELLS = [
 class Storm:
     """64 callers, and one that kills the servers they are on."""
 
-    def __init__(self, relay: RunningRelay, database: Database, seed: int) -> None:
-        self.relay, self.database = relay, database
+    def __init__(self, relay: RunningRelay, database: Database, cutter: Cutter, seed: int) -> None:
+        self.relay, self.database, self.cutter = relay, database, cutter
         self.random = Random(seed)
         self.seen: Counter[str] = Counter()
         self.failures: list[BaseException] = []
@@ -393,17 +395,18 @@ class Storm:
             self.failures.append(failure)
 
     def _kill(self) -> None:
-        """Terminates server processes, one every few hundredths of a second."""
+        """Terminates server processes and cuts connections, one every few hundredths of a second."""
         with self.database.connect() as own:
             while not self._over.wait(self.random.uniform(0.01, 0.15)):
                 pids = own.run(
                     "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
                     " AND backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid"
                 )
-                if pids:
-                    victim = self.random.choice(pids)[0]
-                    verb = self.random.choice(("terminate", "terminate", "cancel"))
-                    own.run(f"SELECT pg_{verb}_backend({victim})")
+                verb = self.random.choice(("terminate", "terminate", "cancel", "cut"))
+                if verb == "cut":
+                    self.seen[verb] += self.cutter.cut(self.random)
+                elif pids:
+                    own.run(f"SELECT pg_{verb}_backend({self.random.choice(pids)[0]})")
                     self.seen[verb] += 1
 
 
@@ -420,8 +423,12 @@ def query(sql: str) -> bytes:
 def test_nobody_hangs_and_nothing_is_lost(seed: int, database: Database) -> None:
     database.execute("CREATE TABLE ledger (key int)")
     pools = {"default_pool_size": 2, "query_wait_timeout_ms": QUERY_WAIT_MS}
-    with RunningRelay(database, config={"pools": pools}) as relay:
-        storm = Storm(relay, database, seed)
+    server = database.server
+    with (
+        Cutter((server.host, server.port)) as cutter,
+        RunningRelay(behind(cutter, database), config={"pools": pools}) as relay,
+    ):
+        storm = Storm(relay, database, cutter, seed)
         began = time.monotonic()
         storm.rage(ROUNDS)
         print(f"{time.monotonic() - began:.1f} s, {dict(storm.seen)}")
@@ -447,6 +454,14 @@ def test_nobody_hangs_and_nothing_is_lost(seed: int, database: Database) -> None
     assert acknowledged <= set(kept), f"lost: {acknowledged - set(kept)}"
     assert set(kept) <= acknowledged | unknown, f"nobody was told: {set(kept) - acknowledged - unknown}"
     assert set(kept.values()) <= {1}, "written twice"
+
+
+def behind(cutter: Cutter, database: Database) -> Database:
+    """The database as it is reached through the cutter."""
+    host, port = cutter.address
+    address = SimpleNamespace(**{name: getattr(database.server, name) for name in ("user", "password")})
+    address.host, address.port, address.execute = host, port, database.server.execute
+    return Database(address, database.dbname)  # type: ignore[arg-type]
 
 
 def links(relay: RunningRelay) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_a_cancel_reaches_it(relay: RunningRelay) -> None:
             assert canceller.recv(1) == b""
         assert sqlstate(client.until_ready()) == "57014"
         assert client.value("SELECT 1") == "1"
+
+
+def test_who_sends_no_more_still_hears_its_answers(relay: RunningRelay) -> None:
+    with walsender(relay) as client:
+        client.send(messages.query(b"SELECT pg_sleep(0.05)"), messages.query(b"IDENTIFY_SYSTEM"))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert kinds(client.until_ready()) == "TDCZ"
+        assert kinds(client.until_ready()) == "TDCZ"
+        assert client.until_ready()[-1].body == b"closed"
+    relay.wait_for(lambda: relay.call(lambda r: (r.clients, r.links_open)) == (0, 0), "both are gone")
 
 
 def test_what_the_server_refuses_it_says_itself(database: Database) -> None:

@@ -144,6 +144,25 @@ def test_counters_are_sent_with_the_tick_and_nothing_when_nothing_changed() -> N
     with_worker(scenario)
 
 
+def test_a_fault_in_a_tick_does_not_end_the_ticking() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.received("ready")
+        tick, faulted = bench.relay.tick, asyncio.Event()
+
+        def faulty() -> None:
+            bench.relay.tick = tick  # type: ignore[method-assign]
+            faulted.set()
+            raise RuntimeError("a fault of ours")
+
+        bench.relay.tick = faulty  # type: ignore[method-assign]
+        await faulted.wait()
+        ticks = bench.relay.ticks
+        while bench.relay.ticks < ticks + 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    with_worker(scenario)
+
+
 def test_an_urgent_count_does_not_wait_for_the_tick() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.received("ready")
