@@ -19,6 +19,7 @@ from pgshunt.proxy._relay import Relay
 from pgshunt.proxy.board import Board
 from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, Role, RoutingTable, Service
 from support.fixtures import Database
+from support.hostile import HostileServer
 
 Result = TypeVar("Result")
 
@@ -168,6 +169,8 @@ class RunningRelay:
         )
 
     def _catalogue(self) -> Catalogue:
+        if isinstance(self.shared, HostileServer):
+            return Catalogue(self._table.epoch)
         server = self.shared.server
         control = Control.model_validate({"user": server.user, "password": server.password})
         shared = dataclasses.replace(self._table.endpoints[0], tls=PLAINTEXT)
