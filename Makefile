@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -P -m pytest
 SOURCES := $(wildcard $(addsuffix /*.pyx,protocol routing proxy) $(addsuffix /*.pxd,protocol routing proxy) \
 	$(addsuffix /*.pxi,protocol routing proxy) $(addsuffix /*/*.pxi,protocol routing proxy))
 
-.PHONY: setup build test check bench bench-tools demo parity faults fuzz drivers suites clean
+.PHONY: setup build test check bench bench-tools demo parity faults fuzz drivers suites corpus clean
 
 setup: .make/setup
 build: .make/build
@@ -41,6 +41,11 @@ drivers: build
 # A driver's own suite, of a checkout that is there: make suites ARGS="psycopg /path/to/checkout --python /path/to/python"
 suites: build
 	@$(RUN) -P tests/suites/run.py $(ARGS)
+
+# Every statement of PostgreSQL's own regression scripts: is it classified as PostgreSQL runs it? Needs psql and a
+# PostgreSQL 15; its source comes by apt-get, or is there already: make corpus ARGS=/path/to/src/test/regress
+corpus: build
+	@$(RUN) -P tests/corpus/regress.py $(ARGS)
 
 check: build
 	@$(BIN)/ruff check

@@ -26,6 +26,27 @@ cdef Cursor _comment_end(Cursor at, Cursor end) noexcept nogil:
     return NULL
 
 
+cdef inline Cursor _word_end(Cursor at, Cursor end, const char *word, Py_ssize_t length) noexcept nogil:
+    # Behind the word, in any case, and the space before it; NULL if it does not stand there.
+    cdef Py_ssize_t i
+    while at < end and CLASS[at[0]] == SPACE:
+        at += 1
+    if end - at < length:
+        return NULL
+    for i in range(length):
+        if LOWER[at[i]] != <unsigned char>word[i]:
+            return NULL
+    return at + length
+
+
+cdef bint _is_hint(Cursor at, Cursor end) noexcept nogil:
+    # Whether a comment says no more than `pgshunt: primary`.
+    at = _word_end(at, end, b"pgshunt:", 8)
+    if at != NULL:
+        at = _word_end(at, end, b"primary", 7)
+    return at != NULL and _word_end(at, end, b"", 0) == end
+
+
 cdef Cursor _continuation(Cursor at, Cursor end) noexcept nogil:
     # Where the next part of a string begins, behind its quote; NULL if the string is over.
     cdef Cursor line
@@ -106,6 +127,15 @@ cdef Cursor _dollar_string_end(Cursor start, Cursor end) noexcept nogil:
     return NULL
 
 
+cdef inline Cursor _parameter_end(Cursor at, Cursor end) noexcept nogil:
+    # `at` stands on the first digit. NULL if junk follows.
+    while at < end and CLASS[at[0]] == DIGIT:
+        at += 1
+    if at < end and CLASS[at[0]] == NAME:
+        return NULL
+    return at
+
+
 cdef inline bint _is_hex(unsigned char byte) noexcept nogil:
     return CLASS[byte] == DIGIT or c'a' <= LOWER[byte] <= c'f'
 
@@ -173,6 +203,14 @@ cdef Cursor _number_end(Cursor at, Cursor end) noexcept nogil:
     return at
 
 
+cdef Py_ssize_t _write_hint(unsigned char *key, Py_ssize_t out) noexcept nogil:
+    # As a token that has space before it; the length of what was written.
+    cdef Py_ssize_t gap = 1 if out and key[out - 1] != c'(' else 0
+    key[out] = c' '
+    memcpy(key + out + gap, b"/*pgshunt: primary*/", 20)
+    return gap + 20
+
+
 cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals *literals) noexcept nogil:
     """Write the key of the text into `key`, which has room for twice `length`; its length, or -1.
 
@@ -195,12 +233,16 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals
         if kind == OPERATOR and stop < end:
             if at[0] == c'-' and stop[0] == c'-':
                 at = _line_comment_end(stop, end)
+                if _is_hint(stop + 1, at):
+                    out += _write_hint(key, out)
                 gap = True
                 continue
             if at[0] == c'/' and stop[0] == c'*':
                 at = _comment_end(stop + 1, end)
                 if at == NULL:
                     return -1
+                if _is_hint(stop + 1, at - 2):
+                    out += _write_hint(key, out)
                 gap = True
                 continue
         if kind == NAME:
@@ -220,9 +262,9 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals
         elif kind == DIGIT or (kind == DOT and stop < end and CLASS[stop[0]] == DIGIT):
             literal = True
             stop = _number_end(at, end)
-        elif kind == DOLLAR and (stop == end or CLASS[stop[0]] != DIGIT):
+        elif kind == DOLLAR:
             literal = True
-            stop = _dollar_string_end(at, end)
+            stop = _dollar_string_end(at, end) if stop == end or CLASS[stop[0]] != DIGIT else _parameter_end(stop, end)
         if literal:
             if stop == NULL:
                 return -1
@@ -271,11 +313,6 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals
             if kind == NAME_QUOTE:
                 stop = _quoted_name_end(stop, end)
                 if stop == NULL:
-                    return -1
-            elif kind == DOLLAR:
-                while stop < end and CLASS[stop[0]] == DIGIT:
-                    stop += 1
-                if stop < end and CLASS[stop[0]] == NAME:
                     return -1
             elif kind == DOT and stop < end and stop[0] == c'.':
                 stop += 1

@@ -65,6 +65,7 @@ cdef class Entry:
     cdef public bint crosses      # touches tables of several owners
     cdef public int writer        # as routing.crossing.writer says
     cdef public bytes key         # the beginning of its text without literals, if it may cross
+    cdef public Entry prepared    # what PREPARE prepares
 
 
 # One text as it was sent; a slot of the first level.

@@ -23,6 +23,7 @@ class Entry:
     crosses: bool
     writer: int
     key: bytes | None
+    prepared: Entry | None
     def __init__(self, shape: Shape) -> None: ...
 
 class SearchPath:

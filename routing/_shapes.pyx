@@ -61,6 +61,7 @@ cdef class Entry:
         self.service = -1
         self.plan = None
         self.writer = WRITES_NOTHING
+        self.prepared = None if shape.prepared is None else Entry(shape.prepared)
 
 
 cdef class SearchPath:

@@ -12,11 +12,15 @@ from pgshunt.routing.bodies import Reader
 from pgshunt.routing.definitions import made
 from pgshunt.routing.effects import added
 from pgshunt.routing.follow import followed
-from pgshunt.routing.grammar import Unreadable, parse, pg
+from pgshunt.routing.grammar import KEY_BYTES_MAX, Unreadable, parse, pg
+from pgshunt.routing.lexer import HINT, sample
 from pgshunt.routing.shape import Kind, Shape, unknown
 from pgshunt.routing.statements import examine
 from pgshunt.routing.table import Catalogue
 from pgshunt.routing.walk import Findings
+
+LONG_BYTES: Final = 4096
+"""Of a longer text a sample of its key is parsed: what its length is due to are literals, mostly."""
 
 
 def classify(sql: str, search_path: tuple[str, ...], catalogue: Catalogue) -> Shape:
@@ -29,12 +33,29 @@ def classify(sql: str, search_path: tuple[str, ...], catalogue: Catalogue) -> Sh
 
 def classify_bytes(sql: bytes, search_path: tuple[str, ...], catalogue: Catalogue) -> Shape:
     """`classify` for a text as it came; one that is not UTF-8 is unknown, for its names cannot be told."""
+    key = strip_bytes(sql)
+    if key is None:
+        shape = _text(sql, sql.lower(), search_path, catalogue)
+        return _hinted(shape) if b"pgshunt:" in sql.lower() else shape
+    is_sampled = len(sql) > LONG_BYTES and len(key) <= KEY_BYTES_MAX and b"??" not in key
+    shape = _text(sample(key) if is_sampled else sql, key, search_path, catalogue)
+    if is_sampled and (shape.kind is Kind.UNKNOWN or shape.literal_sensitive or shape.defines):
+        shape = _text(sql, key, search_path, catalogue)
+    return _hinted(shape) if HINT in key else shape
+
+
+def resolver(catalogue: Catalogue) -> Callable[[bytes, tuple[str, ...]], Shape]:
+    """What a ShapeCache calls for a text it does not know."""
+    return lambda sql, search_path: classify_bytes(sql, search_path, catalogue)
+
+
+def _text(sql: bytes, key: bytes, search_path: tuple[str, ...], catalogue: Catalogue) -> Shape:
+    """The shape of `sql`; `key` is what is left of it without its literals, or all of it in lower case."""
     try:
-        tree = parse(sql)
+        tree = parse(sql, key)
     except Unreadable as unreadable:
         return unknown(unreadable.reason, literal_sensitive=not unreadable.every_literal)
-    key = strip_bytes(sql)
-    temporary = b"pg_temp" in (sql if key is None else key).lower()
+    temporary = b"pg_temp" in key.lower()
     shapes = []
     for statement in tree.stmts:
         shapes.append(_statement(statement.stmt, search_path, catalogue, temporary))
@@ -45,9 +66,10 @@ def classify_bytes(sql: bytes, search_path: tuple[str, ...], catalogue: Catalogu
     return shapes[0] if len(shapes) == 1 else _unit(shapes)
 
 
-def resolver(catalogue: Catalogue) -> Callable[[bytes, tuple[str, ...]], Shape]:
-    """What a ShapeCache calls for a text it does not know."""
-    return lambda sql, search_path: classify_bytes(sql, search_path, catalogue)
+def _hinted(shape: Shape) -> Shape:
+    """A comment asked for the primary."""
+    prepared = _hinted(shape.prepared) if shape.prepared else None
+    return replace(shape, local=shape.local or "hint", prepared=prepared)
 
 
 def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue, temporary: bool) -> Shape:

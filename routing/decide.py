@@ -164,7 +164,7 @@ def _reason(shape: Shape, placement: Placement) -> Reason:
     if shape.writing:
         return Reason.LOCKS if shape.kind is Kind.READ else Reason.OWNER_WRITE
     if shape.local is not None:
-        return Reason.SERVER_LOCAL
+        return Reason.HINT if shape.local == "hint" else Reason.SERVER_LOCAL
     if not shape.tables:
         return Reason.NO_TABLE
     return Reason.OWNER_READ if len(services) == 1 else Reason.SEVERAL_SERVICES

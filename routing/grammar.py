@@ -24,8 +24,13 @@ TEXT_BYTES_MAX: Final = 256 * 1024
 
 KEY_BYTES_MAX: Final = 16 * 1024
 """Nor are texts of which more than this is left without literals: libpg_query writes its tree out by
-recursion, and `1+1+1…` makes a level of every two bytes. Measured with a stack of 8 MiB: 20,000 levels pass,
-30,000 end the process."""
+recursion. Measured with a stack of 8 MiB: 20,000 levels pass, 30,000 end the process. What is left makes
+4,000 at most (`NOT NOT …`), which a thread's stack of 2 MiB holds."""
+
+
+LEVELS_MAX: Final = 2000
+"""Nor those that may be deeper than this: the time to write a tree out grows with the square of its depth."""
+_LEVEL: Final = re.compile(rb"[-+*/<>=~!@#%^&|`\x01]++|\[|::")
 
 
 # libpg_query closes a brace too many for each variable that only triggers have (TG_OP …).
@@ -41,13 +46,17 @@ class Unreadable(Exception):
         self.every_literal = every_literal
 
 
-def parse(sql: bytes) -> pg.ParseResult:
-    """The tree of a text. Raises Unreadable: too_large, too_deep, not_utf8 or unparsable."""
-    if len(sql) > TEXT_BYTES_MAX:
+def parse(sql: bytes, key: bytes | None = None) -> pg.ParseResult:
+    """The tree of a text; `key`, where it is known, is what is left of it without its literals.
+
+    Raises Unreadable: too_large, too_deep, not_utf8 or unparsable.
+    """
+    if key is None:
+        key = strip_bytes(sql) or sql
+    if len(sql) > TEXT_BYTES_MAX or len(key) > KEY_BYTES_MAX:
         raise Unreadable("too_large")
-    key = strip_bytes(sql)
-    if len(sql if key is None else key) > KEY_BYTES_MAX:
-        raise Unreadable("too_large")
+    if len(key) > 2 * LEVELS_MAX and len(_LEVEL.findall(key)) > LEVELS_MAX:
+        raise Unreadable("too_deep", every_literal=True)
     if b"\0" in sql:
         # libpg_query would take the text to end there.
         raise Unreadable("unparsable")

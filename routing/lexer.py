@@ -5,12 +5,13 @@ standard_conforming_strings on), written here as the patterns they are there. `_
 function by hand, for the hot path; the tests hold the two together.
 
 A key keeps every token, unquoted names folded to ASCII lower case, and one space where there was white space
-or a comment; around commas and inside parentheses space is made alike. A literal becomes `?`, and a list of
-nothing but literals becomes one: `IN (1, 2, 3)` reads `in (?)`, `VALUES (1, 'a'), (2, 'b')` reads `values
-(?)`. A question mark in an operator is written as 0x01, so that `?` is always a literal.
+or a comment; around commas and inside parentheses space is made alike. A literal becomes `?`, and so does a
+parameter; a list of nothing else becomes one: `IN (1, 2, $3)` reads `in (?)`, `VALUES (1, 'a'), (2, 'b')`
+reads `values (?)`. A question mark in an operator is written as 0x01, so that `?` is always a literal.
 
-A comment is white space here, whatever it says: hints in comments would become part of the key where `strip`
-meets a comment.
+A comment is white space, whatever it says, but for one that says `pgshunt: primary`, in any case and with any
+space around its words: that is a hint, and stands in the key as HINT, which nothing else becomes but a quoted
+name that reads like it.
 
 A text in which anything is odd has no key: unterminated strings and comments, bytes no token starts with,
 junk after a number, and U&"…" names (their UESCAPE literal changes the name). Such a text is classified
@@ -29,6 +30,9 @@ from typing import Final
 
 SPACE: Final = rb"[ \t\n\r\f\v]"
 NAME_START: Final = rb"[A-Za-z\x80-\xff_]"
+HINT: Final = b"/*pgshunt: primary*/"
+_HINT_WORDS: Final = re.compile(SPACE + rb"*pgshunt:" + SPACE + rb"*primary" + SPACE + rb"*", re.IGNORECASE)
+
 DIGITS: Final = rb"[0-9](?:_?[0-9])*+"
 LINE_COMMENT: Final = rb"--[^\n\r]*+"
 
@@ -39,7 +43,8 @@ NUMBER: Final = (
 ).replace(b"D", DIGITS)
 
 TOKEN: Final = re.compile(
-    rb"(?P<space>(?:" + SPACE + rb"|" + LINE_COMMENT + rb")++)"
+    rb"(?P<space>" + SPACE + rb"++)"
+    rb"|(?P<line_comment>" + LINE_COMMENT + rb")"
     rb"|(?P<comment>/\*)"
     rb'|(?P<unicode_name>[uU]&")'
     rb"|(?P<escape_string>[eE]')"
@@ -66,7 +71,7 @@ CONTINUATION: Final = re.compile(
 
 
 STRINGS: Final = {"string": STRING_REST, "escape_string": ESCAPE_STRING_REST, "bit_string": BIT_STRING_REST}
-LITERALS: Final = frozenset({*STRINGS, "dollar", "number"})
+LITERALS: Final = frozenset({*STRINGS, "dollar", "number", "param"})
 
 
 def strip(text: bytes) -> bytes | None:
@@ -77,8 +82,12 @@ def strip(text: bytes) -> bytes | None:
     for kind, start, end in tokens(text):
         if kind == "odd":
             return None
-        if kind in ("space", "comment"):
+        if kind == "space":
             key.gap = True
+        elif kind == "line_comment":
+            key.add_comment(text[start + 2 : end])
+        elif kind == "comment":
+            key.add_comment(text[start + 2 : end - 2])
         elif kind in LITERALS:
             key.add_literal()
         elif kind == "operator":
@@ -90,6 +99,17 @@ def strip(text: bytes) -> bytes | None:
         else:
             key.add(text[start:end])
     return bytes(key.text)
+
+
+def sample(key: bytes) -> bytes:
+    """A text that has this key, each of its literals a short string. No two of them may touch (`??`): no
+    statement of PostgreSQL's has that, and two strings would be one.
+    """
+    return _QUESTION.sub(lambda found: _ANSWERS.get(found[0], found[0]), key)
+
+
+_QUESTION: Final = re.compile(rb'"(?:[^"]|"")*+"|[?\x01]')
+_ANSWERS: Final = {b"?": b"'0'", b"\x01": b"?"}
 
 
 def integers(text: bytes) -> Iterator[tuple[int, int]]:
@@ -166,6 +186,12 @@ class _Key:
             self.text += b" "
         self.text += token
         self.gap = token == b","
+
+    def add_comment(self, words: bytes) -> None:
+        self.gap = True
+        if _HINT_WORDS.fullmatch(words):
+            self.add(HINT)
+            self.gap = True
 
     def add_literal(self) -> None:
         if self.literal_end and self.text[self.literal_end :] == b",":

@@ -35,6 +35,7 @@ class Reason(IntEnum):
     REPLICA = 21
     MOVED_UP = 22
     FROZEN = 23
+    HINT = 24
 
     @property
     def code(self) -> str:
@@ -74,5 +75,6 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.REPLICA: "A plain read, and a replica of the owner takes a share of those.",
         Reason.MOVED_UP: "Its transaction had only read from a copy, and went on at the owner.",
         Reason.FROZEN: "It would change the definition of a table that is being moved: refused.",
+        Reason.HINT: "A comment in it asks for the primary of the owner.",
     }
 )

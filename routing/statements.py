@@ -6,13 +6,14 @@ A statement without a row is a definition or a utility: a write of every table i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from pgshunt.routing.alterations import altered
 from pgshunt.routing.effects import DEFINE, INSERT, READ, TRUNCATE
 from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import pg
-from pgshunt.routing.names import resolve
+from pgshunt.routing.names import qualified, resolve
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind
 from pgshunt.routing.walk import Findings, strings
 
@@ -64,7 +65,9 @@ RELATIONS: Final = frozenset(
         pg.OBJECT_INDEX,
     }
 )
-PARTS_OF_RELATIONS: Final = frozenset({pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY})
+PARTS_OF_RELATIONS: Final = frozenset(
+    {pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY, pg.OBJECT_COLUMN, pg.OBJECT_TABCONSTRAINT}
+)
 
 
 def _runs_later(found: Findings, node: Any) -> None:
@@ -79,13 +82,54 @@ def _drop(found: Findings, node: pg.DropStmt) -> None:
     found.write("definition")
     found.releases.add("temp_table")
     for item in node.objects:
-        parts = strings(item.list.items)
-        if node.remove_type in PARTS_OF_RELATIONS:
-            parts = parts[:-1]
-        elif node.remove_type not in RELATIONS:
-            continue
-        schema = parts[-2] if len(parts) > 1 else ""
-        found.writes.add(resolve(schema, parts[-1], found.search_path, found.catalogue.relations))
+        _defined_object(found, node.remove_type, item)
+
+
+def _label(found: Findings, node: Any) -> None:
+    """COMMENT, SECURITY LABEL."""
+    found.is_definition = True
+    found.write("definition")
+    _defined_object(found, node.objtype, node.object)
+
+
+def _sequence(found: Findings, node: Any) -> None:
+    """CREATE and ALTER SEQUENCE; OWNED BY names a column."""
+    _definition(found, node)
+    for option in node.options:
+        if option.def_elem.defname == "owned_by":
+            _defined_object(found, pg.OBJECT_COLUMN, option.def_elem.arg)
+
+
+def _defined_object(found: Findings, kind: int, item: pg.Node) -> None:
+    """The relation that an object is, or is part of."""
+    parts = strings(item.list.items)
+    if kind in PARTS_OF_RELATIONS:
+        parts = parts[:-1]
+    elif kind not in RELATIONS:
+        return
+    if not parts:
+        return  # OWNED BY NONE
+    schema = parts[-2] if len(parts) > 1 else ""
+    found.writes.add(resolve(schema, parts[-1], found.search_path, found.catalogue.relations))
+
+
+def _create_schema(found: Findings, node: pg.CreateSchemaStmt) -> None:
+    """What is made in one statement with its schema is made, and found, in it."""
+    schema = node.schemaname or node.authrole.rolename
+    made = [
+        relation
+        for element in node.schema_elts
+        for relation in (
+            element.create_stmt.relation,
+            element.view_stmt.view,
+            element.create_seq_stmt.sequence,
+        )
+        if relation.relname
+    ]
+    relations = {qualified(relation.schemaname or schema, relation.relname): "" for relation in made}
+    found.search_path = (schema, *found.search_path)
+    found.catalogue = replace(found.catalogue, relations={**found.catalogue.relations, **relations})
+    _definition(found, node)
 
 
 def _lock(found: Findings, node: pg.LockStmt) -> None:
@@ -301,9 +345,9 @@ def _prepare(found: Findings, node: pg.PrepareStmt) -> None:
 
 def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
     """A write unless it is known what was prepared; `volatile` tells of its parameters."""
+    found.write("execute")
     found.walk(node)
     found.executes.add(node.name)
-    found.kind, found.reason = Kind.WRITE, "execute"
 
 
 def _deallocate(found: Findings, node: pg.DeallocateStmt) -> None:
@@ -364,5 +408,10 @@ STATEMENTS: Final[dict[type, Callable[[Findings, Any], None]]] = {
     pg.CreateFunctionStmt: _runs_later,
     pg.ViewStmt: _runs_later,
     pg.RuleStmt: _runs_later,
+    pg.CreateSchemaStmt: _create_schema,
+    pg.CreateSeqStmt: _sequence,
+    pg.AlterSeqStmt: _sequence,
     pg.DropStmt: _drop,
+    pg.CommentStmt: _label,
+    pg.SecLabelStmt: _label,
 }

@@ -56,7 +56,7 @@ cdef class Client(Connection):
     cdef uint8_t status                    # as the client knows it: I, T or E
     cdef dict statements                   # client's name -> Statement, made when first needed
     cdef Statement changed                 # one that the link's server may not run: its rows are others by now
-    cdef dict prepares                     # name -> (text of its PREPARE, Entry of what it prepares), or None
+    cdef dict prepares                     # name -> text of its PREPARE, or None
     cdef list clashes                      # names of this batch that `clash` was called for, or None
     cdef Statement last_statement
     cdef bytes last_name

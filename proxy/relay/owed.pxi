@@ -84,7 +84,7 @@ cdef class Owed(Connection):
     cdef dict prepares                 # name -> text of the PREPARE that the server has run
     cdef bytes refusal                 # the ErrorResponse in place of the next one that is wanted, None: STALE_PLAN's
     cdef object making                 # deque of names, one per FLAG_REMAKES
-    cdef tuple preparing               # name, text and entry of the PREPARE that is under way
+    cdef tuple preparing               # name and text of the PREPARE that is under way
     cdef bint instead                  # the next error tells less than the one the client was told
     cdef bint own_names                # the server knows the session's statements by the session's own names
     cdef int syncs_unsure              # Syncs sent before a COPY failed: read during the copy, and so ignored, or not

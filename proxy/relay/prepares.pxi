@@ -12,8 +12,7 @@ cdef class Prepares(Statements):
         if shape.reason != "execute" or shape.volatile or shape.local or len(shape.executes) != 1:
             return entry
         for name in shape.executes:
-            _, prepared = self.prepares.get(name.encode(), (None, entry))
-        return prepared
+            return self.what_is_prepared(name) or entry
 
     cdef bint uses_names(self, object shape) except -1:
         """Whether it says something of statements prepared in SQL."""
@@ -49,7 +48,7 @@ cdef class Prepares(Statements):
             if self.in_batch or not name.isascii() or shape.statements > 1 or key.startswith(b"pgshunt_") or (
                     self.statements is not None and key in self.statements):
                 return self.pin_names()
-            text, _ = (self.prepares or {}).get(key, (None, None))
+            text = (self.prepares or {}).get(key)
             if key in held and held[key] != text:
                 del held[key]
                 self.close_at_server(key)
@@ -72,7 +71,7 @@ cdef class Prepares(Statements):
         for key in self.link.prepares:
             self.close_at_server(key)
         self.link.prepares.clear()
-        for key, (text, _) in (self.prepares or {}).items():
+        for key, text in (self.prepares or {}).items():
             # By messages, with names of their own: the client may be in the middle of a batch.
             self.insert_bytes(
                 frame(b"P", b"pgshunt\0" + text + b"\0\0\0") + frame(b"B", b"pgshunt\0pgshunt\0\0\0\0\0\0\0")
@@ -87,15 +86,15 @@ cdef class Prepares(Statements):
             return 0
         name, = shape.prepares
         reply.flags |= FLAG_PREPARES
-        self.link.preparing = (name.encode(), text, Entry(shape.prepared))
+        self.link.preparing = (name.encode(), text)
         self.await_replies()
         return 0
 
-    cdef int prepared(self, bytes key, bytes text, Entry entry) except -1:
+    cdef int prepared(self, bytes key, bytes text) except -1:
         if self.prepares is None:
             self.prepares = {}
-        self.prepares[key] = (text, entry)
-        if sum([len(text) for text, _ in self.prepares.values()]) > PREPARES_BYTES_MAX:
+        self.prepares[key] = text
+        if sum(map(len, self.prepares.values())) > PREPARES_BYTES_MAX:
             self.link.pin("prepare")
         return 0
 

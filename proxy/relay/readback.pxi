@@ -25,11 +25,11 @@ cdef class ReadBack(Owed):
         if reply.flags & FLAG_REMAKES:
             self.making.popleft()
         if reply.flags & FLAG_PREPARES:
-            name, text, entry = self.preparing
+            name, text = self.preparing
             self.prepares[name] = text
             self.tainted = self.tainted or len(self.prepares) > PREPARES_PER_LINK_MAX
             if self.session is not None:
-                self.session.prepared(name, text, entry)
+                self.session.prepared(name, text)
         return Owed.settle(self, reply)
 
     cdef int touch(self, str name, bint reset) except -1:

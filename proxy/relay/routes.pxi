@@ -142,7 +142,7 @@ cdef class Routes(Choice):
         self.prepare_anew()
         self.renewals += 1
         for session in self.keys.values():
-            session.renew_entries()
+            session.renew_unnamed_entry()
         return 0
 
     cdef int forget_services(self) except -1:

@@ -36,11 +36,16 @@ cdef class State(Client):
             self.process_id_asked = self.link.process_id
         return self.note_state(entry.shape) if entry.stateful else 0
 
+    cdef Entry what_is_prepared(self, str name):
+        """What EXECUTE of this name does now, with the search path and the catalogue as they are; None: not known."""
+        cdef bytes text = (self.prepares or {}).get(name.encode())
+        return None if text is None else self.entry_of(PyBytes_AS_STRING(text), len(text)).prepared
+
     cdef int note_state(self, object shape) except -1:
         cdef Link link = self.link
         cdef str name
         for name in shape.executes:
-            _, entry = (self.prepares or {}).get(name.encode(), (None, None))
+            entry = self.what_is_prepared(name)
             if entry is not None and entry.stateful:
                 self.note_state(entry.shape)
         for name in shape.pins:
@@ -115,17 +120,6 @@ cdef class State(Client):
                 self.unnamed_entry = self.entry_of(
                     <const char*> self.unnamed.data + self.unnamed.start,
                     zero_from(self.unnamed.data, self.unnamed.start, self.unnamed.end) - self.unnamed.start)
-        return 0
-
-    cdef int renew_entries(self) except -1:
-        """What the session has prepared may do something else now."""
-        cdef bytes key, text
-        cdef Entry entry
-        self.renew_unnamed_entry()
-        for key, (text, entry) in (self.prepares or {}).items():
-            entry = self.entry_of(PyBytes_AS_STRING(text), len(text))
-            if entry.shape.prepared is not None:
-                self.prepares[key] = (text, Entry(entry.shape.prepared))
         return 0
 
     cdef int give_up(self, object resets) except -1:

@@ -30,6 +30,10 @@ __all__ = ["databases"]
         ("WITH x AS (UPDATE t SET id = id WHERE id = 1 RETURNING v) SELECT v FROM x", "shared"),
         ("SELECT v FROM t WHERE id = 1 AND ctid IS NOT NULL", "shared"),
         ("BEGIN; SELECT v FROM t WHERE id = 1; COMMIT", "shared"),
+        ("/* pgshunt: primary */ SELECT v FROM t WHERE id = 1", "shared"),
+        ("SELECT v FROM t WHERE id = 1 -- pgshunt: primary", "shared"),
+        ("SELECT v /* pgshunt: Primary */ FROM t WHERE id = $$1$$", "shared"),
+        ("SELECT v /* pgshunt */ FROM t WHERE id = 1 -- trace 17", "copy"),
     ],
 )
 def test_only_plain_reads_of_copied_tables_go_to_the_copy(
@@ -37,6 +41,32 @@ def test_only_plain_reads_of_copied_tables_go_to_the_copy(
 ) -> None:
     with moving(databases) as relay, client_of(relay) as client:
         assert asked(client, sql) == where
+
+
+def test_what_is_prepared_in_sql_is_read_at_the_copy(databases: tuple[Database, Database]) -> None:
+    shared, copy = databases
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("PREPARE p AS SELECT v FROM t WHERE id = 1")
+        client.query("PREPARE q AS SELECT v FROM t /* pgshunt: primary */ WHERE id = 1")
+        assert (client.value("EXECUTE p"), client.value("EXECUTE q")) == ("copy", "shared")
+        assert kinds(client.query("CREATE TABLE made AS EXECUTE p")) == "CZ"
+    assert shared.execute("SELECT v FROM made") == [["shared"]]
+    assert copy.execute("SELECT to_regclass('made') IS NULL") == [[True]]
+
+
+def test_what_was_prepared_means_the_tables_of_the_search_path_as_it_is(
+    databases: tuple[Database, Database],
+) -> None:
+    databases[0].execute(
+        "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.t AS SELECT 1 AS id, text 'elsewhere' AS v"
+    )
+    with moving(databases) as relay, client_of(relay) as client:
+        client.query("PREPARE p AS SELECT v FROM t WHERE id = 1")
+        assert client.value("EXECUTE p") == "copy"
+        client.query("SET search_path = elsewhere")
+        assert client.value("EXECUTE p") == "elsewhere"
+        client.query("RESET search_path")
+        assert client.value("EXECUTE p") == "copy"
 
 
 def test_the_weight_is_kept(databases: tuple[Database, Database]) -> None:

@@ -104,6 +104,7 @@ def test_nothing_is_said_twice(sql: str, shape: str, catalogue: Catalogue) -> No
         ("SHOW x", "session"),
         ("SELECT 1", "no_table"),
         ("SELECT ctid FROM users", "server_local"),
+        ("SELECT * FROM users /* pgshunt: primary */", "hint"),
         ("SELECT f()", "volatile"),
         ("SELECT * FROM roles", "unowned"),
         ("SELECT * FROM users FOR UPDATE", "locks"),

@@ -9,7 +9,7 @@ from postgast import PgQueryError, scan
 from postgast import pg_query_pb2 as pg
 
 from pgshunt.routing._shapes import strip_bytes
-from pgshunt.routing.lexer import integers, strip
+from pgshunt.routing.lexer import HINT, integers, sample, strip
 
 KEYS = {
     "": "",
@@ -21,7 +21,7 @@ KEYS = {
     "SELECT 'a' -- more\n -- and more\n 'b'": "select ?",
     "SELECT E'a'\n'\\'' x": "select ? x",
     "SELECT '\\' x": "select ? x",
-    "SELECT $$a$$, $t$ $$ $x$ $t$, $1": "select ?, $1",
+    "SELECT $$a$$, $t$ $$ $x$ $t$, $1": "select ?",
     "SELECT a$b$c, a1$$": "select a$b$c, a1$$",
     "SELECT 1.5e-10, .5, 1., 1_000, 0x1F, 0b1, 0o7": "select ?",
     "SELECT a[1..10], 1.e5": "select a[?..?], ?",
@@ -34,10 +34,19 @@ KEYS = {
     "IN (1, 2 ,3,\n4)": "in (?)",
     "VALUES (1,'a'),( 2, 'b' ) , (3,E'c')": "values (?)",
     "VALUES (1, now()), (2, now())": "values (?, now()), (?, now())",
-    "VALUES (1), (2) $11, 2": "values (?) $11, ?",
+    "VALUES (1), (2) $11, 2": "values (?) ?",
     "f( a , b )": "f(a, b)",
     "SELECT 1; SELECT 2": "select ?; select ?",
     "/* tag */ SELECT 1 -- end": "select ?",
+    "IN ($1, $2, 3)": "in (?)",
+    "SELECT a$1, b = $1 AND c = '$2'": "select a$1, b = ? and c = ?",
+    "SELECT 1 /* pgshunt: primary */": "select ? /*pgshunt: primary*/",
+    "--PGSHUNT:Primary \nSELECT (/*pgshunt:\tprimary*/ 1), 2": (
+        "/*pgshunt: primary*/ select (/*pgshunt: primary*/ ?), ?"
+    ),
+    "SELECT 1, /* pgshunt: primary */ 2": "select ?, /*pgshunt: primary*/ ?",
+    "SELECT '/* pgshunt: primary */', a /* pgshunt: primary, please */": "select ?, a",
+    "SELECT a /* /* pgshunt: primary */ */ --pgshunt: primary.": "select a",
     "SELECT a::int, b := 1, c => 2": "select a::int, b := ?, c => ?",
 }
 
@@ -113,6 +122,10 @@ PIECES = [
     b"{",
     b"1,2",
     b"(1),(2)",
+    b"--pgshunt: primary",
+    b"/*pgshunt:",
+    b"primary*/",
+    b"PRIMARY ",
 ]
 PIECEWISE = st.lists(st.sampled_from(PIECES), max_size=14).map(b"".join)
 
@@ -125,6 +138,13 @@ def test_a_text_has_this_key(text: str) -> None:
 @pytest.mark.parametrize("text", KEYLESS)
 def test_an_odd_text_has_no_key(text: str) -> None:
     assert strip(text.encode()) is None
+
+
+@given(PIECEWISE)
+@settings(max_examples=1000)
+def test_the_sample_of_a_key_has_that_key(text: bytes) -> None:
+    key = strip(text)
+    assert key is None or b"??" in key or strip(sample(key)) == key
 
 
 @given(PIECEWISE | st.binary(max_size=40))
@@ -162,7 +182,7 @@ def test_tokens_end_where_postgresql_ends_them(raw: bytes) -> None:
         return
     again = strip(tokens)
     assert again is not None
-    assert again.replace(b" ", b"") == key.replace(b" ", b"")
+    assert again.replace(b" ", b"") == key.replace(HINT, b"").replace(b" ", b"")
 
 
 def test_what_postgresql_cannot_scan_to_its_end_has_no_key() -> None:
