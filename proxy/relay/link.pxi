@@ -1,6 +1,6 @@
 # One server connection as a session borrows it: how it is freed, tidied up, lost and closed.
 
-cdef class Link(Answers):
+cdef class Link(Errors):
     """One server connection."""
 
     cdef int on_ready(self) except -1:

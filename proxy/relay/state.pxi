@@ -5,7 +5,7 @@ cdef frozenset LARGE_OBJECT_CALLS = frozenset({715, 764, 767, 952, 953, 954, 955
                                                3170, 3171, 3172, 3457, 3458, 3459, 3460})
 
 
-cdef class State(Client):
+cdef class State(Leaving):
     """The settings a session stands in."""
 
     cdef inline Entry entry_of(self, const char* text, size_t length):
