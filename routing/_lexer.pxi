@@ -26,7 +26,7 @@ cdef Cursor _comment_end(Cursor at, Cursor end) noexcept nogil:
     return NULL
 
 
-cdef inline Cursor _word_end(Cursor at, Cursor end, const char *word, Py_ssize_t length) noexcept nogil:
+cdef Cursor _word_end(Cursor at, Cursor end, const char *word, Py_ssize_t length) noexcept nogil:
     # Behind the word, in any case, and the space before it; NULL if it does not stand there.
     cdef Py_ssize_t i
     while at < end and CLASS[at[0]] == SPACE:
@@ -127,7 +127,7 @@ cdef Cursor _dollar_string_end(Cursor start, Cursor end) noexcept nogil:
     return NULL
 
 
-cdef inline Cursor _parameter_end(Cursor at, Cursor end) noexcept nogil:
+cdef Cursor _parameter_end(Cursor at, Cursor end) noexcept nogil:
     # `at` stands on the first digit. NULL if junk follows.
     while at < end and CLASS[at[0]] == DIGIT:
         at += 1
@@ -233,7 +233,7 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals
         if kind == OPERATOR and stop < end:
             if at[0] == c'-' and stop[0] == c'-':
                 at = _line_comment_end(stop, end)
-                if _is_hint(stop + 1, at):
+                if at - stop > 15 and _is_hint(stop + 1, at):
                     out += _write_hint(key, out)
                 gap = True
                 continue
@@ -241,7 +241,7 @@ cdef Py_ssize_t strip(Cursor at, Py_ssize_t length, unsigned char *key, Literals
                 at = _comment_end(stop + 1, end)
                 if at == NULL:
                     return -1
-                if _is_hint(stop + 1, at - 2):
+                if at - stop > 15 and _is_hint(stop + 1, at - 2):
                     out += _write_hint(key, out)
                 gap = True
                 continue
