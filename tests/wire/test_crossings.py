@@ -143,7 +143,7 @@ def test_extended_statements_are_counted_when_they_run(relay: RunningRelay) -> N
         client.until_ready()
 
     assert played(relay, play) == {
-        statement("select t.id from t join other using (id) where id = $1", "other t"): 3,
+        statement("select t.id from t join other using (id) where id = ?", "other t"): 3,
         transaction("delete from t; delete from far", "far t"): 1,
     }
 
