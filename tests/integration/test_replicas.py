@@ -80,7 +80,7 @@ class Replicated:
 
 @pytest.fixture
 def replicated(servers: Servers, tmp_path: Path) -> Iterator[Replicated]:
-    primary = servers.start("primary", LOGICAL)
+    primary = servers.start("replicated", LOGICAL)
     primary.execute(TABLES)
     replicas = servers.replica(primary, "replica_1"), servers.replica(primary, "replica_2")
     config = configuration(primary, DBNAME)

@@ -173,7 +173,7 @@ class RunningRelay:
             return Catalogue(self._table.epoch)
         server = self.shared.server
         control = Control.model_validate({"user": server.user, "password": server.password})
-        shared = dataclasses.replace(self._table.endpoints[0], tls=PLAINTEXT)
+        shared = dataclasses.replace(self._table.endpoints[0], port=server.port, tls=PLAINTEXT)
         link = connect(shared, control, "catalogue")
         try:
             definitions = tuple(self.board.definitions)
