@@ -245,6 +245,8 @@ cdef class Answers(ReadBack):
                 if self.session is not None:
                     self.session.write_complete(code)
             replies_pop(&self.replies)
+        if self.replies.count == 0:
+            self.wake_session()
         return 0
 
     cdef inline int wake_session(self) except -1:

@@ -25,7 +25,7 @@ cdef class Errors(Answers):
             return self.on_wanted_error()
         if self.replies.count:
             if replies_head(&self.replies).flags & FLAG_SETTINGS and not (
-                    fatal and self.relay.error_class(sqlstate, True) == 1):
+                    fatal and self.relay.error_class(sqlstate, self.pool.state) == 1):
                 return self.on_settings_error(sqlstate, data + FRAME_HEADER, size - FRAME_HEADER, fatal)
             if replies_head(&self.replies).flags & FLAG_QUESTION and not fatal:
                 self.on_no_answer(sqlstate)
@@ -105,6 +105,8 @@ cdef class Errors(Answers):
                 self.session.shadow.observed_error(b"0A000")
         if not queried:
             self.skip_failed()
+            if self.replies.count == 0:
+                self.wake_session()
         return VERDICT_SKIP
 
     cdef int on_settings_error(self, bytes sqlstate, const uint8_t* body, size_t size, bint fatal) except -2:

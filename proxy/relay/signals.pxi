@@ -16,13 +16,16 @@ cdef class Signalling(Prepares):
 
     cdef int seek(self, Entry entry, list places) except -1:
         """Has the sessions that are named at `places` keep a link each. STOP: not all have been found yet."""
-        if self.signalled is None:
-            self.signalled = {}
+        if self.link is not None and self.begins_unit() and self.link.replies.count:
+            self.await_replies()               # whether it goes to this link is known when these are in
+            return STOP
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
-        # A transaction at a copy moves to the owner with this statement.
-        at_link = self.link is not None and not self.at_copy
-        self.signals_at = self.link.pool.state.index if at_link else entry.endpoint
+        if self.signalled is None:
+            self.signalled = {}
+            # A transaction at a copy moves to the owner with this statement.
+            at_link = self.link is not None and not self.at_copy
+            self.signals_at = self.link.pool.state.index if at_link else entry.endpoint
         for place in places:
             if place.number != self.process_id and place.number not in self.signalled:
                 self.signalled[place.number] = None
@@ -116,7 +119,7 @@ cdef class Signalling(Prepares):
             return False
         if self.waiting_in is not None:
             self.waiting_in.forget(self)
-            self.unit_on_copy = False
+            self.unit_on_copy = self.at_copy = False
         self.attach(link)
         if waits:
             self.relay.resume(self)            # with the unit that it waited for a link with

@@ -103,6 +103,7 @@ cdef class Statements(Unit):
                 self.insert_bytes(b"H\0\0\0\x04")
             self.await_replies()
             return STOP
+        self.forget_signals()
         self.link.refusal = entry.plan
         reply = replies_push(&self.link.replies, REPLY_QUERY if simple else REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
         reply.flags = FLAG_FAILS

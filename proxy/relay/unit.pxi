@@ -145,22 +145,27 @@ cdef class Unit(Moving):
         return 0
 
     cdef inline int unit_entry(self, Entry entry) except -1:
-        """Counts the unit as what its weightiest statement is."""
+        """Counts the unit as what its weightiest statement is, and for the one service it writes; -1: for several."""
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
-        if entry.service >= 0:
-            self.unit_service = entry.service
         if entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK or entry.kind == KIND_BEGIN:
             if entry.kind == KIND_COMMIT:
                 self.unit_flags |= FLAG_COMMIT
             self.end_writes()
         elif entry.writes:
+            if not self.unit_flags & FLAG_WRITES:
+                self.unit_service = entry.service
+            elif self.unit_service != entry.service:
+                self.unit_service = -1
             self.unit_op = OP_WRITE
             self.unit_flags |= FLAG_WRITES
             if self.status != b"I" and entry.shape.reason == "transaction_block":
                 self.unit_flags |= FLAG_COMMIT     # one of several statements may be the COMMIT
-        elif self.unit_op == OP_OTHER and entry.kind == KIND_READ:
-            self.unit_op = OP_READ
+        elif not self.unit_flags & FLAG_WRITES:
+            if entry.service >= 0:
+                self.unit_service = entry.service
+            if self.unit_op == OP_OTHER and entry.kind == KIND_READ:
+                self.unit_op = OP_READ
         return 0
 
     cdef inline int end_unit(self) except -1:
@@ -366,8 +371,12 @@ cdef class Unit(Moving):
             at += size
 
     cdef inline bint is_whole(self, const uint8_t* data, size_t available) except -1:
-        """Whether the batch that begins here, if it may go to a copy, is all of it here and fit for that."""
-        return (self.link is None or self.at_copy) and self.whole_batch(data, available) > 0
+        """Whether the batch that begins here, if it may go to a copy, is all of it here and fit for that.
+
+        While answers are due it will be asked again: what could be sent once more is still the unit before.
+        """
+        return (self.link is None or (self.at_copy and self.link.replies.count == 0)) and (
+            self.whole_batch(data, available) > 0)
 
     cdef int keep_replay(self, const uint8_t* data, int64_t size) except -1:
         self.replay.start = self.replay.end = 0
@@ -378,7 +387,7 @@ cdef class Unit(Moving):
     cdef bint may_retry(self) noexcept:
         """Whether the unit went to a copy, whole, and the client has not seen any of its answer."""
         return (self.unit_on_copy and not self.answered and not self.in_batch and (self.status == b"I" or self.at_copy)
-                and buffer_waiting(&self.replay) > 0 and self.phase != PHASE_CLOSING)
+                and buffer_waiting(&self.replay) > 0 and self.phase != PHASE_CLOSING and self.phase != PHASE_WAITING)
 
     cdef int retry(self) except -1:
         """Asks the owner what a copy could not answer."""
@@ -432,6 +441,8 @@ cdef class Unit(Moving):
             self.status = b"E"
         self.write_bytes(self.relay.error_frame("ERROR", sqlstate, message, hint))
         self.forget_signals()
+        buffer_free(&self.replay)
+        self.unit_on_copy = False
         self.drop_first_unit()
         return 0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.wire import FLUSH, SYNC, WireClient, bind, execute, kinds, parse, sqlstate
+from support.wire import FLUSH, SYNC, WireClient, bind, describe, execute, kinds, parse, sqlstate
 
 from pgshunt.protocol import messages
 from pgshunt.protocol.errors import read_error
@@ -125,6 +125,18 @@ def test_a_batch_is_rolled_back_whole(relay: RunningRelay, client: WireClient) -
     frames = client.until_ready()
     assert (kinds(frames), sqlstate(frames), frames[-1].body) == ("12CEZ", REFUSED, b"I")
     assert others(relay) == 0
+    assert client.value("SELECT 7") == "7"
+
+
+def test_a_batch_of_several_is_answered_once(client: WireClient) -> None:
+    alter = parse("", ALTER) + bind("", "") + describe("P") + execute()
+    client.send(alter + alter + SYNC)
+    frames = client.until_ready()
+    assert (kinds(frames), sqlstate(frames), frames[-1].body) == ("EZ", REFUSED, b"I")
+    client.send(parse("a", "SELECT 1") + SYNC + parse("", "SELECT 2") + bind("", "") + execute())
+    client.send(parse("b", "SELECT 1") + alter + alter + SYNC)
+    assert kinds(client.until_ready()) == "1Z"
+    assert kinds(client.until_ready()) == "12DC1EZ"
     assert client.value("SELECT 7") == "7"
 
 
