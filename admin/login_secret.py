@@ -4,9 +4,10 @@ A real user's salt is the same at every attempt, for years. So must be that of o
 restarts too: hence a file beside the state.
 """
 
-import os
 import secrets
 from pathlib import Path
+
+from pgshunt.admin.private_file import write_private
 
 SECRET_BYTES = 32
 
@@ -20,9 +21,5 @@ def login_secret(file: Path) -> bytes:
     except FileNotFoundError:
         pass
     secret = secrets.token_bytes(SECRET_BYTES)
-    draft = file.with_suffix(".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as writing:
-        writing.write(secret)
-    draft.replace(file)
+    write_private(file, secret)
     return secret

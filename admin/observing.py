@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from pgshunt.admin.private_file import write_private
 from pgshunt.config.model import Control
 from pgshunt.migration.aside import Aside
 from pgshunt.migration.couplings import read_couplings
@@ -60,11 +60,14 @@ class Observing:
             await self.save()
 
     async def save(self) -> None:
-        """What cannot be written stays in memory, and `error` says why."""
+        """For its owner only, as statements say much about those who send them.
+
+        What cannot be written stays in memory, and `error` says why.
+        """
         self.observed.forget_old(time.time())
         text = json.dumps(self.observed.to_document(), ensure_ascii=False)
         try:
-            await self._aside.run(partial(_write, self._path, text))
+            await self._aside.run(partial(write_private, self._path, text.encode()))
         except OSError as error:
             self.error = f"{self._path}: {error.strerror}"
         else:
@@ -95,12 +98,3 @@ class Observing:
         except (OSError, ValueError) as error:
             self.error = f"{self._path} cannot be read, what it held begins anew: {error}"
             return Observed()
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all; for its owner only, as statements say much about those who send them."""
-    draft = path.with_suffix(".draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from pgshunt.routing.grammar import pg
-from pgshunt.routing.names import qualified, resolve
+from pgshunt.routing.names import qualified
 from pgshunt.routing.walk import strings
 
 if TYPE_CHECKING:
@@ -36,9 +36,18 @@ HARMLESS: Final = frozenset(
 INHERITING: Final = frozenset({pg.AT_AddInherit, pg.AT_DropInherit})
 PARTITIONING: Final = frozenset({pg.AT_AttachPartition, pg.AT_DetachPartition})
 RELATIONS: Final = frozenset(
-    {pg.OBJECT_TABLE, pg.OBJECT_VIEW, pg.OBJECT_MATVIEW, pg.OBJECT_SEQUENCE, pg.OBJECT_FOREIGN_TABLE}
+    {
+        pg.OBJECT_TABLE,
+        pg.OBJECT_VIEW,
+        pg.OBJECT_MATVIEW,
+        pg.OBJECT_SEQUENCE,
+        pg.OBJECT_FOREIGN_TABLE,
+        pg.OBJECT_INDEX,
+    }
 )
-PARTS: Final = frozenset({pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY})
+PARTS_OF_RELATIONS: Final = frozenset(
+    {pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY, pg.OBJECT_COLUMN, pg.OBJECT_TABCONSTRAINT}
+)
 
 
 def altered(found: Findings, statement: Any) -> set[str]:
@@ -79,14 +88,9 @@ def _drop(found: Findings, node: pg.DropStmt) -> Iterator[str]:
         if node.remove_type == pg.OBJECT_SCHEMA:
             yield from _in_schema(found, item.string.sval)
             continue
-        parts = strings(item.list.items)
-        if node.remove_type in PARTS:
-            parts = parts[:-1]
-        elif node.remove_type not in RELATIONS:
-            continue
-        yield resolve(
-            parts[-2] if len(parts) > 1 else "", parts[-1], found.search_path, found.catalogue.relations
-        )
+        relation = relation_of(found, node.remove_type, item)
+        if relation is not None and node.remove_type != pg.OBJECT_INDEX:  # whose table nobody knows
+            yield relation
 
 
 def _grant(found: Findings, node: pg.GrantStmt) -> Iterator[str]:
@@ -99,8 +103,20 @@ def _grant(found: Findings, node: pg.GrantStmt) -> Iterator[str]:
             yield _name(found, item.range_var)
 
 
+def relation_of(found: Findings, kind: int, item: pg.Node) -> str | None:
+    """The relation that an object is, or is part of; None for others, and where none is named."""
+    parts = strings(item.list.items)
+    if kind in PARTS_OF_RELATIONS:
+        parts = parts[:-1]
+    elif kind not in RELATIONS:
+        return None
+    if not parts:
+        return None  # OWNED BY NONE
+    return found.named(parts[-2] if len(parts) > 1 else "", parts[-1])
+
+
 def _name(found: Findings, relation: pg.RangeVar) -> str:
-    return resolve(relation.schemaname, relation.relname, found.search_path, found.catalogue.relations)
+    return found.named(relation.schemaname, relation.relname)
 
 
 def _in_schema(found: Findings, schema: str) -> Iterable[str]:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from pgshunt.routing.alterations import altered
+from pgshunt.routing.alterations import altered, relation_of
 from pgshunt.routing.effects import DEFINE, INSERT, READ, TRUNCATE
 from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import pg
-from pgshunt.routing.names import qualified, resolve
+from pgshunt.routing.names import qualified
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind
-from pgshunt.routing.walk import Findings, strings
+from pgshunt.routing.walk import Findings
 
 CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
 
@@ -55,21 +55,6 @@ def _create_table_as(found: Findings, node: pg.CreateTableAsStmt) -> None:
     found.write("creates_table")
 
 
-RELATIONS: Final = frozenset(
-    {
-        pg.OBJECT_TABLE,
-        pg.OBJECT_VIEW,
-        pg.OBJECT_MATVIEW,
-        pg.OBJECT_SEQUENCE,
-        pg.OBJECT_FOREIGN_TABLE,
-        pg.OBJECT_INDEX,
-    }
-)
-PARTS_OF_RELATIONS: Final = frozenset(
-    {pg.OBJECT_TRIGGER, pg.OBJECT_RULE, pg.OBJECT_POLICY, pg.OBJECT_COLUMN, pg.OBJECT_TABCONSTRAINT}
-)
-
-
 def _runs_later(found: Findings, node: Any) -> None:
     """What is called in it is called later, by others."""
     _definition(found, node)
@@ -101,16 +86,9 @@ def _sequence(found: Findings, node: Any) -> None:
 
 
 def _defined_object(found: Findings, kind: int, item: pg.Node) -> None:
-    """The relation that an object is, or is part of."""
-    parts = strings(item.list.items)
-    if kind in PARTS_OF_RELATIONS:
-        parts = parts[:-1]
-    elif kind not in RELATIONS:
-        return
-    if not parts:
-        return  # OWNED BY NONE
-    schema = parts[-2] if len(parts) > 1 else ""
-    found.writes.add(resolve(schema, parts[-1], found.search_path, found.catalogue.relations))
+    relation = relation_of(found, kind, item)
+    if relation is not None:
+        found.writes.add(relation)
 
 
 def _create_schema(found: Findings, node: pg.CreateSchemaStmt) -> None:

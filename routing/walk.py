@@ -148,6 +148,10 @@ class Findings:
             reason=self.reason,
         )
 
+    def named(self, schema: str, name: str) -> str:
+        """The full name of a relation that is called so."""
+        return resolve(schema, name, self.search_path, self.catalogue.relations)
+
     def relation(self, node: pg.RangeVar) -> str:
         """The name of the table a RangeVar stands for, with what its schema implies noted."""
         if is_temporary(node.schemaname) or node.relpersistence == "t":
@@ -157,7 +161,7 @@ class Findings:
             self.local = self.local or "system_catalogue"
             if node.relname == "pg_prepared_statements":
                 self.pins.add("prepared_statements")
-        name = resolve(node.schemaname, node.relname, self.search_path, self.catalogue.relations)
+        name = self.named(node.schemaname, node.relname)
         if self.catalogue.relations.get(name) == "S":
             self.local = self.local or "sequence"  # a standby knows of numbers that were not given out yet
         if name in self.catalogue.own_types:
@@ -302,7 +306,7 @@ def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> Non
     if effect.sequence and node.args:
         sequence = split_qualified(_constant(node.args[0]) or "")
         if sequence:
-            found.writes.add(resolve(*sequence, found.search_path, found.catalogue.relations))
+            found.writes.add(found.named(*sequence))
     if effect.pins == "set_config":
         _set_config(found, node)
     elif effect.pins:
