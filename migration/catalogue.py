@@ -60,6 +60,16 @@ WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname =
   AND setting LIKE 'search_path=%'
 """
 
+# What the server's own files say, unless something is set for the role we are.
+_RESET_PATH: Final = """
+SELECT reset_val FROM pg_settings
+WHERE name = 'search_path' AND NOT EXISTS (
+  SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
+  WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = session_user)
+    AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    AND setting LIKE 'search_path=%')
+"""
+
 _TABLES: Final = """
 SELECT n.nspname || '.' || c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
        c.relrowsecurity,
@@ -144,12 +154,7 @@ def read_catalogue(
             version=version,
             relations=MappingProxyType(relations),
             safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
-            search_path=link.value(_SEARCH_PATH)
-            or link.value(
-                "SELECT reset_val FROM pg_settings WHERE name = 'search_path' "
-                "AND source NOT IN ('user', 'database user')"
-            )
-            or DEFAULT_SEARCH_PATH,
+            search_path=link.value(_SEARCH_PATH) or link.value(_RESET_PATH) or DEFAULT_SEARCH_PATH,
             types=frozenset(name for (name,) in link.rows(_TYPES)),
             own_types=frozenset(name for (name,) in link.rows(_OWN_TYPES)),
             definitions=definitions,

@@ -35,6 +35,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 GRACE_S: Final = 0.5
 """The server's statement_timeout fires first and says more; the socket's is for a server that is gone."""
 
+# Users create things in their databases: an operator or a function of theirs, found on the path, would run
+# with our rights (CVE-2018-1058), and so would what a value says where a backslash can end a literal.
+_OURS_ONLY: Final = "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on"
+
 # What pg8000 raises, besides its own InterfaceError, when the server vanishes in the middle of a message or
 # speaks something else.
 _BROKEN: Final = (InterfaceError, OSError, struct.error, AttributeError, LookupError, ValueError)
@@ -180,7 +184,8 @@ def connect(
     timeout_s: float = CONNECT_TIMEOUT_S,
     settings: Mapping[str, str] | None = None,
 ) -> Link:
-    """Logs in as the control role; `purpose` ends up in pg_stat_activity.application_name.
+    """Logs in as the control role; `purpose` ends up in pg_stat_activity.application_name. Names without a
+    schema mean what is in pg_catalog.
 
     Raises ServerError.
     """
@@ -215,7 +220,13 @@ def connect(
             ) from None
         reason = error.__cause__ or error
         raise Unreachable(endpoint.name, f"cannot connect to {where}: {reason}") from None
-    return Link(connection, endpoint.name)
+    link = Link(connection, endpoint.name)
+    try:
+        link.rows(_OURS_ONLY)
+    except ServerError:
+        link.close()
+        raise
+    return link
 
 
 def _ssl_context(tls: ServerTls) -> ssl.SSLContext | bool | None:

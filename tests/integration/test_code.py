@@ -160,7 +160,7 @@ def test_a_name_is_looked_for_on_the_path_of_its_session(read: tuple[Link, Catal
 def test_code_is_read_again_only_when_it_has_changed(read: tuple[Link, Catalogue]) -> None:
     link, catalogue = read
     assert read_catalogue(link, 2, catalogue.code).code is catalogue.code
-    link.rows("CREATE FUNCTION later() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    link.rows("CREATE FUNCTION public.later() RETURNS int LANGUAGE sql AS 'SELECT 1'")
     code = read_catalogue(link, 2, catalogue.code).code
     assert code.functions.keys() - catalogue.code.functions.keys() == {"public.later"}
 

@@ -51,11 +51,11 @@ def refused(own: Database, control: Control, conninfo: str, timeout_s: float = 1
 
 def test_the_secret_arrives_as_it_is(own: Database) -> None:
     link = connect(endpoint(own, "own_db"), CONTROL, "test")
-    link.rows("CREATE TABLE t (word text)")
+    link.rows("CREATE TABLE public.t (word text)")
     with link.transaction():
         for word in (WORD, "another"):
-            run_hidden(link, "INSERT INTO t VALUES (%L || '%%')", word)
-    assert link.rows("SELECT word FROM t") == [[WORD + "%"], ["another%"]]
+            run_hidden(link, "INSERT INTO public.t VALUES (%L || '%%')", word)
+    assert link.rows("SELECT word FROM public.t") == [[WORD + "%"], ["another%"]]
     link.close()
 
 

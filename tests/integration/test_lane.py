@@ -130,7 +130,7 @@ def test_copies_go_with_the_functions_on_their_rows_but_not_with_what_others_bui
         copied = await copy_schema(source, target, TABLES)
         assert own.execute(left) == [["label(users)", "users"]]
         own.execute("CREATE VIEW names AS SELECT name FROM users")
-        with pytest.raises(ServerError, match="view names depends on table users"):
+        with pytest.raises(ServerError, match=r"view public\.names depends on table public\.users"):
             await target.run(lambda link: drop_copies(link, copied.tables))
         assert own.execute(left) == [["label(users)", "users"]]
         own.execute("DROP VIEW names")
@@ -489,6 +489,32 @@ def test_the_catalogue_tells_safe_functions_and_the_default_search_path(
             await server.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("of_our_role", "found"), [("", "files, public"), ("mine", '"$user", public')])
+def test_the_search_path_of_the_servers_files_counts_and_not_that_of_our_role(
+    pair: tuple[Database, Database], of_our_role: str, found: str
+) -> None:
+    shared, _ = pair
+
+    async def scenario() -> str:
+        source, _ = _servers(pair)
+        catalogue = await source.run(lambda link: read_catalogue(link, 1))
+        await source.close()
+        return catalogue.search_path
+
+    server = shared.server
+    server.execute(f"ALTER DATABASE {shared.dbname} RESET search_path")
+    server.execute("ALTER SYSTEM SET search_path = files, public")
+    server.execute("SELECT pg_reload_conf(), pg_sleep(0.2)")
+    if of_our_role:
+        server.execute(f"ALTER ROLE pgshunt_control SET search_path = {of_our_role}")
+    try:
+        assert asyncio.run(scenario()) == found
+    finally:
+        server.execute("ALTER ROLE pgshunt_control RESET search_path")
+        server.execute("ALTER SYSTEM RESET search_path")
+        server.execute("SELECT pg_reload_conf()")
 
 
 def test_a_server_bounds_every_statement_and_recovers(pair: tuple[Database, Database]) -> None:

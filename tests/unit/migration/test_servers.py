@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 from support.fixtures import Database
+from support.moving import endpoint
 
 from pgshunt.config.model import Control
+from pgshunt.config.secret import Secret
 from pgshunt.migration import servers
+from pgshunt.migration.catalogue import read_columns
+from pgshunt.migration.rows import ROWS_SETTINGS, Layout, versions_of
 from pgshunt.migration.servers import Server, ServerError, Unreachable, connect
 from pgshunt.routing.table import Endpoint
 
@@ -80,3 +84,33 @@ def test_a_password_that_is_missing_is_asked_for(database: Database) -> None:
         connect(endpoint, control, "test")
     assert raised.value.sqlstate == "28000"
     assert "PGPASSWORD" in raised.value.hint
+
+
+def _control(database: Database) -> Control:
+    return Control(user=database.server.user, password=Secret(database.server.password))
+
+
+def test_an_operator_that_a_user_made_does_not_run_with_our_rights(database: Database) -> None:
+    """CVE-2018-1058: `nspname || '.'` would find one that fits better than PostgreSQL's own."""
+    database.execute(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE ran (as_whom text);"
+        "CREATE FUNCTION public.caught(name, name) RETURNS text LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO ran VALUES (current_user); RETURN ''; END $$;"
+        "CREATE OPERATOR public.|| (LEFTARG = name, RIGHTARG = name, FUNCTION = public.caught)"
+    )
+    link = connect(endpoint(database, "shared"), _control(database), "test")
+    assert read_columns(link, ["public.t"]) == {"public.t": (("id", "integer not null"),)}
+    link.close()
+    assert database.execute("SELECT count(*) FROM ran") == [[0]]
+
+
+def test_a_backslash_in_a_key_ends_no_literal(database: Database) -> None:
+    """Where a database has standard_conforming_strings off, as old applications want it."""
+    key = "\\')); SELECT 1/0; --"
+    database.execute(f"ALTER DATABASE {database.dbname} SET standard_conforming_strings = off")
+    database.execute("CREATE TABLE t (key text PRIMARY KEY)")
+    database.execute("INSERT INTO t VALUES (:key)", key=key)
+    link = connect(endpoint(database, "shared"), _control(database), "test", settings=ROWS_SETTINGS)
+    layout = Layout("public.t", ("key",), ("key",), ("pg_catalog.text",))
+    assert list(versions_of(link, layout, [(key,)])) == [(key,)]
+    link.close()
