@@ -119,9 +119,14 @@ def serve(config: Path) -> None:
 @cli.command()
 @_output
 @click.option("-c", "--config", type=_file, required=True, help="The configuration file.")
-def check(config: Path, output: Output) -> None:
+@click.option(
+    "--file-only", is_flag=True, help="Do not ask the shared database whether there are such tables."
+)
+def check(config: Path, file_only: bool, output: Output) -> None:
     """Examine a configuration: every problem at once, with its place and what to do."""
-    report = examine(config)
+    from pgshunt.admin.asking import ask_servers
+
+    report = examine(config) if file_only else examine(config, ask=ask_servers)
     if output == "json":
         problems = [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +17,13 @@ from pgshunt.routing.table import RoutingTable
 
 def explain_offline(config: Config, sql: str, user: str, search_path: str) -> dict[str, Any]:
     """The same document as the admin API's. Raises ServerError when the shared database cannot be read."""
-    table = planned(config)
-    link = connect(table.endpoints[0], config.control, "explain")
+    link = connect(routing_table(config).endpoints[0], config.control, "explain")
     try:
         link.limit(30.0)
         catalogue = read_catalogue(link, 1)
     finally:
         link.close()
+    table = planned(config, catalogue.tables())
     path = split_search_path(search_path or catalogue.search_path)
     if user:
         path = as_user(user, path)
@@ -30,9 +31,9 @@ def explain_offline(config: Config, sql: str, user: str, search_path: str) -> di
     return {**explanation.to_dict(), "lines": explanation.lines()}
 
 
-def planned(config: Config) -> RoutingTable:
-    """The table with every copy made and `reads` in force."""
-    table = routing_table(config)
+def planned(config: Config, tables: Collection[str] = ()) -> RoutingTable:
+    """The table with every copy made and `reads` in force. `tables` are those that there are."""
+    table = routing_table(config, tables)
     services = tuple(
         replace(
             service,

@@ -41,6 +41,8 @@ class Health:
     lookup_failures: dict[int, str] = field(default_factory=dict)
     """Of workers that cannot read users' verifiers now: why."""
     restart_needed: tuple[str, ...] = ()
+    contested: tuple[str, ...] = ()
+    """Tables that are nobody's because several services claim them: why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ class SupervisorOperations:
         if 0 < len(failures) < self.fleet.live:
             warnings.append(f"in {counted(len(failures), 'worker')}, {_lookup_fails(failures)}")
         warnings += self.readable.warnings()
+        warnings += self.health.contested
         if self.mover.unkept:
             warnings.append(f"what is in force holds only until a restart: {self.mover.unkept}")
         if self.events.write_error:

@@ -27,6 +27,7 @@ from pgshunt.admin.login_secret import login_secret
 from pgshunt.admin.metrics import Metrics
 from pgshunt.admin.observing import Observing
 from pgshunt.admin.operations import Health, SupervisorOperations
+from pgshunt.admin.owning import Owning
 from pgshunt.admin.probe import Probed, Prober
 from pgshunt.admin.readable import Readable
 from pgshunt.admin.reload import changes, merged
@@ -75,6 +76,9 @@ class Supervisor:
         self.health = Health()
         self.events = EventLog(config.state.path.with_suffix(".events.jsonl"))
         self._repeats = Repeats()
+        self._owning = Owning(
+            config, lambda kind, service, **detail: self.events.add(kind, service, **detail)
+        )
         self._reloading = asyncio.Lock()
         self._aside = Aside("configuration")
         self.guard = Guard(
@@ -149,7 +153,7 @@ class Supervisor:
             self._arm_at_start(service)
         await self._start_admin()
         if await self.catalogue.read(CATALOGUE_S_MAX):
-            self.fleet.catalogue = self.catalogue.catalogue
+            await self._take_catalogue(self.catalogue.catalogue)
         try:
             await self.fleet.start()
         except FleetError as error:
@@ -233,7 +237,7 @@ class Supervisor:
         self.api.token = self._config.admin.token
         self.fleet.reload(self._config)
         if any(path.startswith("services.") for path in differing.live):
-            await self.controller.reconfigure(routing_table(self._config))
+            await self.controller.reconfigure(routing_table(self._config, self.catalogue.catalogue.tables()))
         self.events.add("reloaded", changed=differing.live, restart_needed=differing.restart)
 
     # -- what the controller is given -------------------------------------------------------------------
@@ -361,9 +365,17 @@ class Supervisor:
 
     async def _catalogue_changed(self, catalogue: Catalogue) -> None:
         is_news = catalogue.version != self.fleet.catalogue.version
-        await self.fleet.publish(self.controller.table, catalogue)
+        await self._take_catalogue(catalogue)
         if is_news:
             self.events.add("catalogue_read", relations=len(catalogue.relations), version=catalogue.version)
+
+    async def _take_catalogue(self, catalogue: Catalogue) -> None:
+        """The workers get it together with the tables that services own by it."""
+        if base := self._owning.look(self._config, catalogue):
+            self.health.contested = self._owning.contested
+            await self.controller.reconfigure(base)
+        else:
+            await self.fleet.publish(self.controller.table, catalogue)
 
     def _definitions(self) -> tuple[int, ...]:
         return tuple(self.fleet.board.definitions)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pgshunt.config.model import Address, Config, Database
+from pgshunt.config.ownership import assign
 from pgshunt.routing.table import SHARED, Endpoint, Role, RoutingTable, Service
 
 
-def routing_table(config: Config) -> RoutingTable:
-    """Epoch 0. The shared primary comes first, then its replicas, then each database in the file's order."""
+def routing_table(config: Config, tables: Collection[str] = ()) -> RoutingTable:
+    """Epoch 0. The shared primary comes first, then its replicas, then each database in the file's order.
+
+    `tables` are those that there are: what patterns stand for.
+    """
     endpoints = [*_endpoints(SHARED, config.shared)]
     for name, database in config.databases.items():
         endpoints += _endpoints(name, database)
+    owned = assign(config.services, tables).tables
     services = tuple(
         Service(
             name=name,
             database=service.database,
-            tables=service.tables,
+            tables=owned[name],
             external_refs=service.external_refs,
             users=service.users,
             shadow_writes=service.shadow_writes,

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from pgshunt.config.model import Address, Config, Database, SecretSection, Section
+from pgshunt.config.ownership import assign
 from pgshunt.config.problem import Path, Problem, Severity, choose
 from pgshunt.config.values import DATABASE_NAME, NAME_BYTES_MAX, SERVICE_NAME, is_identifier
 
@@ -133,11 +134,13 @@ def _each_table_has_one_owner(config: Config) -> Iterator[Problem]:
 
 
 def _references_lead_elsewhere(config: Config) -> Iterator[Problem]:
-    owned = {table for service in config.services.values() for table in service.tables}
+    named = {table for service in config.services.values() for table in service.external_refs}
+    owners = assign(config.services, named)
+    owned = {table for tables in owners.tables.values() for table in tables} | owners.contested.keys()
     for name, service in config.services.items():
         for index, table in enumerate(service.external_refs):
             path: Path = ("services", name, "external_refs", index)
-            if table in service.tables:
+            if table in owners.tables[name]:
                 yield Problem(
                     path, f"{table} is this service's own table", "remove it here", Severity.WARNING
                 )

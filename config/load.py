@@ -1,7 +1,7 @@
 """Turns a configuration file into a `Config`, or into every problem it has."""
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -15,6 +15,14 @@ from pgshunt.config.model import Config
 from pgshunt.config.problem import ConfigError, Path, Problem, Severity
 from pgshunt.config.resolve import resolve
 from pgshunt.config.source import Source
+
+Ask = Callable[[Config], Iterable[Problem]]
+"""ask(config): what is wrong with a configuration that has no error by itself."""
+
+
+def ask_nobody(config: Config) -> Iterable[Problem]:
+    """The file alone is looked at."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,11 @@ def load(path: FilePath | str, environ: Mapping[str, str] | None = None) -> Conf
     return report.config
 
 
-def examine(path: FilePath | str, environ: Mapping[str, str] | None = None) -> Report:
-    """All there is to say about the file at `path`, warnings and notes too; a bad file raises nothing."""
+def examine(path: FilePath | str, environ: Mapping[str, str] | None = None, ask: Ask = ask_nobody) -> Report:
+    """All there is to say about the file at `path`, warnings and notes too; a bad file raises nothing.
+
+    `ask` finds what only servers can tell; it is left out where the file has an error by itself.
+    """
     environ = os.environ if environ is None else environ
     path = FilePath(path)
     try:
@@ -50,10 +61,10 @@ def examine(path: FilePath | str, environ: Mapping[str, str] | None = None) -> R
     except UnicodeDecodeError as error:
         problem = Problem((), f"{path}: byte {error.start} is not UTF-8", "save the file as UTF-8")
         return Report((problem,), None)
-    return _examine(Source(text, str(path), environ), path.absolute().parent, environ)
+    return _examine(Source(text, str(path), environ), path.absolute().parent, environ, ask)
 
 
-def _examine(source: Source, folder: FilePath, environ: Mapping[str, str]) -> Report:
+def _examine(source: Source, folder: FilePath, environ: Mapping[str, str], ask: Ask) -> Report:
     problems = list(source.problems)
     if not source.values and problems:
         return Report(tuple(problems), None)
@@ -67,9 +78,13 @@ def _examine(source: Source, folder: FilePath, environ: Mapping[str, str]) -> Re
     problems += _certain(unread, wrong)
     wrong |= {path for path in _wrong(unread) if source.written(path) is not None}
     problems += _certain(check(config), wrong)
-    placed = _in_order(_placed(problems, source))
-    failed = any(problem.severity is Severity.ERROR for problem in placed)
-    return Report(placed, None if failed else config)
+    if not _has_errors(problems):
+        problems += ask(config)
+    return Report(_in_order(_placed(problems, source)), None if _has_errors(problems) else config)
+
+
+def _has_errors(problems: Iterable[Problem]) -> bool:
+    return any(problem.severity is Severity.ERROR for problem in problems)
 
 
 def _validate(source: Source) -> tuple[Config, list[Problem]]:

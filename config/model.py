@@ -251,7 +251,9 @@ class Service(Section):
     database: str
     """Key in `databases`."""
     tables: OwnedTables
-    """Tables this service owns; without a schema they are in `public`."""
+    """Tables this service owns, by name or by pattern: `auth_*` for those that begin so, `billing.*` for all
+    of a schema. Without a schema they are in `public`. A table that a service names is that service's,
+    whatever patterns match it; its partitions go with it."""
     external_refs: tuple[Table, ...] = ()
     """Tables of others that this service reads."""
     users: tuple[Identifier, ...] = ()

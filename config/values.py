@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pgshunt.config.names import qualified
+from pgshunt.config.names import pattern, qualified
 from pgshunt.config.secret import Secret
 
 VERSION: Final = 1
@@ -36,11 +36,20 @@ def _host(host: str) -> str:
 
 def _table(name: str) -> str:
     if any(character in name for character in "*?%["):
-        raise _refuse("is a pattern, which is not in this version", "name each table")
+        raise _refuse("is a pattern", "name each table")
     try:
         return qualified(name)
     except ValueError as error:
         raise _refuse(str(error), 'write table, schema.table, or schema."Table"') from error
+
+
+def _owned(name: str) -> str:
+    if "*" not in name:
+        return _table(name)
+    try:
+        return pattern(name)
+    except ValueError as error:
+        raise _refuse(str(error), "write `auth_*` or `billing.*`: `*` stands in the table's name") from error
 
 
 def _at_least_one(tables: tuple[str, ...]) -> tuple[str, ...]:
@@ -84,7 +93,9 @@ Timeout = Annotated[int, Field(ge=0)]
 """Milliseconds; 0 waits for ever."""
 Table = Annotated[str, AfterValidator(_table)]
 OwnedTables = Annotated[
-    tuple[Table, ...], AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})
+    tuple[Annotated[str, AfterValidator(_owned)], ...],
+    AfterValidator(_at_least_one),
+    Field(json_schema_extra={"minItems": 1}),
 ]
 Identifier = Annotated[str, Field(min_length=1, max_length=NAME_BYTES_MAX)]
 """Name of a role or database."""

@@ -18,7 +18,9 @@ DEFAULT_SEARCH_PATH: Final = '"$user", public'
 
 # pg_toast holds nothing a statement can name; the temporary schemas belong to other sessions.
 _RELATIONS: Final = r"""
-SELECT n.nspname::text, c.relname::text, c.relkind::text
+SELECT n.nspname::text, c.relname::text, c.relkind::text,
+       c.relispartition OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                                   AND d.objid = c.oid AND d.deptype = 'e')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
@@ -149,10 +151,10 @@ def read_catalogue(
     `before` is its code as it was read last. `definitions` is what the catalogue says of itself.
     """
     with link.transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-        relations = {qualified(schema, name): kind for schema, name, kind in link.rows(_RELATIONS)}
-        catalogue = Catalogue(
+        named = read_relations(link)
+        catalogue = replace(
+            named,
             version=version,
-            relations=MappingProxyType(relations),
             safe_functions=frozenset(name for (name,) in link.rows(_SAFE_FUNCTIONS)),
             search_path=link.value(_SEARCH_PATH) or link.value(_RESET_PATH) or DEFAULT_SEARCH_PATH,
             types=frozenset(name for (name,) in link.rows(_TYPES)),
@@ -160,6 +162,17 @@ def read_catalogue(
             definitions=definitions,
         )
         return replace(catalogue, code=read_code(link, catalogue, before))
+
+
+def read_relations(link: Link) -> Catalogue:
+    """No more than what relations there are, and which are parts of others. Raises ServerError."""
+    found = [
+        (qualified(schema, name), kind, is_part) for schema, name, kind, is_part in link.rows(_RELATIONS)
+    ]
+    return Catalogue(
+        relations=MappingProxyType({name: kind for name, kind, _ in found}),
+        parts=frozenset(name for name, _, is_part in found if is_part),
+    )
 
 
 def read_tables(link: Link, names: Sequence[str]) -> dict[str, Table]:

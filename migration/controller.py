@@ -19,6 +19,7 @@ from pgshunt.migration.copying import Copying, Events
 from pgshunt.migration.heartbeat import Heartbeat, Publish
 from pgshunt.migration.keeper import Keeper, PublishTable
 from pgshunt.migration.mover import Options, PreflightFailed
+from pgshunt.migration.preflight import Problem
 from pgshunt.migration.servers import ServerError
 from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, Doing, Held, WrongStage, move
 from pgshunt.migration.state import Latch, ServiceState
@@ -144,7 +145,10 @@ class MigrationController:
         await asyncio.to_thread(self._heartbeat.stop)
 
     async def reconfigure(self, base: RoutingTable) -> None:
-        """Takes over what a reload may change: shadow writes and limits. The rest needs a restart."""
+        """Takes over what a reload may change, and the tables that patterns are found to stand for.
+
+        What is moving goes on with the tables it began with.
+        """
         self._keeper.base = base
         await self._keeper.announce()
 
@@ -163,7 +167,8 @@ class MigrationController:
                 return
             await self._require_possible(service)
             self._copying.failures.pop(service, None)
-            await self._keeper.change(service, _begun)
+            tables = self._copying.mover(service).own_tables
+            await self._keeper.change(service, partial(_begun, tables=tables))
             self._events.add("syncing", service, database=self._configured(service).database)
             self._copying.make(service)
 
@@ -304,6 +309,8 @@ class MigrationController:
 
     async def _require_possible(self, service: str) -> None:
         state = self._state(service)
+        if not (state.tables or self._configured(service).tables):
+            raise PreflightFailed([_OWNS_NOTHING])
         try:
             await self._copying.mover(service).preflight(state.copied)
         except (PreflightFailed, ServerError):
@@ -357,12 +364,18 @@ class MigrationController:
         return [index for index, endpoint in endpoints if endpoint.database == service.database]
 
 
+_OWNS_NOTHING = Problem(
+    "tables", "there is none that its patterns match", "see `pgshunt check`: correct them, or make the tables"
+)
+
+
 def _moved(state: ServiceState, action: str) -> ServiceState:
     return replace(state, stage=move(state.stage, action).to)
 
 
-def _begun(state: ServiceState) -> ServiceState:
-    return replace(_moved(state, "begin"), is_target_gone=False).noted("begin", "done")
+def _begun(state: ServiceState, tables: tuple[str, ...]) -> ServiceState:
+    begun = replace(_moved(state, "begin"), tables=tables, is_target_gone=False)
+    return begun.noted("begin", "done")
 
 
 def _abandoning(state: ServiceState, is_target_gone: bool) -> ServiceState:

@@ -86,7 +86,8 @@ class Copying:
     def mover(self, name: str) -> Mover:
         """The service's mover, made when it is first asked for."""
         if name not in self.movers:
-            service = self._configured(name)
+            configured = self._configured(name)
+            service = replace(configured, tables=self._state(name).tables or configured.tables)
             base = self._keeper.base
             primary = next(
                 (index, endpoint)
@@ -285,7 +286,9 @@ def _synced(state: ServiceState) -> ServiceState:
 def _abandoned(state: ServiceState) -> ServiceState:
     """The latch of a rollback goes with the copy it was about; journal and events keep it."""
     stage = move(state.stage, "abandoned").to
-    return replace(state, stage=stage, copied=(), latch=None, is_target_gone=False).noted("abandon", "done")
+    return replace(state, stage=stage, tables=(), copied=(), latch=None, is_target_gone=False).noted(
+        "abandon", "done"
+    )
 
 
 def _require_copying(state: ServiceState) -> None:

@@ -253,9 +253,13 @@ def _of_service(state: State, service: str, change: Change) -> State:
 
 
 def _placed(service: Service, state: ServiceState) -> Service:
-    """A configured service with where it stands. Only whole copies may be read."""
+    """A configured service with where it stands. Only whole copies may be read.
+
+    What a service has taken along is its own until it is back, whatever is configured or found meanwhile.
+    """
     return replace(
         service,
+        tables=tuple(dict.fromkeys((*state.tables, *service.tables))),
         stage=state.stage,
         reads_percent=state.reads_percent,
         copied=state.copied if state.stage in COPY_STAGES else (),

@@ -83,13 +83,14 @@ class Mover:
         tell: Tell,
         verified: Callable[[VerifyResult], None],
     ) -> None:
-        """`own`: index and endpoint of the primary of the service's own database."""
+        """`service` with the tables that move; `own`: index and endpoint of its own database's primary."""
         self._service = service
         self._options = options
         self._heartbeat = heartbeat
         self._tell = tell
         self._verified = verified
         self._own_index, endpoint = own
+        self.own_tables = service.tables
         self.tables = tuple(dict.fromkeys((*service.tables, *service.external_refs)))
         self._source, self._target = (
             Server(end, control, f"lane {service.name}") for end in (shared, endpoint)

@@ -1,7 +1,7 @@
 """What the migration controller must remember across restarts, as one document.
 
-Runtime state only: which tables a service owns is the configuration's, where the service stands is here. What
-happened on the way is the event log's.
+Runtime state only: which tables a service owns is the configuration's, where the service stands is here, with
+the tables that it took along when it set out. What happened on the way is the event log's.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """Where one service stands. `copied`: the tables we created at its own database; `is_target_gone`: it is
-    being abandoned without that.
+    """Where one service stands. `tables`: those it owned when its move began, which are those that move;
+    `copied`: the tables we created at its own database; `is_target_gone`: it is being abandoned without that.
     """
 
     stage: Stage = "shared"
     reads_percent: int = 0
     latch: Latch | None = None
+    tables: tuple[str, ...] = ()
     copied: tuple[str, ...] = ()
     journal: tuple[Entry, ...] = ()
     is_target_gone: bool = False
@@ -111,6 +112,7 @@ def _service(fields: Mapping[str, Any]) -> ServiceState:
         stage=fields["stage"],
         reads_percent=fields["reads_percent"],
         latch=Latch(**latch) if latch else None,
+        tables=tuple(fields.get("tables", ())),
         copied=tuple(fields["copied"]),
         journal=tuple(Entry(**entry) for entry in fields["journal"]),
         is_target_gone=fields.get("is_target_gone", False),

@@ -152,6 +152,7 @@ class Catalogue:
     in pg_catalog is immutable or stable: a call of anything else may write. `search_path` is the database's
     default, as SHOW prints it. `types` are the names of PostgreSQL's own types; `own_types` are the relations
     with a column of another: its OID, which clients are told with the rows, is another one on every server.
+    `parts` are tables that go with another or with an extension: partitions, and what extensions made.
     `code` is what its functions, triggers and so on do; `recent` what DDL that went through this worker has
     made since. `definitions` says, for each worker, how many transactions with DDL it had seen end before all
     this was read.
@@ -163,6 +164,7 @@ class Catalogue:
     search_path: str = '"$user", public'
     types: frozenset[str] = frozenset()
     own_types: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
     code: Code = NO_CODE
     recent: Code = NO_CODE
     definitions: tuple[int, ...] = ()
@@ -170,6 +172,10 @@ class Catalogue:
     def learned(self, made: Code) -> Catalogue:
         """With what a statement defines."""
         return replace(self, recent=added(self.recent, made))
+
+    def tables(self) -> frozenset[str]:
+        """Those that a service can own for themselves."""
+        return frozenset(name for name, kind in self.relations.items() if kind in "rp") - self.parts
 
     def knows_function(self, name: str) -> bool:
         """Whether there is one of this name, in whatever schema outside pg_catalog."""
@@ -183,6 +189,7 @@ class Catalogue:
             "search_path": self.search_path,
             "types": sorted(self.types),
             "own_types": sorted(self.own_types),
+            "parts": sorted(self.parts),
             "code": self.code.to_dict(),
             "definitions": list(self.definitions),
         }
@@ -196,6 +203,7 @@ class Catalogue:
             search_path=data["search_path"],
             types=frozenset(data["types"]),
             own_types=frozenset(data["own_types"]),
+            parts=frozenset(data["parts"]),
             code=Code.from_dict(data["code"]),
             definitions=tuple(data["definitions"]),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,39 @@ def test_a_sick_lane_or_a_copy_that_differs_holds_the_reads(world: World) -> Non
 
     world.run(scenario)
     assert any(kind == "lane_failed" for kind, _ in world.events)
+
+
+def test_a_move_goes_on_with_the_tables_it_began_with(world: World) -> None:
+    """A table that a pattern matches meanwhile is the service's, but nothing copies it; at first none was."""
+    new = "public.user_names"
+
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        base = replace(controller.table, services=(replace(controller.table.services[0], tables=()),))
+        await controller.reconfigure(base)
+        with pytest.raises(PreflightFailed, match="there is none that its patterns match"):
+            await controller.begin(SERVICE)
+        mine = ("public.users", "public.roles")
+        await controller.reconfigure(replace(base, services=(replace(base.services[0], tables=mine),)))
+        await _copied(controller)
+        world.shared.execute("CREATE TABLE user_names (id int PRIMARY KEY)")
+        await controller.reconfigure(
+            replace(base, services=(replace(base.services[0], tables=(mine[0], new)),))
+        )
+        (service,) = controller.table.services
+        assert service.tables == (*mine, new)
+        assert set(service.copied) == {*mine, "public.logs"}
+
+    async def next_life(controller: MigrationController, store: Journalled) -> None:
+        await controller.reconfigure(
+            replace(controller.table, services=(Service(SERVICE, "own_db", (), ("public.logs",)),))
+        )
+        assert set(controller.table.services[0].tables) == {"public.users", "public.roles"}
+        await _clean(controller)
+        await controller.abandon(SERVICE)
+        assert controller.table.services[0].tables == ()
+
+    world.run(scenario)
+    world.run(next_life)
 
 
 def test_what_preflight_finds_refuses_the_begin_before_anything_is_changed(world: World) -> None:

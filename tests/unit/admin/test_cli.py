@@ -280,7 +280,7 @@ admin: {token: hidden}
 def test_check_tells_every_problem_at_once(monkeypatch: Patch, capsys: Printed, tmp_path: Path) -> None:
     path = tmp_path / "pgshunt.yaml"
     path.write_text(GOOD)
-    assert pgshunt(monkeypatch, "check", "-c", str(path)) == Exit.OK
+    assert pgshunt(monkeypatch, "check", "--file-only", "-c", str(path)) == Exit.OK
     path.write_text(GOOD.replace("user: pgshunt", "usr: pgshunt").replace("version: 1", "version: 7"))
     assert pgshunt(monkeypatch, "check", "-c", str(path)) == Exit.USAGE
     said = capsys.readouterr().err

@@ -43,7 +43,7 @@ databases:
 services:
   auth:
     database: auth_dbb
-    tables: [users, "x*"]
+    tables: [users, "x?"]
     shadow_writes: ack
     reads: 101
   auth: {}
@@ -61,8 +61,7 @@ admin: {host: 0.0.0.0}
         "did you mean 'host'?",
         "pgshunt.yaml:14:15: services.auth.database: there is no database 'auth_dbb'; "
         "did you mean 'auth_db'?",
-        "pgshunt.yaml:15:21: services.auth.tables[1]: is a pattern, which is not in this version; "
-        "name each table",
+        "pgshunt.yaml:15:21: services.auth.tables[1]: is a pattern; name each table",
         "pgshunt.yaml:16:20: services.auth.shadow_writes: 'ack' is not in this version; "
         "write off or validate",
         "pgshunt.yaml:17:12: services.auth.reads: '101' is too large; the most is 100",
