@@ -2,23 +2,27 @@
 
 Until it could be read the catalogue is empty: then every statement goes to its owner and nothing is split,
 which is right, if slow. What is created later is known here within seconds, and at once when it was created
-through a worker, which counts such transactions on the board. In between it asks every second whether the
-shared database answers: whoever is on duty should hear of it from here, not from the services.
+through a worker, which counts such transactions on the board. While somebody holds a lock to change a table
+it cannot be read: then the workers keep what they have. In between it asks every second whether the shared
+database answers: whoever is on duty should hear of it from here, not from the services.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pgshunt.config.model import Control
 from pgshunt.migration.catalogue import read_catalogue
-from pgshunt.migration.servers import Link, Server, ServerError
+from pgshunt.migration.servers import Link, Server, ServerError, Unreachable
 from pgshunt.routing.table import Catalogue, Endpoint
+
+log = logging.getLogger("pgshunt.catalogue")
 
 Result = TypeVar("Result")
 
@@ -30,6 +34,8 @@ LOOK_EVERY_S = 0.1
 """How often it is looked whether something was defined."""
 SHARE_MAX = 0.1
 """Of the time, that is spent on reading after definitions, however many there are."""
+FAILURES_TOLD: Final = 2
+"""After so many in a row: a lock is mostly gone the next time."""
 
 Report = Callable[[str, Mapping[str, Any]], object]
 """report(kind, detail): something for the event log."""
@@ -37,7 +43,8 @@ Report = Callable[[str, Mapping[str, Any]], object]
 
 class CatalogueKeeper:
     """`on_change(catalogue)` is awaited for each new version, and when what it covers is all that is new;
-    `error` says why the shared database cannot be used, empty if it can."""
+    `error` says why the shared database cannot be used, `behind` why the catalogue could not be read; each is
+    empty if it can, or could."""
 
     def __init__(
         self,
@@ -50,7 +57,9 @@ class CatalogueKeeper:
         """`report` hears when the shared database cannot be used any more, or for another reason, and when it
         can again. `definitions()` counts the transactions with DDL that each worker has seen end."""
         self.catalogue = Catalogue()
-        self.error = "not read yet"
+        self.error = "not asked yet"
+        self.behind = ""
+        self._failures = 0
         self._sqlstate = ""
         self._lost_s = 0.0
         self._server = Server(shared, control, "catalogue")
@@ -60,13 +69,13 @@ class CatalogueKeeper:
         self._took_s = 0.0
 
     async def read(self, timeout_s: float = READ_S_MAX) -> bool:
-        """Reads once; True when the catalogue differs from what it was. A failure is kept in `error`.
+        """Reads once; True when the catalogue differs from what it was. `error` or `behind` keeps a failure.
 
         Only what it is about counts for its version; that later definitions are in it as well does not.
         """
         began_s = time.monotonic()
         known = self.catalogue
-        found = await self._asked(
+        found = await self._found(
             partial(
                 read_catalogue, version=known.version + 1, before=known.code, definitions=self._definitions()
             ),
@@ -91,7 +100,7 @@ class CatalogueKeeper:
                     await self._on_change(self.catalogue)
                 read_s = asked_s = time.monotonic()
             elif now_s - asked_s >= ASK_EVERY_S:
-                await self._asked(lambda link: link.rows("SELECT 1"), ANSWER_S_MAX)
+                await self._answers()
                 asked_s = time.monotonic()
 
     def _is_due(self, since_s: float) -> bool:
@@ -101,22 +110,57 @@ class CatalogueKeeper:
         has_news = self._definitions() != self.catalogue.definitions
         return since_s >= (self._took_s * (1 / SHARE_MAX - 1) if has_news else READ_EVERY_S)
 
-    async def _asked(self, work: Callable[[Link], Result], timeout_s: float) -> Result | None:
-        """What `work` returns; None if the shared database cannot be used, which is told once."""
+    async def _found(self, read: Callable[[Link], Result], timeout_s: float) -> Result | None:
+        """What was read; None if it could not be, or the shared database cannot be used."""
         try:
-            result = await self._server.run(work, timeout_s)
-        except ServerError as error:
-            self.error = str(error)
-            if error.sqlstate != self._sqlstate:
-                self._lost_s = self._lost_s or time.monotonic()
-                self._sqlstate = error.sqlstate
-                self._report("shared_lost", {"reason": str(error), "remedy": _remedy(error)})
+            found = await self._server.run(read, timeout_s)
+        except Unreachable as error:
+            self._lost(error)
             return None
+        except Exception as error:  # whatever is wrong with what was read: what there is must be read again
+            if not isinstance(error, ServerError):
+                log.exception("defect in reading the catalogue")
+            if await self._answers():
+                self._is_behind(str(error) if isinstance(error, ServerError) else repr(error))
+            return None
+        self._is_back()
+        if self._failures >= FAILURES_TOLD:
+            self._report("catalogue_current", {})
+        self.behind, self._failures = "", 0
+        return found
+
+    async def _answers(self) -> bool:
+        """Whether the shared database can be used."""
+        try:
+            await self._server.run(lambda link: link.rows("SELECT 1"), ANSWER_S_MAX)
+        except ServerError as error:
+            self._lost(error)
+            return False
+        self._is_back()
+        return True
+
+    def _lost(self, error: ServerError) -> None:
+        """Told once for each reason."""
+        self.error = str(error)
+        if error.sqlstate != self._sqlstate:
+            self._lost_s = self._lost_s or time.monotonic()
+            self._sqlstate = error.sqlstate
+            self._report("shared_lost", {"reason": str(error), "remedy": _remedy(error)})
+
+    def _is_back(self) -> None:
         self.error = ""
         if self._sqlstate:
             self._report("shared_back", {"after_s": round(time.monotonic() - self._lost_s, 1)})
             self._sqlstate, self._lost_s = "", 0.0
-        return result
+
+    def _is_behind(self, reason: str) -> None:
+        self.behind = reason
+        if not self.catalogue.version:
+            self.error = reason  # clients would be served as if there were no code in it
+        self._failures += 1
+        if self._failures == FAILURES_TOLD:
+            remedy = "see in pg_locks who holds what there; what was defined since is not known until then"
+            self._report("catalogue_behind", {"reason": reason, "remedy": remedy})
 
     async def close(self) -> None:
         await self._server.close()

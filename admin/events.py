@@ -27,7 +27,15 @@ FILE_BYTES_MAX = 4 * 1024 * 1024
 FLUSH_S_MAX = 2.0
 WARNINGS = frozenset(
     {
-        *("accept_paused", "copies_left", "defect", "failed", "lane_failed", "link_failed"),
+        *(
+            "accept_paused",
+            "catalogue_behind",
+            "copies_left",
+            "defect",
+            "failed",
+            "lane_failed",
+            "link_failed",
+        ),
         *("link_out_of_step", "login_failed", "lookup_failed", "orphaned", "reload_failed", "rolled_back"),
         *("shared_lost", "state_unkept", "subscription_left", "tls_reload_failed", "verify_failed"),
         *("worker_ended", "worker_garbled", "worker_not_ready", "worker_not_started", "worker_silent"),

@@ -43,11 +43,15 @@ class Health:
     restart_needed: tuple[str, ...] = ()
     contested: tuple[str, ...] = ()
     """Tables that are nobody's because several services claim them: why, and what to do."""
+    defects: set[str] = field(default_factory=set)
+    """Of parts that should run without end: why one did not."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOperations:
-    """Implements admin.http.Operations. `baseline_error()` says why the shared database cannot be used."""
+    """Implements admin.http.Operations. `baseline_error()` says why the shared database cannot be used,
+    `behind()` why its catalogue could not be read.
+    """
 
     mover: Mover
     fleet: Fleet
@@ -57,6 +61,7 @@ class SupervisorOperations:
     readable: Readable
     clock: Callable[[], float]
     baseline_error: Callable[[], str]
+    behind: Callable[[], str]
     roll_back: Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
     rearmed: Callable[[str], None]
     observing: Observing
@@ -246,6 +251,11 @@ class SupervisorOperations:
         failures = self.health.lookup_failures
         if 0 < len(failures) < self.fleet.live:
             warnings.append(f"in {counted(len(failures), 'worker')}, {_lookup_fails(failures)}")
+        if behind := self.behind():
+            warnings.append(f"the shared database's catalogue cannot be read: {behind}")
+        warnings += [
+            f"a part of pgshunt had to begin anew, see its log: {defect}" for defect in self.health.defects
+        ]
         warnings += self.readable.warnings()
         warnings += self.health.contested
         if self.mover.unkept:

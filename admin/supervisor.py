@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ CATALOGUE_S_MAX = 3.0
 CHECK_S = 1.0
 RELOAD_S_MAX = 10.0
 ADMIN_GRACE_S = 2.0
+AGAIN_S = 1.0
+DEFECTS_MAX = 20
 
 log = logging.getLogger("pgshunt")
 
@@ -132,6 +134,7 @@ class Supervisor:
             readable=self.readable,
             clock=time.monotonic,
             baseline_error=lambda: self.catalogue.error,
+            behind=lambda: self.catalogue.behind,
             roll_back=self._roll_back,
             rearmed=self.watch.arm,
             observing=self.observing,
@@ -159,8 +162,8 @@ class Supervisor:
         except FleetError as error:
             raise StartFailed(f"{error}: what it said is above") from error
         for part in (self.catalogue, self.prober, self.watch, self.readable, self.observing):
-            self._begin(part.run())
-        self._begin(self._check())
+            self._begin(self._lasting(part.run))
+        self._begin(self._lasting(self._check))
         self.events.add(
             "started",
             listen=f"{self._config.listen.host}:{self.fleet.port}",
@@ -329,8 +332,10 @@ class Supervisor:
 
     def _take(self, worker: int, message: Message) -> None:
         if message["type"] == "delta":
-            self.metrics.add(message)
-            self.watch.take(message)
+            try:
+                self.metrics.add(message)
+            finally:  # nothing may keep the guard from what it judges by
+                self.watch.take(message)
             self.observing.take(message)
         elif message["type"] == "event":
             if message["kind"] in ("lookup_failed", "lookup_works"):
@@ -418,6 +423,18 @@ class Supervisor:
             self.fleet.check()
             for kind, service, detail in self._repeats.due(time.monotonic()):
                 self.events.add(kind, service, **detail)
+
+    async def _lasting(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Runs a part that has no end, again where a defect ends it: without it the others would be blind."""
+        while True:
+            try:
+                await run()
+            except Exception as error:  # whatever it is, it is told
+                log.exception("defect in the supervisor")
+                if repr(error) not in self.health.defects and len(self.health.defects) < DEFECTS_MAX:
+                    self.health.defects.add(repr(error))
+                    self.events.add("defect", reason=repr(error))
+            await asyncio.sleep(AGAIN_S)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         """Runs something beside everything else; a defect in it is told, and ends only itself."""

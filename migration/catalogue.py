@@ -14,6 +14,8 @@ from pgshunt.routing.effects import NO_CODE, Code
 from pgshunt.routing.names import qualified
 from pgshunt.routing.table import Catalogue
 
+LOCK_WAIT_MS: Final = 1000
+
 DEFAULT_SEARCH_PATH: Final = '"$user", public'
 
 # pg_toast holds nothing a statement can name; the temporary schemas belong to other sessions.
@@ -151,6 +153,8 @@ def read_catalogue(
     `before` is its code as it was read last. `definitions` is what the catalogue says of itself.
     """
     with link.transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+        # To print a view's definition takes a lock on its tables, which a long ALTER TABLE does not share.
+        link.rows(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
         named = read_relations(link)
         catalogue = replace(
             named,

@@ -609,3 +609,39 @@ def test_workers_that_cannot_start_keep_it_from_starting(run: Run) -> None:
 
     with pytest.raises(StartFailed, match="before it served"):
         run(scenario, manner="dead")
+
+
+def test_a_part_that_a_defect_ended_begins_anew_and_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "AGAIN_S", 0.0)
+
+    async def scenario(running: Running) -> None:
+        supervisor, again = running.supervisor, asyncio.Event()
+
+        async def ends_twice() -> None:
+            if not supervisor.health.defects:
+                raise KeyError("lost")
+            again.set()
+            await asyncio.Event().wait()
+
+        supervisor._begin(supervisor._lasting(ends_twice))
+        await again.wait()
+        assert (await running.event("defect"))["reason"] == "KeyError('lost')"
+        _, document = await running.ask("/api/v1/status")
+        assert any("KeyError('lost')" in warning for warning in document["warnings"])
+
+    run(scenario)
+
+
+def test_what_the_metrics_cannot_take_still_reaches_the_guard(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ask("/api/v1/services/auth_service/shift", reads=50)
+        monkeypatch.setattr(running.supervisor.metrics, "add", lambda delta: {}["no such label"])
+        with pytest.raises(KeyError):
+            running.fail_reads()
+        assert (await running.event("rolled_back"))["trigger"] == "error_rate"
+
+    run(scenario)

@@ -1,0 +1,87 @@
+"""The catalogue's keeper on a real server: what it says where the catalogue cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from support.fixtures import Database
+from support.moving import endpoint
+
+from pgshunt.admin import catalogue as catalogue_module
+from pgshunt.admin.catalogue import CatalogueKeeper
+from pgshunt.config.model import Control
+from pgshunt.config.secret import Secret
+from pgshunt.routing.table import Catalogue
+
+Told = list[tuple[str, Mapping[str, Any]]]
+
+
+async def _changed(catalogue: Catalogue) -> None: ...
+
+
+def _keeper(database: Database, told: Told) -> CatalogueKeeper:
+    control = Control(user=database.server.user, password=Secret(database.server.password))
+    return CatalogueKeeper(
+        endpoint(database, "shared"), control, _changed, lambda kind, detail: told.append((kind, detail))
+    )
+
+
+def test_a_lock_on_a_table_keeps_the_catalogue_old_but_not_the_database_from_being_used(
+    database: Database,
+) -> None:
+    """A long ALTER TABLE is no reason to take every pgshunt out of service."""
+    database.execute("CREATE TABLE base (id int); CREATE VIEW seen AS SELECT id FROM base")
+    told: Told = []
+
+    async def scenario() -> None:
+        keeper = _keeper(database, told)
+        locking = database.connect()
+        locking.run("BEGIN; LOCK TABLE base IN ACCESS EXCLUSIVE MODE")
+        assert not await keeper.read()
+        assert "lock timeout" in keeper.behind
+        assert keeper.error == keeper.behind  # nothing at all is known yet
+        locking.run("ROLLBACK")
+        assert await keeper.read()
+        assert (keeper.behind, keeper.error) == ("", "")
+        known = keeper.catalogue
+        database.execute("CREATE VIEW later AS SELECT id FROM seen")
+        locking.run("BEGIN; LOCK TABLE base IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):
+            assert not await keeper.read()
+        assert "lock timeout" in keeper.behind
+        assert (keeper.error, keeper.catalogue) == ("", known)
+        locking.run("ROLLBACK")
+        assert await keeper.read()
+        assert "public.later" in keeper.catalogue.relations
+        assert (keeper.behind, keeper.error) == ("", "")
+        await keeper.close()
+        locking.close()
+
+    asyncio.run(scenario())
+    assert [kind for kind, _ in told] == ["catalogue_behind", "catalogue_current"]
+
+
+def test_a_defect_in_reading_keeps_the_catalogue_as_it_is_and_the_keeper_alive(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: Told = []
+
+    def broken(*_: object, **__: object) -> Catalogue:
+        raise RecursionError("a body like no other")
+
+    async def scenario() -> None:
+        keeper = _keeper(database, told)
+        assert await keeper.read()
+        with monkeypatch.context() as patch:
+            patch.setattr(catalogue_module, "read_catalogue", broken)
+            assert not await keeper.read()
+        assert "a body like no other" in keeper.behind
+        assert (keeper.error, keeper.catalogue.version) == ("", 1)
+        assert not await keeper.read()
+        assert (keeper.behind, keeper.error) == ("", "")
+        await keeper.close()
+
+    asyncio.run(scenario())
