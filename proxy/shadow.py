@@ -36,6 +36,9 @@ MISMATCHES_KEPT = 20
 OPENING = messages.query(b"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '500ms'")
 CLOSING = messages.query(b"ROLLBACK")
 
+# In ReadyForQuery.
+IDLE, IN_TRANSACTION = b"I", b"T"
+
 
 @dataclass(slots=True)
 class Target:
@@ -165,32 +168,19 @@ class Shadows:
         return outcome
 
     async def _run(self, link: OpenedLink, statements: list[Statement]) -> Outcome:
-        """One transaction at the target, rolled back, in one write. Raises OSError, PgError."""
+        """One transaction at the target, rolled back. Raises OSError, PgError."""
+        # Without its transaction the statements would stay: that there is one is seen before they are sent.
+        ((_, status),) = await _asked(link, OPENING, 1)
+        if status != IN_TRANSACTION:
+            raise ConnectionAbortedError("the target began no transaction")
         started = time.monotonic_ns()
-        request = b"".join((OPENING, *(statement.frames for statement in statements), CLOSING))
-        await link.stream.send(request)
-        wanted = len(statements) + 2
-        answers: list[list[tuple[int, bytes]]] = [[]]
-        received = bytearray()
-        while len(answers) <= wanted:
-            data = await link.stream.receive()
-            if not data:
-                raise ConnectionResetError("the target closed the connection")
-            received += data
-            if len(received) > ANSWER_BYTES_MAX:
-                raise ConnectionAbortedError("the target's answer is too long to be compared")
-            frames, rest, intact = scan(bytes(received), ANSWER_BYTES_MAX)
-            if not intact:
-                raise ConnectionAbortedError("the target sent an impossible length")
-            for kind, start, end in frames:
-                if kind in b"CE":
-                    answers[-1].append((kind, bytes(received[start + 5 : end])))
-                elif kind == ord("Z"):
-                    answers.append([])
-            del received[:rest]
+        request = b"".join((*(statement.frames for statement in statements), CLOSING))
+        answers = await _asked(link, request, len(statements) + 1)
         took_us = (time.monotonic_ns() - started) // 1000
+        if answers[-1][1] != IDLE:
+            raise ConnectionAbortedError("the target's transaction has not ended")
         tags: list[bytes] = []
-        for answer in answers[1 : 1 + len(statements)]:
+        for answer, _ in answers[:-1]:
             for kind, body in answer:
                 if kind == ord("E"):
                     return Outcome(tuple(tags), read_error(body).sqlstate, took_us)
@@ -262,3 +252,35 @@ class Shadows:
             task.cancel()
         for target in self._targets.values():
             self._discard(target)
+
+
+async def _asked(
+    link: OpenedLink, request: bytes, number: int
+) -> list[tuple[list[tuple[int, bytes]], bytes]]:
+    """What the target answers up to so many ReadyForQuery: for each the tags and errors, and its status.
+
+    Raises OSError, PgError.
+    """
+    await link.stream.send(request)
+    answers: list[tuple[list[tuple[int, bytes]], bytes]] = []
+    told: list[tuple[int, bytes]] = []
+    received = bytearray()
+    while len(answers) < number:
+        data = await link.stream.receive()
+        if not data:
+            raise ConnectionResetError("the target closed the connection")
+        received += data
+        if len(received) > ANSWER_BYTES_MAX:
+            raise ConnectionAbortedError("the target's answer is too long to be compared")
+        frames, rest, intact = scan(bytes(received), ANSWER_BYTES_MAX)
+        if not intact:
+            raise ConnectionAbortedError("the target sent an impossible length")
+        for kind, start, end in frames:
+            body = bytes(received[start + 5 : end])
+            if kind in b"CE":
+                told.append((kind, body))
+            elif kind == ord("Z"):
+                answers.append((told, body))
+                told = []
+        del received[:rest]
+    return answers
