@@ -271,7 +271,7 @@ class MigrationController:
         if not self._copying.movers[service].tally.is_clean_since(latch.at, time.time()):
             found = self._copying.movers[service].tally
             state = (
-                f"{len(found.open)} rows differ" if found.open else "no recent clean pass since the rollback"
+                f"{found.open_total} rows differ" if found.open else "no recent clean pass since the rollback"
             )
             raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
 
@@ -326,7 +326,7 @@ class MigrationController:
         tally = self._copying.movers[service].tally
         if tally.open:
             raise Held(
-                f"{len(tally.open)} rows of {service} differ from the shared database: repair them first"
+                f"{tally.open_total} rows of {service} differ from the shared database: repair them first"
             )
         if reads_percent == 100 and not tally.is_clean_since(0, time.time()):
             raise Held(

@@ -101,10 +101,10 @@ class Version:
     is_untouched: bool = field(compare=False)
 
 
-def next_key(link: Link, layout: Layout, after: Key | None, rows: int) -> Key | None:
-    """The key `rows` further on; None if fewer are left. Raises ServerError."""
+def next_key(link: Link, layout: Layout, after: Key | None, rows: int, up_to: Key | None) -> Key | None:
+    """The key `rows` further on; None if there are fewer up to `up_to`. Raises ServerError."""
     found = link.rows(
-        f"SELECT {layout.key_texts} FROM {relation(layout.table)} t WHERE {layout.between(after, None)} "
+        f"SELECT {layout.key_texts} FROM {relation(layout.table)} t WHERE {layout.between(after, up_to)} "
         f"ORDER BY {layout.key_list} OFFSET {rows - 1} LIMIT 1"
     )
     return tuple(found[0]) if found else None

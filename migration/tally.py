@@ -27,7 +27,8 @@ class Tally:
     pass_began_at: float | None = None
     clean_since: float | None = None
     pass_ended_at: float = 0.0
-    open: tuple[Divergence, ...] = ()
+    open: tuple[Divergence, ...] = ()  # the first of them
+    open_total: int = 0
     tables_without_key: tuple[str, ...] = ()
 
     def add(self, result: VerifyResult, now: float) -> None:
@@ -43,7 +44,7 @@ class Tally:
                 self.clean_since = None
             return
         self.passes += 1
-        self.open = result.confirmed
+        self.open, self.open_total = result.confirmed, result.confirmed_total
         self.tables_without_key = result.tables_without_key
         self.clean_since = None if result.confirmed or result.undecided else self.pass_began_at
         self.pass_began_at, self.pass_ended_at = None, now
@@ -82,6 +83,6 @@ class Tally:
                 {"table": each.table, "key": list(each.key), "kind": each.kind}
                 for each in self.open[:SHOWN_MAX]
             ],
-            "open_total": len(self.open),
+            "open_total": self.open_total,
             "tables_without_key": list(self.tables_without_key),
         }

@@ -32,6 +32,8 @@ LOOKS_MAX: Final = 4
 """A first look and up to three more; a row that keeps changing is undecided then."""
 SUSPECTS_MAX: Final = 500
 """Rows looked at in one go; of a range with more the rest follows in further goes."""
+CONFIRMED_MAX: Final = 1000
+"""Rows of a pass that are named: a copy that was emptied may lack millions."""
 QUERY_TIMEOUT_S: Final = 30.0
 
 Kind = Literal["missing", "extra", "different", "multiset"]
@@ -56,7 +58,7 @@ class Divergence:
 class VerifyResult:
     """One range compared, or with `is_pass` the sum of a whole pass over all tables.
 
-    `duration_s` without pauses.
+    `duration_s` without pauses; `not_listed`: confirmed ones of a pass beyond CONFIRMED_MAX.
     """
 
     table: str
@@ -66,6 +68,11 @@ class VerifyResult:
     duration_s: float
     is_pass: bool = False
     tables_without_key: tuple[str, ...] = ()
+    not_listed: int = 0
+
+    @property
+    def confirmed_total(self) -> int:
+        return len(self.confirmed) + self.not_listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +167,7 @@ class Verifier:
         after: Key | None = None
         while True:
             began_s = time.monotonic()
-            up_to = await self._next_key(layout, after) if layout.key else None
+            up_to = await self._up_to(layout, after) if layout.key else None
             if layout.key:
                 source, target = await self._both(partial(sum_of, layout=layout, after=after, up_to=up_to))
             else:
@@ -233,9 +240,14 @@ class Verifier:
             return (), 1
         return (Divergence(layout.table, (), "multiset"),), 0
 
-    async def _next_key(self, layout: Layout, after: Key | None) -> Key | None:
+    async def _up_to(self, layout: Layout, after: Key | None) -> Key | None:
+        """Where the next range ends, so that neither side has more rows in it than a chunk; None: nowhere.
+
+        A copy may have any number of rows where the source has few: those of a table that was just emptied.
+        """
         find = partial(next_key, layout=layout, after=after, rows=self._pace.rows_per_chunk)
-        return await self._source.run(find, QUERY_TIMEOUT_S)
+        up_to = await self._source.run(partial(find, up_to=None), QUERY_TIMEOUT_S)
+        return await self._target.run(partial(find, up_to=up_to), QUERY_TIMEOUT_S) or up_to
 
     async def _both(self, work: Callable[[Link], Result]) -> tuple[Result, Result]:
         return await asyncio.gather(
@@ -254,13 +266,16 @@ class _Total:
     undecided: int = 0
     duration_s: float = 0.0
     confirmed: list[Divergence] = field(default_factory=list)
+    not_listed: int = 0
     without_key: list[str] = field(default_factory=list)
 
     def add(self, result: VerifyResult) -> None:
         self.rows += result.rows_compared
         self.undecided += result.undecided
         self.duration_s += result.duration_s
-        self.confirmed += result.confirmed
+        listed = result.confirmed[: CONFIRMED_MAX - len(self.confirmed)]
+        self.confirmed += listed
+        self.not_listed += len(result.confirmed) - len(listed)
 
     def result(self) -> VerifyResult:
         return VerifyResult(
@@ -271,4 +286,5 @@ class _Total:
             duration_s=self.duration_s,
             is_pass=True,
             tables_without_key=tuple(self.without_key),
+            not_listed=self.not_listed,
         )

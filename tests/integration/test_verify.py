@@ -111,6 +111,22 @@ def test_rows_that_others_hold_locks_on_are_decided_all_the_same(pair: tuple[Dat
     asyncio.run(scenario())
 
 
+def test_a_copy_with_many_rows_too_many_is_looked_at_in_pieces(pair: tuple[Database, Database]) -> None:
+    """All of them at once would not fit into memory, nor into the time a question may take."""
+    shared, own = pair
+
+    async def scenario() -> None:
+        async with moving(shared, own, "bank_service", ("public.accounts",)) as running:
+            own.execute("INSERT INTO accounts SELECT i, 'rogue', 1 FROM generate_series(10001, 13000) i")
+            own.execute("INSERT INTO accounts SELECT -i, 'rogue', 1 FROM generate_series(1, 700) i")
+            results = [result async for result in running.verifier().run_pass()]
+            assert max(result.rows_compared for result in results[:-1]) == EAGER.rows_per_chunk
+            assert results[-1].confirmed_total == 3700
+            assert {wrong.kind for wrong in results[-1].confirmed} == {"extra"}
+
+    asyncio.run(scenario())
+
+
 class Writers(threading.Thread):
     """Changes a few hot rows in every way there is, and puts many back as they were, until told to stop."""
 

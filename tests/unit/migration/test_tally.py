@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgshunt.migration.tally import RECENT_S_MIN, Tally
-from pgshunt.migration.verify import Divergence, VerifyResult
+from pgshunt.migration.verify import CONFIRMED_MAX, Divergence, VerifyResult, _Total
 
 
 def passed(
@@ -37,3 +37,14 @@ def test_where_a_pass_takes_hours_it_is_recent_for_hours() -> None:
     passed(tally, 0.5, 7200)
     assert tally.is_clean_since(0, 3 * 7200 - 1)
     assert not tally.is_clean_since(0, 3 * 7200 + 1)
+
+
+def test_of_a_pass_with_countless_differences_only_the_first_are_kept() -> None:
+    total = _Total()
+    for begin in range(0, 5 * CONFIRMED_MAX, 500):
+        rows = tuple(Divergence("public.users", (str(key),), "missing") for key in range(begin, begin + 500))
+        total.add(VerifyResult("public.users", 500, rows, 0, 0.1))
+    tally = Tally()
+    tally.add(total.result(), 100.0)
+    assert len(tally.open) == CONFIRMED_MAX
+    assert tally.open_total == tally.to_dict()["open_total"] == 5 * CONFIRMED_MAX
