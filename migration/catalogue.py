@@ -30,11 +30,12 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 """
 
 # By name, because the statement's text gives no argument types: one volatile overload spoils the name. So
-# does an overload outside pg_catalog, which a search_path may put first.
+# does an overload outside pg_catalog, which a search_path may put first, and one that was put there by
+# somebody: what is below FirstNormalObjectId (access/transam.h) came with the server.
 _SAFE_FUNCTIONS: Final = """
 SELECT proname::text FROM pg_proc
 GROUP BY proname
-HAVING bool_and(provolatile IN ('i', 's') AND pronamespace = 'pg_catalog'::regnamespace)
+HAVING bool_and(provolatile IN ('i', 's') AND pronamespace = 'pg_catalog'::regnamespace AND oid < 16384)
 """
 
 _TYPES: Final = """

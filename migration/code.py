@@ -19,6 +19,7 @@ from pgshunt.routing.effects import (
     CHANGES,
     DEFINE,
     DELETE,
+    IMPLICITLY,
     INSERT,
     NO_CODE,
     NO_EFFECTS,
@@ -52,6 +53,7 @@ SELECT md5(string_agg(kind || ':' || number || ':' || stamp, ' ' ORDER BY kind))
                 ("pg_constraint", "oid"),
                 ("pg_policy", "oid"),
                 ("pg_operator", "oid"),
+                ("pg_cast", "oid"),
                 ("pg_namespace", "oid"),
             ),
             *(
@@ -70,7 +72,7 @@ _SYSTEM: Final = """
 SELECT DISTINCT p.proname::text FROM pg_proc p
 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND EXISTS (
   SELECT FROM pg_proc o WHERE o.proname = p.proname
-  AND NOT (o.provolatile IN ('i', 's') AND o.pronamespace = 'pg_catalog'::regnamespace))
+  AND NOT (o.provolatile IN ('i', 's') AND o.pronamespace = 'pg_catalog'::regnamespace AND o.oid < 16384))
 """
 
 _NAMES: Final = f"""
@@ -97,17 +99,32 @@ FROM pg_aggregate a JOIN pg_proc p ON p.oid = a.aggfnoid JOIN pg_namespace n ON 
 WHERE {_OURS} AND fn.nspname <> 'pg_catalog'
 """
 
+# Operators and casts between PostgreSQL's own types (their OIDs are below FirstNormalObjectId) come before
+# its own where they fit better: without them a copy would say something else, and not that something lacks.
 _OPERATORS: Final = f"""
-SELECT DISTINCT o.oprname::text, n.nspname::text, p.proname::text
+SELECT DISTINCT o.oprname::text, n.nspname::text, p.proname::text,
+       greatest(o.oprleft, o.oprright) < 16384 AND NOT EXISTS (
+         SELECT FROM pg_depend d
+         WHERE d.classid = 'pg_operator'::regclass AND d.objid = o.oid AND d.deptype = 'e')
 FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE {_OURS}
 """
 
-# row.f is f(row) where the row has no such column.
+_CASTS: Final = f"""
+SELECT t.typname::text, n.nspname::text, p.proname::text, c.castcontext::text = 'i',
+       greatest(c.castsource, c.casttarget) < 16384 AND NOT EXISTS (
+         SELECT FROM pg_depend d
+         WHERE d.classid = 'pg_cast'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_namespace n ON n.oid = p.pronamespace
+     JOIN pg_type t ON t.oid = c.casttarget
+WHERE {_OURS}
+"""
+
+# row.f is f(row) where the row has no such column; f may take rows of any type.
 _ATTRIBUTES: Final = f"""
 SELECT n.nspname::text, p.proname::text
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_type t ON t.oid = p.proargtypes[0]
-WHERE {_OURS} AND p.pronargs - p.pronargdefaults <= 1 AND t.typtype = 'c'
+WHERE {_OURS} AND p.pronargs - p.pronargdefaults <= 1 AND t.typtype IN ('c', 'p')
 """
 
 _TRIGGERS: Final = """
@@ -186,13 +203,18 @@ def read_code(link: Link, catalogue: Catalogue, before: Code = NO_CODE) -> Code:
     reader = Reader(replace(catalogue, code=named))
     functions = _functions(link, reader)
     operators: dict[str, frozenset[str]] = {}
-    for operator, *function in link.rows(_OPERATORS):
-        if functions[qualified(*function)] != NO_EFFECTS:
+    for operator, *function, decides in link.rows(_OPERATORS):
+        if decides or functions[qualified(*function)] != NO_EFFECTS:
             operators[operator] = operators.get(operator, frozenset()) | {qualified(*function)}
+    casts: dict[str, frozenset[str]] = {}
+    for target, *function, is_implicit, decides in link.rows(_CASTS):
+        if decides or functions[qualified(*function)] != NO_EFFECTS:
+            for name in (target, IMPLICITLY) if is_implicit and decides else (target,):
+                casts[name] = casts.get(name, frozenset()) | {qualified(*function)}
     attributes: dict[str, frozenset[str]] = {}
     for schema, name in link.rows(_ATTRIBUTES):
         attributes[name] = attributes.get(name, frozenset()) | {qualified(schema, name)}
-    code = replace(named, functions=functions, operators=operators, attributes=attributes)
+    code = replace(named, functions=functions, operators=operators, casts=casts, attributes=attributes)
     reader = Reader(replace(catalogue, code=code))
     reactions: dict[str, dict[str, Effects]] = {}
     for table, events, effects in _reactions(link, reader):
@@ -205,6 +227,7 @@ def read_code(link: Link, catalogue: Catalogue, before: Code = NO_CODE) -> Code:
         functions=MappingProxyType(functions),
         reactions=MappingProxyType({table: events for table, events in reactions.items() if events}),
         operators=MappingProxyType(operators),
+        casts=MappingProxyType(casts),
         attributes=MappingProxyType(attributes),
         definitions=Effects(calls=called),
         stamp=stamp,

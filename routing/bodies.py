@@ -175,7 +175,10 @@ class Reader:
                 pins.add(effect.pins if effect.pins in VERIFIABLE else "function")
             if effect is OWN and (schema or self._known.knows_function(last)):
                 calls.add(".".join(quoted(part) for part in (*schema, last)))
-        calls |= {name for names in self._known.code.operators.values() for name in names}
+        code = self._known.code
+        calls |= {
+            name for behind in (code.operators, code.casts) for names in behind.values() for name in names
+        }
         return Effects(
             calls=frozenset(calls),
             tables=MappingProxyType({ANY: EVENTS}),

@@ -27,6 +27,9 @@ EVENTS: Final = READ + CHANGES + DEFINE
 ANY: Final = "*"
 """In the place of a table's name: one that cannot be told."""
 
+IMPLICITLY: Final = "*"
+"""In the place of a cast's type: wherever a value of another type stands."""
+
 VERIFIABLE: Final = frozenset({"temp_table", "listen", "advisory_lock", "hold_cursor"})
 """Causes of pins of which a server can be asked whether they still hold (proxy/settings.py asks)."""
 
@@ -135,15 +138,16 @@ class Code:
     `functions` holds every function outside pg_catalog by "schema.name", overloads merged; `system` the names
     of those in pg_catalog that are neither immutable nor stable, or have a namesake elsewhere. `reactions`
     holds for a table and each way to use it what runs then. In both, "name" alone is in some schema, not
-    known in which. `operators` are the functions behind operators; `attributes` those that a row can be asked
-    for as if they were columns of it, by their last name; `definitions` is what runs at DDL. `stamp` changes
-    when any of it may have.
+    known in which. `operators` are the functions behind operators, `casts` those behind casts, by the type
+    they lead to; `attributes` those that a row can be asked for as if they were columns of it, by their last
+    name; `definitions` is what runs at DDL. `stamp` changes when any of it may have.
     """
 
     system: frozenset[str] = frozenset()
     functions: Mapping[str, Effects] = field(default_factory=lambda: MappingProxyType({}))
     reactions: Reactions = field(default_factory=lambda: MappingProxyType({}))
     operators: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    casts: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     attributes: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     definitions: Effects = NO_EFFECTS
     stamp: str = ""
@@ -167,6 +171,7 @@ class Code:
                 for table, events in self.reactions.items()
             },
             "operators": {name: sorted(functions) for name, functions in self.operators.items()},
+            "casts": {name: sorted(functions) for name, functions in self.casts.items()},
             "attributes": {name: sorted(functions) for name, functions in self.attributes.items()},
             "definitions": self.definitions.to_dict(),
             "stamp": self.stamp,
@@ -188,6 +193,7 @@ class Code:
             operators=MappingProxyType(
                 {name: frozenset(functions) for name, functions in data["operators"].items()}
             ),
+            casts=MappingProxyType({name: frozenset(functions) for name, functions in data["casts"].items()}),
             attributes=MappingProxyType(
                 {name: frozenset(functions) for name, functions in data["attributes"].items()}
             ),
@@ -214,6 +220,7 @@ def added(code: Code, made: Code) -> Code:
         functions=MappingProxyType(functions),
         reactions=MappingProxyType(reactions),
         operators=code.operators,
+        casts=code.casts,
         attributes=code.attributes,
         definitions=merged(code.definitions, made.definitions),
         stamp=code.stamp,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from pgshunt.routing.effects import DELETE, INSERT, READ, UPDATE
+from pgshunt.routing.effects import DELETE, IMPLICITLY, INSERT, READ, UPDATE
 from pgshunt.routing.functions import OWN, effect_of
 from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import is_system, is_temporary, qualified, quoted, resolve, split_qualified
@@ -39,6 +39,13 @@ REG_TYPES: Final = frozenset(
     }
 )
 NO_NAMES: Final[Names] = frozenset()
+BETWEEN: Final = frozenset(
+    {pg.AEXPR_BETWEEN, pg.AEXPR_NOT_BETWEEN, pg.AEXPR_BETWEEN_SYM, pg.AEXPR_NOT_BETWEEN_SYM}
+)
+COMPARING: Final[Names] = frozenset({"<", "<=", ">", ">="})
+"""Operators that are meant where BETWEEN stands."""
+EQUALS: Final[Names] = frozenset({"="})
+"""That of IN (SELECT …), USING, NATURAL, and CASE … WHEN."""
 RENAMING: Final = frozenset({"search_path", "role", "session_authorization"})
 """Parameters with which a name may mean another table."""
 REREADING: Final = frozenset(
@@ -244,10 +251,12 @@ def _with(clause: pg.WithClause, names: Names, stack: Stack) -> Names:
 
 
 def _select(found: Findings, node: pg.SelectStmt, names: Names, stack: Stack) -> None:
+    _casts(found, IMPLICITLY)
     push_fields(node, _with(node.with_clause, names, stack), stack, skip=("with_clause",))
 
 
 def _change(found: Findings, node: Any, names: Names, stack: Stack) -> None:
+    _casts(found, IMPLICITLY)
     # The target is a table even where a CTE has its name.
     if node.relation.relname == "pg_settings" and is_system(node.relation.schemaname, "pg_settings"):
         found.pins.add("set_config")  # an UPDATE of this view sets parameters
@@ -329,6 +338,13 @@ def _constant(node: Any) -> str | None:
     return str(node.a_const.sval.sval) if node.a_const.HasField("sval") else None
 
 
+def _casts(found: Findings, name: str) -> None:
+    """Something may be cast to a type."""
+    casts = found.catalogue.code.casts
+    if casts:
+        found.calls |= casts.get(name, NO_NAMES)
+
+
 def _value_function(found: Findings, node: pg.SQLValueFunction, names: Names, stack: Stack) -> None:
     if node.op <= pg.SVFOP_LOCALTIMESTAMP_N:
         found.time_dependent = True
@@ -337,6 +353,8 @@ def _value_function(found: Findings, node: pg.SQLValueFunction, names: Names, st
 
 
 def _type(found: Findings, node: pg.TypeName, names: Names, stack: Stack) -> None:
+    if node.names:
+        _casts(found, node.names[-1].string.sval)
     if node.names and strings(node.names)[-1] in REG_TYPES:
         # The literal may name a relation, and an OID is another one on every server.
         found.literal_sensitive = True
@@ -365,19 +383,52 @@ def _indirection(found: Findings, node: pg.A_Indirection, names: Names, stack: S
     push_fields(node, names, stack)
 
 
-def _operator(field: str) -> Callable[[Findings, Any, Names, Stack], None]:
-    """A visit for a node whose `field` names an operator: one outside pg_catalog may run any function."""
+def _expression(found: Findings, node: pg.A_Expr, names: Names, stack: Stack) -> None:
+    _operator(found, node.name)
+    if node.kind in BETWEEN:
+        _operators(found, COMPARING)
+    push_fields(node, names, stack, skip=("name",))
 
-    def visit(found: Findings, node: Any, names: Names, stack: Stack) -> None:
-        operator = getattr(node, field)
-        if operator and operator[-1].string.sval in found.catalogue.code.operators:
-            found.calls |= found.catalogue.code.operators[operator[-1].string.sval]
-        if len(operator) > 1 and operator[0].string.sval != "pg_catalog":
-            found.volatile = True
-            found.write("volatile:operator")
-        push_fields(node, names, stack, skip=(field,))
 
-    return visit
+def _sublink(found: Findings, node: pg.SubLink, names: Names, stack: Stack) -> None:
+    if node.oper_name:
+        _operator(found, node.oper_name)
+    elif node.sub_link_type == pg.ANY_SUBLINK:
+        _operators(found, EQUALS)
+    push_fields(node, names, stack, skip=("oper_name",))
+
+
+def _sort(found: Findings, node: pg.SortBy, names: Names, stack: Stack) -> None:
+    if node.use_op:
+        _operator(found, node.use_op)
+    push_fields(node, names, stack, skip=("use_op",))
+
+
+def _case(found: Findings, node: pg.CaseExpr, names: Names, stack: Stack) -> None:
+    if node.HasField("arg"):
+        _operators(found, EQUALS)
+    push_fields(node, names, stack)
+
+
+def _join(found: Findings, node: pg.JoinExpr, names: Names, stack: Stack) -> None:
+    if node.using_clause or node.is_natural:
+        _operators(found, EQUALS)
+    push_fields(node, names, stack)
+
+
+def _operator(found: Findings, parts: Any) -> None:
+    """An operator is named: one outside pg_catalog may run any function."""
+    if found.catalogue.code.operators:
+        _operators(found, frozenset({parts[-1].string.sval}))
+    if len(parts) > 1 and parts[0].string.sval != "pg_catalog":
+        found.volatile = True
+        found.write("volatile:operator")
+
+
+def _operators(found: Findings, names: Names) -> None:
+    known = found.catalogue.code.operators
+    for name in known.keys() & names:
+        found.calls |= known[name]
 
 
 def _sample(found: Findings, node: pg.RangeTableSample, names: Names, stack: Stack) -> None:
@@ -408,9 +459,11 @@ VISITS: Final[dict[type, Callable[[Findings, Any, Names, Stack], None]]] = {
     pg.TypeName: _type,
     pg.ColumnRef: _column,
     pg.A_Indirection: _indirection,
-    pg.A_Expr: _operator("name"),
-    pg.SubLink: _operator("oper_name"),
-    pg.SortBy: _operator("use_op"),
+    pg.A_Expr: _expression,
+    pg.SubLink: _sublink,
+    pg.SortBy: _sort,
+    pg.CaseExpr: _case,
+    pg.JoinExpr: _join,
     pg.RangeTableSample: _sample,
     pg.CurrentOfExpr: _current_of,
 }

@@ -151,6 +151,125 @@ def test_a_statement_does_what_the_code_behind_it_does(sql: str, read: tuple[Lin
     assert classify(sql, ("public",), Catalogue.from_dict(read[1].to_dict())) == SHAPES[sql]
 
 
+OWN = """
+CREATE TABLE t (id int PRIMARY KEY, v text, code varchar);
+CREATE FUNCTION plus(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1';
+CREATE FUNCTION lower(varchar) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT 'x' $$;
+CREATE FUNCTION pg_catalog.put_there(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION shown(t) RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION any_row(anyelement) RETURNS int STABLE LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION rows() RETURNS SETOF t STABLE LANGUAGE sql AS 'SELECT * FROM t';
+CREATE FUNCTION step(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + $2';
+CREATE AGGREGATE together(int) (SFUNC = step, STYPE = int, INITCOND = '0');
+CREATE FUNCTION alike(varchar, varchar) RETURNS boolean IMMUTABLE LANGUAGE sql AS
+ 'SELECT pg_catalog.lower($1::text) OPERATOR(pg_catalog.=) pg_catalog.lower($2::text)';
+CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = alike);
+CREATE OPERATOR >= (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = alike);
+CREATE OPERATOR @@@ (RIGHTARG = int, FUNCTION = plus);
+CREATE FUNCTION as_point(int) RETURNS point IMMUTABLE LANGUAGE sql AS 'SELECT point(1, 2)';
+CREATE CAST (int AS point) WITH FUNCTION as_point(int);
+CREATE VIEW counted AS SELECT plus(id) FROM t;
+CREATE EXTENSION citext; CREATE EXTENSION hstore;
+"""
+
+
+@pytest.fixture(scope="module")
+def own(postgres: Server) -> Iterator[tuple[Link, Catalogue]]:
+    """A connection to the database of OWN, and its catalogue."""
+    postgres.execute("CREATE DATABASE own_code TEMPLATE template0")
+    postgres.execute(f"SET allow_system_table_mods = on; {OWN}", "own_code")
+    endpoint = Endpoint("shared", "shared", postgres.host, postgres.port, "own_code", "primary")
+    control = Control.model_validate({"user": postgres.user, "password": postgres.password})
+    link = connect(endpoint, control, "test")
+    try:
+        yield link, read_catalogue(link, 1)
+    finally:
+        link.close()
+        postgres.execute("DROP DATABASE own_code")
+
+
+def explain(link: Link, sql: str) -> None:
+    """Raises ServerError if PostgreSQL does not take the statement."""
+    with link.transaction():
+        link.rows(f"SET LOCAL search_path = public; EXPLAIN {sql}")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT plus(id) FROM t",
+        "SELECT id FROM t WHERE plus(id) > 1",
+        "SELECT id FROM t ORDER BY plus(id)",
+        "SELECT id FROM t GROUP BY id HAVING plus(id) > 1",
+        "SELECT id FROM t LIMIT plus(1)",
+        "SELECT x FROM t, plus(t.id) x",
+        "SELECT x FROM t, LATERAL ROWS FROM (plus(t.id), generate_series(1, 2)) x",
+        "WITH w AS (SELECT plus(id) FROM t) SELECT 1 FROM w",
+        "SELECT (SELECT plus(1)) FROM t",
+        "SELECT sum(id) FILTER (WHERE plus(id) > 1) FROM t",
+        "SELECT sum(id) OVER (ORDER BY plus(id)) FROM t",
+        "SELECT public.plus(id) FROM t",
+        "SELECT lower(code) FROM t",
+        "SELECT put_there(id) FROM t",
+        "SELECT together(id) FROM t",
+        "SELECT id FROM rows()",
+        "SELECT t.shown FROM t",
+        "SELECT (t).shown FROM t",
+        "SELECT t.any_row FROM t",
+        "SELECT 1 FROM counted",
+        "SELECT id FROM t WHERE code = v::varchar",
+        "SELECT id FROM t WHERE code IN ('a', 'b')",
+        "SELECT id FROM t WHERE code IN (SELECT code FROM t)",
+        "SELECT id FROM t WHERE code = ANY (ARRAY['a'])",
+        "SELECT id FROM t WHERE code IS DISTINCT FROM 'a'",
+        "SELECT nullif(code, 'a') FROM t",
+        "SELECT CASE code WHEN 'a' THEN 1 END FROM t",
+        "SELECT a.id FROM t a JOIN t b USING (code)",
+        "SELECT a.id FROM t a NATURAL JOIN t b",
+        "SELECT id FROM t WHERE code BETWEEN 'a' AND 'b'",
+        "SELECT id FROM t WHERE code NOT BETWEEN SYMMETRIC 'a' AND 'b'",
+        "SELECT @@@ id FROM t",
+        "SELECT id FROM t WHERE code OPERATOR(public.=) 'a'",
+        "SELECT id::point FROM t",
+        "SELECT CAST(id AS point) FROM t",
+    ],
+)
+def test_what_calls_own_code_never_goes_to_a_copy(sql: str, own: tuple[Link, Catalogue]) -> None:
+    """Harmless or not: a copy need not have it. The statement is one that PostgreSQL takes."""
+    link, catalogue = own
+    explain(link, sql)
+    assert not classify(sql, ("public",), catalogue).splittable
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT upper(code) FROM t",
+        "SELECT id FROM t WHERE v <> 'a' AND id + 1 < 5 AND NOT v ~ 'x'",
+        "SELECT sum(id::bigint) FROM t ORDER BY 1",
+        "SELECT CASE WHEN id < 1 THEN 1 END FROM t",
+        "SELECT id::float8::numeric FROM t",
+    ],
+)
+def test_what_calls_postgresqls_own_alone_may(sql: str, own: tuple[Link, Catalogue]) -> None:
+    link, catalogue = own
+    explain(link, sql)
+    assert classify(sql, ("public",), catalogue).splittable
+
+
+def test_an_implicit_cast_may_be_anywhere(own: tuple[Link, Catalogue]) -> None:
+    link, catalogue = own
+    link.rows(
+        "BEGIN; SET LOCAL search_path = public; "
+        "CREATE FUNCTION to_date(int) RETURNS date IMMUTABLE LANGUAGE sql AS 'SELECT current_date'; "
+        "CREATE CAST (int AS date) WITH FUNCTION to_date(int) AS IMPLICIT; COMMIT"
+    )
+    assert classify("SELECT id FROM t WHERE id < 5", ("public",), catalogue).splittable
+    changed = read_catalogue(link, 2, catalogue.code)
+    assert not classify("SELECT id FROM t WHERE id < 5", ("public",), changed).splittable
+    link.rows("DROP CAST (int AS date); DROP FUNCTION public.to_date(int)")
+
+
 def test_a_name_is_looked_for_on_the_path_of_its_session(read: tuple[Link, Catalogue]) -> None:
     assert classify("SELECT inbox()", ("tenant", "public"), read[1]).reads == {"tenant.inbox"}
     # Where the path is not known, whatever has the name counts.
