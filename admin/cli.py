@@ -11,6 +11,7 @@ from http import HTTPStatus
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -201,7 +202,7 @@ def status(service: str | None, exit_code: bool, output: Output, **target: Any) 
     """Say where every service stands, or one in full."""
     client = Target(**target).client()
     if service:
-        document = client.get(f"/api/v1/services/{service}")
+        document = client.get(_path(service))
         _answer(output, document, show.service)
         services = [document]
     else:
@@ -217,7 +218,7 @@ def status(service: str | None, exit_code: bool, output: Output, **target: Any) 
 @click.argument("service")
 def readiness(service: str, output: Output, **target: Any) -> None:
     """Say what would break behind the switch of a service, and what to do about it."""
-    document = Target(**target).client().get(f"/api/v1/services/{service}/readiness")
+    document = Target(**target).client().get(_path(service) + "/readiness")
     _answer(output, document, show.readiness)
 
 
@@ -326,8 +327,13 @@ def explain(
 
 
 def _change(output: Output, target: dict[str, Any], service: str, action: str, **body: Any) -> None:
-    document = Target(**target).client().post(f"/api/v1/services/{service}/{action}", 60.0, **body)
+    document = Target(**target).client().post(f"{_path(service)}/{action}", 60.0, **body)
     _answer(output, document, lambda answered: str(answered["sentence"]))
+
+
+def _path(service: str) -> str:
+    """Of a service in the admin API, whatever stands in its name."""
+    return f"/api/v1/services/{quote(service, safe='')}"
 
 
 def _answer(output: Output, document: Any, render: Callable[[Any], str]) -> None:

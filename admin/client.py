@@ -37,23 +37,22 @@ class AdminClient:
         return self._ask("POST", path, json.dumps(body), timeout_s)
 
     def _ask(self, method: str, path: str, body: str | None, timeout_s: float) -> Any:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Unreachable(f"{self.url!r} is no address: write http://host:port")
-        secure = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(parts.hostname, parts.port, timeout=timeout_s)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection, folder = self._connection(timeout_s)
+        headers = {"Content-Type": b"application/json"} if body is not None else {}
         if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token.reveal()}"
+            headers["Authorization"] = f"Bearer {self.token.reveal()}".encode()
         try:
-            connection.request(method, parts.path.rstrip("/") + path, body, headers)
+            connection.request(method, folder + path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
         except TimeoutError:
             raise Unreachable(
                 f"{self.url} did not answer within {timeout_s:g} s: what was asked for may go on, "
                 "see `pgshunt status` and `pgshunt events`"
+            ) from None
+        except ValueError:  # which shows the header it does not like
+            raise Unreachable(
+                f"the token of {self.token_source} cannot be sent: it has control characters"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
@@ -69,6 +68,18 @@ class AdminClient:
                 problem.remedy = self._token_remedy()
                 problem.more = {"answer": {**problem.more["answer"], "remedy": problem.remedy}}
             raise
+
+    def _connection(self, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+        """Not open yet; with the path that stands before all others."""
+        try:
+            parts = urlsplit(self.url)
+            kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+            if parts.scheme in kinds and parts.hostname:
+                connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=timeout_s)
+                return connection, parts.path.rstrip("/")
+        except (ValueError, http.client.InvalidURL):
+            pass
+        raise Unreachable(f"{self.url!r} is no address: write http://host:port")
 
     def _token_remedy(self) -> str:
         """Says which token was sent: of several sources one has won."""

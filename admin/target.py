@@ -26,11 +26,16 @@ class Target:
         url = self.url or (_url_of(config) if config else DEFAULT_URL)
         token, source = config.admin.token if config else None, f"admin of {self.config}"
         if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
-            token, source = Secret(variable), "PGSHUNT_ADMIN_TOKEN"
+            token, source = _first_line(variable), "PGSHUNT_ADMIN_TOKEN"
         if self.token_file:
-            text = self.token_file.read_text(encoding="utf-8")
-            token, source = Secret(text.partition("\n")[0].strip()), str(self.token_file)
+            text = self.token_file.read_text(encoding="utf-8", errors="replace")
+            token, source = _first_line(text), str(self.token_file)
         return AdminClient(url, token, source)
+
+
+def _first_line(text: str) -> Secret:
+    """What puts secrets into files and variables likes to end them with a line feed."""
+    return Secret(text.partition("\n")[0].strip())
 
 
 def _url_of(config: Config) -> str:

@@ -112,17 +112,22 @@ def _from_file(file: FilePath, path: Path, report: Callable[[Problem], None]) ->
         return None
     if mode & stat.S_IROTH:
         report(Problem(path, f"{file} can be read by everyone", f"chmod o-r {file}", Severity.WARNING))
-    secret = text.partition("\n")[0].removesuffix("\r")
+    secret = _first_line(text)
     if not secret:
         report(Problem(path, f"{file} is empty", "write the secret in its first line"))
         return None
     return Secret(secret)
 
 
+def _first_line(text: str) -> str:
+    """What puts secrets into files and variables likes to end them with a line feed."""
+    return text.partition("\n")[0].removesuffix("\r")
+
+
 def _from_environment(
     variable: str, path: Path, environ: Mapping[str, str], report: Callable[[Problem], None]
 ) -> Secret | None:
-    value = environ.get(variable)
+    value = _first_line(environ.get(variable, ""))
     if not value:
         report(Problem(path, f"the environment variable {variable} is empty or not set", "set it"))
         return None

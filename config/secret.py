@@ -26,7 +26,8 @@ class Secret:
 
     def matches(self, candidate: str) -> bool:
         """Whether `candidate` is this secret; takes the same time wherever the two differ."""
-        return hmac.compare_digest(self._text.encode(), candidate.encode())
+        # What came over a network may be no text at all.
+        return hmac.compare_digest(self._text.encode(), candidate.encode(errors="surrogateescape"))
 
     def __eq__(self, other: object) -> bool:
         return self.matches(other._text) if isinstance(other, Secret) else NotImplemented

@@ -268,6 +268,36 @@ def test_the_token_comes_from_a_file_too(api: Asked, monkeypatch: Patch, tmp_pat
     assert api[0][1] == "Bearer filed"
 
 
+@pytest.mark.parametrize(
+    ("variable", "sent"), [("word\n", "word"), ("wörd", "wörd"), ("word\r\n", "word"), ("☃", "☃")]
+)
+def test_the_token_of_the_environment_is_its_first_line_in_any_language(
+    api: Asked, monkeypatch: Patch, variable: str, sent: str
+) -> None:
+    monkeypatch.setenv("PGSHUNT_ADMIN_TOKEN", variable)
+    assert pgshunt(monkeypatch, "status") == Exit.OK
+    assert (api[0][1] or "").encode("latin-1").decode() == f"Bearer {sent}"
+
+
+def test_a_token_that_cannot_be_sent_is_not_shown(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    monkeypatch.setenv("PGSHUNT_ADMIN_TOKEN", "wo\rrd")
+    assert pgshunt(monkeypatch, "status", "-o", "json") == Exit.UNREACHABLE
+    printed = capsys.readouterr()
+    assert "PGSHUNT_ADMIN_TOKEN cannot be sent" in json.loads(printed.out)["error"]["detail"]
+    assert "rrd" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://[::1", "http://a b/", "http://h:99999"])
+def test_an_address_that_is_none_is_told(url: str, api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    assert pgshunt(monkeypatch, "status", "--url", url) == Exit.UNREACHABLE
+    assert f"{url!r} is no address: write http://host:port" in capsys.readouterr().err
+
+
+def test_a_name_with_anything_in_it_stays_a_name(api: Asked, monkeypatch: Patch) -> None:
+    ANSWERS["GET /api/v1/services/a%2Fb%20%C3%A9%3F"] = (200, SERVICE)
+    assert pgshunt(monkeypatch, "status", "a/b é?") == Exit.OK
+
+
 GOOD = """
 version: 1
 shared: {dbname: monolith, primary: {host: 127.0.0.1}}

@@ -140,6 +140,17 @@ def test_a_route_asks_for_the_token_exactly_when_its_row_says_so(route: Route) -
     with_api(scenario)
 
 
+def test_a_token_that_is_no_text_is_wrong() -> None:
+    async def scenario(api: Api) -> None:
+        host, port = api.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /api/v1/status HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer \xff\r\n\r\n")
+        assert b" 401 " in await reader.readline()
+        writer.close()
+
+    with_api(scenario)
+
+
 def test_everything_that_changes_something_is_a_post_behind_the_token() -> None:
     for route in ROUTES:
         assert route.mutates == (route.method == "POST")

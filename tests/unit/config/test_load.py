@@ -155,7 +155,7 @@ def test_secrets_come_from_files_and_the_environment(minimal: str, examined: Exa
     (tmp_path / "token").write_text("s3cret\nnot this\n")
     (tmp_path / "token").chmod(0o600)
     text = minimal.replace("{user: pgshunt}", "{user: pgshunt, password_env: PW}")
-    report = examined(text + "admin: {token_file: token}\n", PW="0123")
+    report = examined(text + "admin: {token_file: token}\n", PW="0123\n")
     assert report.problems == ()
     config = report.config
     assert config is not None
