@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ from pgshunt.routing.table import Catalogue, RoutingTable
 log = logging.getLogger("pgshunt.fleet")
 
 ACK_S_MAX = 2.0
+ACK_PARTS = 4
+"""In so many parts it is waited for: a pause of this whole machine, in which clocks go on, takes one."""
 SILENT_S_MAX = 10.0
 TICKED_S_MAX = 2.0  # a worker ticks every 100 ms
 START_S_MAX = 30.0  # a machine without a core to spare may take seconds to import
@@ -65,6 +68,7 @@ class Member:
     channel: Channel | None = None
     process: asyncio.subprocess.Process | None = None
     greeted: bool = False
+    silent: bool = False  # at the last check
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # set at each change of epoch or stage
 
     def kill(self) -> None:
@@ -206,10 +210,15 @@ class Fleet:
         return ""
 
     def check(self) -> None:
-        """Kills workers that have not ticked for 10 s: stopped, or caught in something endless."""
+        """Kills workers that have not ticked for 10 s: stopped, or caught in something endless.
+
+        One that was found so for the first time may have been stopped together with us.
+        """
         silent_ns = time.monotonic_ns() - int(SILENT_S_MAX * 1e9)
         for member in self.members:
-            if member.stage == "live" and 0 < self.board.alive[member.index] < silent_ns:
+            before = member.silent
+            member.silent = member.stage == "live" and 0 < self.board.alive[member.index] < silent_ns
+            if before and member.silent:
                 self._report("worker_silent", {"worker": member.index, "pid": member.pid})
                 member.kill()
 
@@ -384,12 +393,13 @@ class Fleet:
             while member.stage != "ended" and member.pid == pid and member.epoch < epoch:
                 await member.moved.wait()
 
-        try:
-            await asyncio.wait_for(acknowledged(), ACK_S_MAX)
-        except TimeoutError:
-            self._report("worker_unresponsive", {"worker": member.index, "pid": pid, "epoch": epoch})
-            member.kill()
-            await acknowledged()
+        for _ in range(ACK_PARTS):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(acknowledged(), ACK_S_MAX / ACK_PARTS)
+                return
+        self._report("worker_unresponsive", {"worker": member.index, "pid": pid, "epoch": epoch})
+        member.kill()
+        await acknowledged()
 
 
 def _is_full(listener: socket.socket) -> bool:

@@ -178,11 +178,47 @@ def test_a_stopped_worker_is_found_and_replaced() -> None:
         (member,) = watched.fleet.members
         pid = member.pid
         os.kill(pid, signal.SIGSTOP)
-        watched.fleet.board.alive[0] = 1
-        watched.fleet.check()
+        for _ in range(2):
+            watched.fleet.board.alive[0] = 1
+            watched.fleet.check()
         while member.pid == pid or member.stage != "live":
             await member.moved.wait()
         assert watched.reports[0] == ("worker_silent", {"worker": 0, "pid": pid})
+
+    with_fleet(scenario, workers=1)
+
+
+def test_a_worker_that_was_stopped_together_with_us_is_not_killed() -> None:
+    """A machine or container that was paused goes on: the first to look must not kill the others."""
+
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        (member,) = watched.fleet.members
+        now_ns = watched.fleet.board.alive[0]
+        for _ in range(3):
+            watched.fleet.board.alive[0] = 1
+            watched.fleet.check()
+            watched.fleet.board.alive[0] = now_ns
+            watched.fleet.check()
+        assert member.process is not None
+        assert member.process.returncode is None
+        assert watched.reports == []
+
+    with_fleet(scenario, workers=1)
+
+
+def test_an_acknowledgement_that_comes_behind_a_pause_of_the_whole_machine_is_taken() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        (member,) = watched.fleet.members
+        loop = asyncio.get_running_loop()
+        publishing = asyncio.ensure_future(watched.fleet.publish(table(2), Catalogue()))
+        for _ in range(3):
+            await asyncio.sleep(0)  # it is sent, and waited for
+        clock, later_s = loop.time, 2 * fleet.ACK_S_MAX
+        loop.time = lambda: clock() + later_s  # type: ignore[method-assign]
+        await publishing
+        assert (member.epoch, watched.reports) == (2, [])
 
     with_fleet(scenario, workers=1)
 
