@@ -65,7 +65,7 @@ class Observing:
         What cannot be written stays in memory, and `error` says why.
         """
         self.observed.forget_old(time.time())
-        text = json.dumps(self.observed.to_document(), ensure_ascii=False)
+        text = json.dumps(self.observed.to_document())  # in ASCII, whatever clients call themselves
         try:
             await self._aside.run(partial(write_private, self._path, text.encode()))
         except OSError as error:

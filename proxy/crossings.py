@@ -69,4 +69,5 @@ def _described(what: _What, relations: Relations) -> list[Any]:
 
 def _caller(identity: Identity, settings: Settings) -> tuple[str, str]:
     logged_in_with = identity.parameters.get(b"application_name", b"").decode(errors="replace")
-    return identity.user, settings.values.get("application_name", logged_in_with)
+    user = identity.user.encode(errors="surrogateescape").decode(errors="replace")
+    return user, settings.values.get("application_name", logged_in_with)
