@@ -58,6 +58,37 @@ WHERE shown.typtype <> 'd' AND shown.base >= 16384 AND a.attnum > 0 AND NOT a.at
   AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 
+# Indexes, and the sequences of columns, with their tables.
+_BELONGS: Final = """
+SELECT pn.nspname::text, p.relname::text, n.nspname::text, c.relname::text
+FROM (SELECT indexrelid, indrelid FROM pg_index
+      UNION ALL SELECT objid, refobjid FROM pg_depend
+                WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND refobjsubid > 0
+                  AND deptype IN ('a', 'i')) AS belonging(part, whole)
+     JOIN pg_class p ON p.oid = part JOIN pg_namespace pn ON pn.oid = p.relnamespace
+     JOIN pg_class c ON c.oid = whole JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE p.relkind IN ('i', 'I', 'S') AND c.oid >= 16384 AND n.nspname <> 'pg_toast'
+"""
+
+# Of what is made of a type: arrays, domains, ranges, and the rows of composite types and tables.
+_TYPED: Final = """
+WITH RECURSIVE within(part, whole) AS (
+  SELECT typelem, oid FROM pg_type WHERE typtype = 'b' AND typcategory = 'A'
+  UNION ALL SELECT typbasetype, oid FROM pg_type WHERE typtype = 'd'
+  UNION ALL SELECT rngsubtype, rngtypid FROM pg_range
+  UNION ALL SELECT rngtypid, rngmultitypid FROM pg_range
+  UNION ALL SELECT a.atttypid, c.reltype FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+            WHERE c.relkind IN ('c', 'r', 'p') AND a.attnum > 0 AND NOT a.attisdropped),
+reached(made, type) AS (
+  SELECT oid, oid FROM pg_type WHERE oid >= 16384 AND NOT (typtype = 'b' AND typcategory = 'A')
+  UNION SELECT made, whole FROM reached JOIN within ON part = type)
+SELECT DISTINCT tn.nspname::text, t.typname::text, n.nspname::text, c.relname::text
+FROM reached JOIN pg_type t ON t.oid = made JOIN pg_namespace tn ON tn.oid = t.typnamespace
+     JOIN pg_attribute a ON a.atttypid = type JOIN pg_class c ON c.oid = a.attrelid
+     JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
 _SEARCH_PATH: Final = """
 SELECT substring(setting FROM length('search_path=') + 1)
 FROM pg_db_role_setting, unnest(setconfig) AS setting
@@ -157,6 +188,10 @@ def read_catalogue(
         # To print a view's definition takes a lock on its tables, which a long ALTER TABLE does not share.
         link.rows(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
         named = read_relations(link)
+        typed: dict[str, frozenset[str]] = {}
+        for schema, name, *table in link.rows(_TYPED):
+            kind = qualified(schema, name)
+            typed[kind] = typed.get(kind, frozenset()) | {qualified(*table)}
         catalogue = replace(
             named,
             version=version,
@@ -164,6 +199,10 @@ def read_catalogue(
             search_path=link.value(_SEARCH_PATH) or link.value(_RESET_PATH) or DEFAULT_SEARCH_PATH,
             types=frozenset(name for (name,) in link.rows(_TYPES)),
             own_types=frozenset(name for (name,) in link.rows(_OWN_TYPES)),
+            belongs=MappingProxyType(
+                {qualified(*row[:2]): qualified(*row[2:]) for row in link.rows(_BELONGS)}
+            ),
+            typed=MappingProxyType(typed),
             definitions=definitions,
         )
         return replace(catalogue, code=read_code(link, catalogue, before))

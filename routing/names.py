@@ -7,7 +7,7 @@ relations share a name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from typing import Final
 
 SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
@@ -26,7 +26,7 @@ def last_part(full: str) -> str:
     return full.rpartition(".")[2] if quoted is None else quoted[1].replace('""', '"')
 
 
-def resolve(schema: str, name: str, search_path: Iterable[str], relations: Mapping[str, str]) -> str:
+def resolve(schema: str, name: str, search_path: Iterable[str], relations: Container[str]) -> str:
     """The full name of a relation; `name` alone if it is unqualified and the catalogue has it nowhere on the
     path.
 

@@ -35,8 +35,10 @@ def _query(found: Findings, node: Any) -> None:
 
 
 def _definition(found: Findings, node: Any) -> None:
+    """Of a part of a table, an index or a column's sequence, it is one of the table."""
     found.walk(node)
-    found.writes |= found.reads
+    belongs = found.catalogue.belongs
+    found.writes = {belongs.get(name, name) for name in found.writes | found.reads}
     found.reads.clear()
     found.events = {(table, DEFINE) for table in found.writes}
     found.is_definition = True

@@ -153,9 +153,11 @@ class Catalogue:
     default, as SHOW prints it. `types` are the names of PostgreSQL's own types; `own_types` are the relations
     with a column of another: its OID, which clients are told with the rows, is another one on every server.
     `parts` are tables that go with another or with an extension: partitions, and what extensions made.
-    `code` is what its functions, triggers and so on do; `recent` what DDL that went through this worker has
-    made since. `definitions` says, for each worker, how many transactions with DDL it had seen end before all
-    this was read.
+    `belongs` has for an index, or the sequence of a column, the table it is part of; `typed` for a type that
+    was made here the tables with columns of it, or of what is made of it. `code` is what its functions,
+    triggers and so on do; `recent` what DDL that went through this worker has made since. `definitions` says,
+    for each worker, how many transactions with DDL it had seen end before all this
+    was read.
     """
 
     version: int = 0
@@ -165,6 +167,8 @@ class Catalogue:
     types: frozenset[str] = frozenset()
     own_types: frozenset[str] = frozenset()
     parts: frozenset[str] = frozenset()
+    belongs: Mapping[str, str] = field(default_factory=_no_relations)
+    typed: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     code: Code = NO_CODE
     recent: Code = NO_CODE
     definitions: tuple[int, ...] = ()
@@ -190,6 +194,8 @@ class Catalogue:
             "types": sorted(self.types),
             "own_types": sorted(self.own_types),
             "parts": sorted(self.parts),
+            "belongs": dict(self.belongs),
+            "typed": {name: sorted(tables) for name, tables in self.typed.items()},
             "code": self.code.to_dict(),
             "definitions": list(self.definitions),
         }
@@ -204,6 +210,8 @@ class Catalogue:
             types=frozenset(data["types"]),
             own_types=frozenset(data["own_types"]),
             parts=frozenset(data["parts"]),
+            belongs=MappingProxyType(dict(data["belongs"])),
+            typed=MappingProxyType({name: frozenset(tables) for name, tables in data["typed"].items()}),
             code=Code.from_dict(data["code"]),
             definitions=tuple(data["definitions"]),
         )

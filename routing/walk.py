@@ -157,7 +157,8 @@ class Findings:
 
     def named(self, schema: str, name: str) -> str:
         """The full name of a relation that is called so."""
-        return resolve(schema, name, self.search_path, self.catalogue.relations)
+        full = resolve(schema, name, self.search_path, self.catalogue.relations)
+        return full if "." in full else resolve(schema, name, self.search_path, self.catalogue.belongs)
 
     def relation(self, node: pg.RangeVar) -> str:
         """The name of the table a RangeVar stands for, with what its schema implies noted."""

@@ -313,3 +313,43 @@ def test_what_is_defined_through_one_worker_is_known_to_all(database: Database, 
             assert client.execute(shown).fetchone() == (str(number),)
         stranger = stack.enter_context(psycopg.connect(f"{where} port={serving.port}", autocommit=True))
         assert stranger.execute(shown).fetchone() == (None,)
+
+
+def test_what_is_part_of_a_table_is_read_with_its_table(database: Database) -> None:
+    database.execute(
+        "CREATE SCHEMA s; CREATE TYPE s.mood AS ENUM ('fine'); CREATE DOMAIN moods AS s.mood[]; "
+        "CREATE TYPE pair AS (first s.mood, second int); CREATE TYPE span AS RANGE (subtype = moods); "
+        "CREATE TABLE plain (id int GENERATED ALWAYS AS IDENTITY UNIQUE); "
+        'CREATE TABLE s."My.table" (id serial, pair pair); CREATE INDEX "My.index" ON s."My.table" (id); '
+        "CREATE TABLE parts (span span) PARTITION BY RANGE (span); "
+        "CREATE TABLE part PARTITION OF parts DEFAULT; CREATE INDEX on_parts ON parts (span); "
+        "CREATE TABLE of_rows (row plain)"
+    )
+    server = database.server
+    endpoint = Endpoint("shared", "shared", server.host, server.port, database.dbname, "primary")
+    control = Control.model_validate({"user": server.user, "password": server.password})
+    link = connect(endpoint, control, "test")
+    try:
+        catalogue = read_catalogue(link, 1)
+    finally:
+        link.close()
+    mine = 's."My.table"'
+    assert catalogue.belongs == {
+        "public.plain_id_seq": "public.plain",
+        "public.plain_id_key": "public.plain",
+        's."My.table_id_seq"': mine,
+        's."My.index"': mine,
+        "public.on_parts": "public.parts",
+        "public.part_span_idx": "public.part",
+    }
+    split = {"public.parts", "public.part"}
+    types = {name: tables for name, tables in catalogue.typed.items() if name not in catalogue.relations}
+    assert types == {
+        "s.mood": split | {mine},
+        "public.moods": split,
+        "public.span": split,
+        "public.pair": {mine},
+    }
+    assert catalogue.typed["public.plain"] == {"public.of_rows"}
+    assert catalogue.parts == {"public.part"}
+    assert Catalogue.from_dict(catalogue.to_dict()) == catalogue

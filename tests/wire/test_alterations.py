@@ -13,6 +13,7 @@ from pgshunt.protocol import messages
 from pgshunt.protocol.errors import read_error
 
 REFUSED = "0A000"
+COLUMNS = ["id", "number", "mood"]
 ALTER = "ALTER TABLE t ADD COLUMN more int"
 
 
@@ -21,7 +22,11 @@ def relay(database_pair: tuple[Database, Database]) -> Iterator[RunningRelay]:
     """The service that owns t is moving; nobody owns `other`."""
     for database in database_pair:
         database.create_app()
-        database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int)")
+        database.execute(
+            "CREATE TYPE mood AS ENUM ('fine'); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; "
+            "CREATE TABLE t (id int PRIMARY KEY, number serial, mood mood[]); CREATE INDEX i ON t (number); "
+            "CREATE TABLE other (id int); CREATE INDEX other_i ON other (id)"
+        )
     with RunningRelay(*database_pair, tables=("t",), reads_percent=100) as running:
         yield running
 
@@ -53,7 +58,7 @@ def test_the_error_says_what_to_do(relay: RunningRelay, client: WireClient) -> N
     assert error.hint is not None
     assert "services.svc.ddl" in error.hint
     assert frames[1].body == b"I"
-    assert columns(relay) == ["id"]
+    assert columns(relay) == COLUMNS
     assert client.value("SELECT count(*) FROM other") == "0"
     assert relay.count("routes", "svc", "frozen") == 1
 
@@ -71,6 +76,16 @@ def test_the_error_says_what_to_do(relay: RunningRelay, client: WireClient) -> N
         "CREATE TABLE child () INHERITS (t)",
         "CREATE RULE r AS ON INSERT TO t DO NOTHING",
         "DROP SCHEMA public CASCADE",
+        "DROP INDEX i",
+        "DROP INDEX CONCURRENTLY IF EXISTS public.i",
+        "ALTER INDEX i RENAME TO j",
+        "REINDEX INDEX CONCURRENTLY i",
+        "REINDEX TABLE t",
+        "CREATE INDEX CONCURRENTLY j ON t (mood)",
+        "ALTER TYPE mood ADD VALUE 'so-so'",
+        "DROP TYPE mood CASCADE",
+        "ALTER SEQUENCE t_number_seq AS bigint",
+        "DROP FUNCTION f() CASCADE",
         "INSERT INTO other VALUES (1); ALTER TABLE t ADD COLUMN more int",
     ],
 )
@@ -89,6 +104,9 @@ def test_every_change_of_its_definition_is_refused(relay: RunningRelay, client: 
         "ALTER TABLE t SET (fillfactor = 90)",
         "ALTER TABLE t ALTER COLUMN id SET STATISTICS 100",
         "ALTER TABLE other ADD COLUMN more int",
+        "ALTER INDEX other_i RENAME TO renamed",
+        "DROP INDEX other_i",
+        "ALTER SEQUENCE t_number_seq RESTART WITH 100",
         "CREATE VIEW v AS SELECT id FROM t",
         "CREATE TEMP TABLE t (id int)",
         "TRUNCATE t",
@@ -160,10 +178,10 @@ def test_a_statement_prepared_before_the_move_is_refused_in_it(
     relay.shift(100, stage="shared")
     client.send(bind("", "a") + execute() + SYNC)
     assert kinds(client.until_ready()) == "2CZ"
-    assert columns(relay) == ["id", "more"]
+    assert columns(relay) == [*COLUMNS, "more"]
 
 
 def test_the_owner_takes_it_where_the_configuration_says_so(relay: RunningRelay, client: WireClient) -> None:
     relay.shift(100, ddl="owner")
     assert kinds(client.query(ALTER)) == "CZ"
-    assert columns(relay) == ["id", "more"]
+    assert columns(relay) == [*COLUMNS, "more"]
