@@ -30,8 +30,6 @@ READ_EVERY_S = 10.0
 ASK_EVERY_S = 1.0
 READ_S_MAX = 30.0
 ANSWER_S_MAX = 3.0
-LOOK_EVERY_S = 0.1
-"""How often it is looked whether something was defined."""
 SHARE_MAX = 0.1
 """Of the time, that is spent on reading after definitions, however many there are."""
 FAILURES_TOLD: Final = 2
@@ -67,6 +65,12 @@ class CatalogueKeeper:
         self._report = report
         self._definitions = definitions
         self._took_s = 0.0
+        self._news = asyncio.Event()
+
+    def look(self) -> None:
+        """Sees whether something was defined: workers tell of what they count, and count that first."""
+        if self._definitions() != self.catalogue.definitions:
+            self._news.set()
 
     async def read(self, timeout_s: float = READ_S_MAX) -> bool:
         """Reads once; True when the catalogue differs from what it was. `error` or `behind` keeps a failure.
@@ -91,24 +95,35 @@ class CatalogueKeeper:
 
     async def run(self) -> None:
         """Reads and asks again and again until cancelled."""
-        read_s = asked_s = time.monotonic()
+        read_s = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            now_s = time.monotonic()
-            if self._is_due(now_s - read_s):
+            if await self._wait_for_news(read_s):
                 if await self.read():
                     await self._on_change(self.catalogue)
-                read_s = asked_s = time.monotonic()
-            elif now_s - asked_s >= ASK_EVERY_S:
+                read_s = time.monotonic()
+            else:
                 await self._answers()
-                asked_s = time.monotonic()
 
-    def _is_due(self, since_s: float) -> bool:
-        """Whether to read again, so long after the last time."""
+    async def _wait_for_news(self, read_s: float) -> bool:
+        """Waits until it is time to read again or, False, to ask; it was read last at `read_s`."""
+        ask_s = time.monotonic() + ASK_EVERY_S
+        while (now_s := time.monotonic()) < (due_s := read_s + self._pause_s()):
+            if now_s >= ask_s:
+                return False
+            self._news.clear()
+            try:
+                async with asyncio.timeout(min(due_s, ask_s) - now_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+        return True
+
+    def _pause_s(self) -> float:
+        """How long after the last time to read again, as things are."""
         if self.error:
-            return since_s >= ASK_EVERY_S
+            return ASK_EVERY_S
         has_news = self._definitions() != self.catalogue.definitions
-        return since_s >= (self._took_s * (1 / SHARE_MAX - 1) if has_news else READ_EVERY_S)
+        return self._took_s * (1 / SHARE_MAX - 1) if has_news else READ_EVERY_S
 
     async def _found(self, read: Callable[[Link], Result], timeout_s: float) -> Result | None:
         """What was read; None if it could not be, or the shared database cannot be used."""

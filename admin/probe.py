@@ -53,6 +53,11 @@ class Prober:
         self._control = control
         self._now_probed = now_probed
         self._askers: dict[str, _Asker] = {}
+        self._changed = asyncio.Event()
+
+    def look(self) -> None:
+        """What is to be probed may have changed."""
+        self._changed.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -60,16 +65,19 @@ class Prober:
         due_s = loop.time()
         try:
             while True:
-                await self._round(self._now_probed())
-                due_s = max(due_s + PROBE_S, loop.time())
-                await asyncio.sleep(due_s - loop.time())
+                self._changed.clear()
+                if probed := self._now_probed():
+                    await self._round(probed)
+                    due_s = max(due_s + PROBE_S, loop.time())
+                    await asyncio.sleep(due_s - loop.time())
+                else:
+                    self._close(set())
+                    await self._changed.wait()
         finally:
             self._close(set())
 
     async def _round(self, probed: list[Probed]) -> None:
-        self._close({self._shared.name, *(one.endpoint.name for one in probed)} if probed else set())
-        if not probed:
-            return
+        self._close({self._shared.name, *(one.endpoint.name for one in probed)})
         baseline, *answers = await asyncio.gather(
             self._asker(self._shared).answers(), *(self._asker(one.endpoint).answers() for one in probed)
         )

@@ -12,6 +12,8 @@ from pgshunt.migration.fitness import Fitness
 from pgshunt.routing.reason import Reason
 
 LOOK_S = 0.1
+IDLE_S = 1.0
+"""Between looks for something to look at."""
 
 Report = Callable[[str, Mapping[str, Any]], object]
 """report(kind, detail): something for the event log."""
@@ -27,10 +29,10 @@ class Readable:
         self._report = report
 
     async def run(self) -> None:
-        """Looks ten times a second."""
+        """Looks ten times a second while there are copies."""
         while True:
             self.look(time.monotonic())
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._heart.watched() else IDLE_S)
 
     def look(self, now_s: float) -> None:
         """Takes in what the heartbeat has found by now."""

@@ -253,6 +253,7 @@ class Supervisor:
         """
         for service in table.services:
             self._watch_exposed(service)
+        self.prober.look()
         took_s = await self.fleet.publish(table, self.catalogue.catalogue)
         self.metrics.published()
         if table.epoch == self.controller.table.epoch:  # a later one is on its way otherwise
@@ -337,6 +338,7 @@ class Supervisor:
             finally:  # nothing may keep the guard from what it judges by
                 self.watch.take(message)
             self.observing.take(message)
+            self.catalogue.look()
         elif message["type"] == "event":
             if message["kind"] in ("lookup_failed", "lookup_works"):
                 self._take_lookup(worker, str(message.get("reason", "")))

@@ -92,3 +92,27 @@ def test_databases_that_answer_do_not_trip(postgres: Server, stall_s: float) -> 
 
 def test_nothing_trips_when_the_shared_database_is_gone_too(postgres: Server) -> None:
     assert trips_of(postgres, closed_port(), closed_port(), rounds_max=ROUNDS) == []
+
+
+def test_probing_begins_when_there_is_something_to_probe(postgres: Server) -> None:
+    async def main() -> int:
+        asked: asyncio.Queue[int] = asyncio.Queue()
+        exposed: list[Probed] = []
+
+        def probed() -> list[Probed]:
+            asked.put_nowait(len(exposed))
+            return exposed
+
+        watch = Watch(Guard(), clock=time.monotonic, on_trip=print, has_only_link=lambda *_: False)
+        control = Control(user=postgres.user, password=Secret(postgres.password))
+        prober = Prober(watch, endpoint("shared", postgres.port), control, probed)
+        task = asyncio.ensure_future(prober.run())
+        assert await asyncio.wait_for(asked.get(), 60) == 0
+        exposed.append(Probed(SERVICE, endpoint("auth_db", postgres.port)))
+        prober.look()
+        rounds = [await asyncio.wait_for(asked.get(), 60) for _ in range(2)]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return sum(rounds)
+
+    assert asyncio.run(main()) == 2

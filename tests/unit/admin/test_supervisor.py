@@ -156,6 +156,8 @@ class Running:
         self.make = make
         command = (sys.executable, WORKER, manner)
         self.supervisor = Supervisor(load(self.path), self.path, command, *([] if keeps else [make]))
+        # No server is here. What a probe says of that comes when it comes, and then nothing trips.
+        self.supervisor.prober._now_probed = list
 
     def write(self, errors: float = 3.0, shadow: str = "off") -> None:
         self.path.write_text(YAML.format(errors=errors, shadow=shadow))
