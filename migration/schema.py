@@ -193,7 +193,7 @@ def _needed(link: Link, tables: Sequence[str]) -> list[_Object]:
 def _called(oids: set[int], functions: Mapping[int, tuple[str, str]]) -> set[int]:
     """Functions named in the bodies of these, recognised by text: one too many does no harm."""
     words = {
-        word for oid in oids if oid in functions for word in re.findall(r"(\w+)\s*\(", functions[oid][1])
+        word for oid in oids if oid in functions for word in re.findall(r"\b(\w++)\s*+\(", functions[oid][1])
     }
     return {oid for oid, (name, _) in functions.items() if name in words} - oids
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNIT_BYTES_MAX = 256 * 1024
 
 _MODIFIES = re.compile(
-    rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:insert|update|delete|merge|with)\b", re.IGNORECASE | re.DOTALL
+    rb"(?:\s|--[^\n]*+\n|(?>/\*.*?\*/))*+(?:insert|update|delete|merge|with)\b", re.IGNORECASE | re.DOTALL
 )
 _INSERT = re.compile(rb"\s*insert\b(?!.*\bon\s+conflict\b)", re.IGNORECASE | re.DOTALL)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from types import MappingProxyType
@@ -28,7 +29,7 @@ from pgshunt.routing.effects import (
 from pgshunt.routing.functions import OWN, effect_of
 from pgshunt.routing.grammar import Unreadable, parse, pg
 from pgshunt.routing.names import quoted, split_search_path
-from pgshunt.routing.plpgsql import Body, Variable, read_body
+from pgshunt.routing.plpgsql import Body, read_body
 from pgshunt.routing.signature import header_like
 from pgshunt.routing.statements import examine
 from pgshunt.routing.table import Catalogue
@@ -44,8 +45,19 @@ _LEAVES_STATE: Final = re.compile(
     r"|(^|;|\*/|\b(begin|then|else|loop))\s*(set|reset)\b|u&\s*\"",
     re.IGNORECASE,
 )
-_CALLED: Final = re.compile(r'((?:"(?:[^"]|"")*"|[\w$]+)(?:\s*\.\s*(?:"(?:[^"]|"")*"|[\w$]+))*)\s*\(')
-_COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+# Nothing here may take longer than in proportion to the body: words are looked at from their beginning only,
+# and names no further than they are written out.
+_PART: Final = r'"(?:[^"]|""){1,256}+"|[\w$]++'
+_CALLED: Final = re.compile(rf"(?<![\w$])((?:{_PART})(?:\s*+\.\s*+(?:{_PART})){{0,3}}+)\s*+\(")
+# Literals are found to be left as they are: what looks like a comment in one is none.
+_COMMENT: Final = re.compile(
+    r"(e'(?:[^'\\]|''|\\.)*+(?:'|\Z)|'(?:[^']|'')*+(?:'|\Z)|"
+    r'"(?:[^"]|"")*+(?:"|\Z)|'
+    r"\$(\w*+)\$.*?(?:\$\2\$|\Z))|--[^\n]*+|/\*.*?(?:\*/|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+ASSIGNED_DEPTH_MAX: Final = 16
+"""So many times over, what is assigned to a variable may be made of other variables."""
 
 
 class Reader:
@@ -162,12 +174,12 @@ class Reader:
 
     def _by_words(self, body: str) -> Effects:
         """Which functions it may call can be told from its words; of its tables nothing is known."""
-        text = _COMMENT.sub(" ", body)
+        text = _COMMENT.sub(lambda found: found[1] or " ", body)
         if _LEAVES_STATE.search(text):
             return OPAQUE
         pins, calls = set(), set()
         for name in set(_CALLED.findall(text)):
-            *schema, last = [_folded(part) for part in re.findall(r'"(?:[^"]|"")*"|[\w$]+', name)]
+            *schema, last = [_folded(part) for part in re.findall(_PART, name)]
             effect = effect_of(
                 schema[-1] if schema else "", last, self._known.safe_functions, self._known.code.system
             )
@@ -264,21 +276,20 @@ def _variables(body: Body) -> Variables:
         for variable in body.variables
         if variable.type in TYPES_AS_TEXT
     }
-    waiting: list[Variable] = [
-        variable for variable in body.variables if variable.assigned and variable.name not in found
-    ]
+    waiting: dict[str, list[Any]] = {}
+    for variable in body.variables:
+        if variable.assigned and variable.name not in found:
+            with suppress(Unreadable):
+                waiting[variable.name] = [_select_item(value) for value in variable.assigned]
     # One that is made of others is known when they are; one that is made of itself never is.
-    progress = True
-    while progress:
-        progress = False
-        for variable in list(waiting):
-            try:
-                values = [texts(_select_item(value), found) for value in variable.assigned or ()]
-            except (Opaque, Unreadable):
-                continue
-            found[variable.name] = tuple({text for value in values for text in value})
-            waiting.remove(variable)
-            progress = True
+    for _ in range(ASSIGNED_DEPTH_MAX):
+        known = len(found)
+        for name, values in list(waiting.items()):
+            with suppress(Opaque):
+                found[name] = tuple({text for value in values for text in texts(value, found)})
+                del waiting[name]
+        if len(found) == known:
+            break
     return found
 
 

@@ -18,6 +18,9 @@ NAME: Final = "pgshunt_any"
 TEXTS_MAX: Final = 64
 """So many texts one expression may stand for; more are not looked at."""
 
+TEXT_LENGTH_MAX: Final = 64 * 1024
+"""Nor is one that may be longer: variables made of each other grow without bound."""
+
 LITERAL: Final = "'1'"
 NUMBER: Final = "1"
 # Variables of these types come out as a name or a number, never as anything else.
@@ -26,7 +29,7 @@ QUOTING: Final = {"quote_ident": NAME, "quote_literal": LITERAL, "quote_nullable
 # What a trigger is told of its table; and who names tables may do anything with them already.
 TRIGGER_VARIABLES: Final = frozenset({"tg_table_name", "tg_relname", "tg_table_schema", "tg_name", "tg_op"})
 
-_SPECIFIER: Final = re.compile(r"%(?:(\d+)\$)?(-?\d+)?(.)", re.DOTALL)
+_SPECIFIER: Final = re.compile(r"%(?:(\d{1,9})\$)?(-?\d{1,9})?(.)", re.DOTALL)
 
 Variables = Mapping[str, tuple[str, ...]]
 
@@ -46,7 +49,7 @@ def texts(node: Any, variables: Variables) -> tuple[str, ...]:
         return (str(inner.sval.sval),)
     if kind == "a_const" and inner.HasField("ival"):
         return (str(inner.ival.ival),)
-    if kind == "type_cast":
+    if kind == "type_cast" and _is_builtin(inner.type_name.names):
         last = inner.type_name.names[-1].string.sval
         if last in TYPES and not inner.type_name.array_bounds:
             return (TYPES[last],)
@@ -60,7 +63,7 @@ def texts(node: Any, variables: Variables) -> tuple[str, ...]:
             return (NAME,)
     if kind == "a_expr" and [part.string.sval for part in inner.name] == ["||"]:
         return _joined([texts(inner.lexpr, variables), texts(inner.rexpr, variables)])
-    if kind == "func_call":
+    if kind == "func_call" and _is_builtin(inner.funcname):
         return _call(inner, variables)
     if kind == "case_expr" and inner.HasField("defresult"):
         results = [when.case_when.result for when in inner.args] + [inner.defresult]
@@ -68,6 +71,11 @@ def texts(node: Any, variables: Variables) -> tuple[str, ...]:
     if kind == "coalesce_expr":
         return _bounded(tuple({text for argument in inner.args for text in texts(argument, variables)}))
     raise Opaque
+
+
+def _is_builtin(names: Any) -> bool:
+    """Whether a name may be PostgreSQL's own: those of other schemas do what somebody made them do."""
+    return len(names) == 1 or bool(names[0].string.sval == "pg_catalog")
 
 
 def _call(node: pg.FuncCall, variables: Variables) -> tuple[str, ...]:
@@ -122,6 +130,6 @@ def _joined(parts: list[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _bounded(found: tuple[str, ...]) -> tuple[str, ...]:
-    if len(found) > TEXTS_MAX:
+    if len(found) > TEXTS_MAX or any(len(text) > TEXT_LENGTH_MAX for text in found):
         raise Opaque
     return found

@@ -11,10 +11,12 @@ from pgshunt.routing.grammar import Unreadable, parse_plpgsql
 
 BODY_BYTES_MAX: Final = 128 * 1024
 
-# The grammar knows no catalogue: a row of a table's type is a record to it only if it is called one.
-_ROW_TYPE: Final = re.compile(r'[\w$."]+\s*%\s*rowtype\b', re.IGNORECASE)
-_TYPE_OF: Final = re.compile(r'[\w$."]+\s*%\s*type\b((?:\s*\[\d*\])*)', re.IGNORECASE)
-_DOLLARS: Final = re.compile(r"\$pgshunt_(\d+)\$")
+# The grammar knows no catalogue: a row of a table's type is a record to it only if it is called one. A name
+# is looked at once, from its beginning: bodies hold words as long as themselves, such as images in hex.
+_NAME: Final = r'(?<![\w$."])[\w$."]++\s*+%\s*+'
+_ROW_TYPE: Final = re.compile(_NAME + r"rowtype\b", re.IGNORECASE)
+_TYPE_OF: Final = re.compile(_NAME + r"type\b((?:\s*+\[\d*+\])*+)", re.IGNORECASE)
+_DOLLARS: Final = re.compile(r"\$pgshunt_(\d{1,9})\$")
 
 ASSIGNMENTS: Final = frozenset({3, 4, 5})
 """parseMode of `a := …`, `a.b := …`, `a.b.c := …`; 2 is that of an expression, 0 of a statement

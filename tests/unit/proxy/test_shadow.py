@@ -10,6 +10,7 @@ import pytest
 
 from pgshunt.protocol import messages
 from pgshunt.proxy.policy import share
+from pgshunt.proxy.recorder import _MODIFIES
 from pgshunt.proxy.shadow import CLOSING, OPENING, Shadows
 from pgshunt.proxy.verdict import Outcome, Statement, compare, definite
 from pgshunt.routing.shape import Kind, Shape
@@ -130,3 +131,9 @@ def test_a_transaction_that_is_not_known_to_be_rolled_back_ends_with_its_link() 
     target = Target(BEGUN + _frame(b"Z", b"T"), INSERTED + CANCELLED + _frame(b"Z", b"T"))
     with pytest.raises(ConnectionAbortedError, match="has not ended"):
         _tried(target)
+
+
+def test_comments_before_a_statement_cost_no_more_than_their_length() -> None:
+    """Each could end at the end of any later one: twice as many ways with every comment."""
+    assert _MODIFIES.match(b"/**/" * 1000 + b"TRUNCATE t") is None
+    assert _MODIFIES.match(b"/* a */ -- b\n" * 1000 + b"INSERT INTO t VALUES (1)") is not None

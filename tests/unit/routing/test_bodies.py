@@ -199,6 +199,54 @@ def test_deep_nesting_is_no_error(reader: Reader) -> None:
         )
 
 
+BY_WORDS = effects(tables={"*": "riudtx"}, volatile=True, time_dependent=True)
+LONG = 60_000
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("PERFORM '" + "ab" * LONG + "'", NO_EFFECTS),
+        ("x := ; PERFORM '" + "ab" * LONG + "'", BY_WORDS),
+        ("x := ; " + "a." * LONG + "b", BY_WORDS),
+        ("x := ; " + '"' * 2 * LONG, BY_WORDS),
+        ("x := ; " + "$a$ " * (LONG // 2) + "$b$", BY_WORDS),
+        ("x := ; " + "/*" * LONG, BY_WORDS),
+        ("x := ; " + "'" * (2 * LONG - 1), BY_WORDS),
+    ],
+    ids=["word", "unparsable", "dots", "names", "dollars", "comments", "quotes"],
+)
+def test_a_long_body_takes_no_longer_than_in_proportion(body: str, found: Effects, reader: Reader) -> None:
+    """What a word costs must not grow with its square: these took minutes, and any client can send them."""
+    assert reader.function(FUNCTION.format("", "void", f"BEGIN {body}; END")) == found
+
+
+def test_variables_that_grow_by_each_other_are_not_followed(reader: Reader) -> None:
+    """Thirty times four times as long would be more than any memory."""
+    grown = "".join(f" v{n + 1} text := v{n} || v{n} || v{n} || v{n};" for n in range(30))
+    body = f"DECLARE v0 text := 'SELECT 1';{grown} BEGIN EXECUTE v30; END"
+    assert reader.function(FUNCTION.format("", "void", body)) == OPAQUE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "EXECUTE app.format('SELECT 1')",  # whatever that makes of it
+        "EXECUTE 'SELECT ' || a::app.int4",
+        f"EXECUTE format('%{'9' * 5000}$s', 1)",
+    ],
+)
+def test_what_is_executed_is_not_known(body: str, reader: Reader) -> None:
+    found = reader.function(FUNCTION.format("a text", "void", f"BEGIN {body}; END"))
+    assert found.pins == OPAQUE.pins
+
+
+def test_what_looks_like_a_comment_in_a_literal_hides_nothing(reader: Reader) -> None:
+    for text in ("'--'", "'/*'", "E'\\'--'", '"--"', "$q$--$q$"):
+        body = f"BEGIN x := ; PERFORM {text}; EXECUTE q; END"
+        assert reader.function(FUNCTION.format("", "void", body)) == OPAQUE
+
+
 def test_code_travels_as_json() -> None:
     code = Code(
         system=frozenset({"random"}),
