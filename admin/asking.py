@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 from pgshunt.admin.table import routing_table
-from pgshunt.config.model import Config
+from pgshunt.config.model import Config, Control
 from pgshunt.config.ownership import check_tables
-from pgshunt.config.problem import Problem, Severity
+from pgshunt.config.problem import Path, Problem, Severity
 from pgshunt.migration.catalogue import read_relations
-from pgshunt.migration.servers import ServerError, connect
+from pgshunt.migration.reaching import connection_of, reach
+from pgshunt.migration.servers import Link, ServerError, connect
+from pgshunt.routing.table import Endpoint
+
+Result = TypeVar("Result")
 
 ASK_S_MAX = 30.0
 
 
 def ask_servers(config: Config) -> Iterator[Problem]:
-    """A shared database that does not answer is no error: the file may be right, and is not from here."""
+    """A server that does not answer is no error: the file may be right, and it reached from elsewhere."""
+    endpoints = routing_table(config).endpoints
     try:
-        link = connect(routing_table(config).endpoints[0], config.control, "check")
-        try:
-            link.limit(ASK_S_MAX)
-            catalogue = read_relations(link)
-        finally:
-            link.close()
+        catalogue = _asked(endpoints[0], config.control, read_relations)
     except ServerError as error:
-        yield Problem(
-            ("shared", "primary"),
-            f"it cannot be asked which tables there are: {error}",
-            "see to it and check again, or say --file-only",
-            Severity.WARNING,
-        )
+        yield _silent(("shared", "primary"), "which tables there are", error)
         return
     yield from check_tables(config, catalogue.tables(), catalogue.relations)
+    if config.shared.tls.mode.startswith("verify"):
+        used = {service.database for service in config.services.values()}
+        for endpoint in endpoints:
+            if endpoint.database in used and endpoint.role == "primary":
+                yield from _check_certificates(config, endpoints[0], endpoint)
+
+
+def _check_certificates(config: Config, shared: Endpoint, own: Endpoint) -> Iterator[Problem]:
+    """Lanes verify the shared database by files that are on the machines of services' own databases."""
+    connection = connection_of(shared, config.control)
+    path = ("databases", own.database)
+    try:
+        refusal = _asked(own, config.control, partial(reach, connection=connection, name="pgshunt_check"))
+    except ServerError as error:
+        yield _silent((*path, "primary"), "whether its server verifies the shared database", error)
+    else:
+        if refusal is not None:
+            yield Problem((*path, "primary"), *refusal)
+
+
+def _asked(endpoint: Endpoint, control: Control, work: Callable[[Link], Result]) -> Result:
+    """Raises ServerError."""
+    link = connect(endpoint, control, "check")
+    try:
+        link.limit(ASK_S_MAX)
+        return work(link)
+    finally:
+        link.close()
+
+
+def _silent(path: Path, what: str, error: ServerError) -> Problem:
+    message = f"it cannot be asked {what}: {error}"
+    return Problem(path, message, "see to it and check again, or say --file-only", Severity.WARNING)

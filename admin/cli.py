@@ -120,9 +120,7 @@ def serve(config: Path) -> None:
 @cli.command()
 @_output
 @click.option("-c", "--config", type=_file, required=True, help="The configuration file.")
-@click.option(
-    "--file-only", is_flag=True, help="Do not ask the shared database whether there are such tables."
-)
+@click.option("--file-only", is_flag=True, help="Do not ask the databases: the file alone.")
 def check(config: Path, file_only: bool, output: Output) -> None:
     """Examine a configuration: every problem at once, with its place and what to do."""
     from pgshunt.admin.asking import ask_servers

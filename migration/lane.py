@@ -26,8 +26,9 @@ from pgshunt.migration.lane_state import (
     read_totals,
     status_of,
 )
+from pgshunt.migration.reaching import REACH_S_MAX, Refusal, connection_of, reach
 from pgshunt.migration.servers import Link, Server, ServerError
-from pgshunt.migration.sql import conninfo, literal, quoted, relation, relations
+from pgshunt.migration.sql import literal, quoted, relation, relations
 
 CHANGE_TIMEOUT_S: Final = 30.0
 SLOT_TIMEOUT_S: Final = 60.0
@@ -104,18 +105,17 @@ class Lane:
 
     async def ensure_subscription(self) -> None:
         """Starts the copy, then the stream. Raises ServerError, whose message never holds the password."""
-        control, endpoint = self._source.control, self._source.endpoint
-        password = {"password": control.password.reveal()} if control.password else {}
-        # The target's own walreceiver connects: it verifies by the root.crt of its own machine's user.
-        connection = conninfo(
-            host=endpoint.host,
-            port=endpoint.port,
-            dbname=endpoint.dbname,
-            user=control.user,
-            sslmode=endpoint.tls.mode,
-            **password,
-        )
+        connection = connection_of(self._source.endpoint, self._source.control)
         await self._target.run(partial(self._subscribe, connection=connection), CHANGE_TIMEOUT_S)
+
+    async def refusal(self) -> Refusal | None:
+        """Why the target's server cannot log in to the shared database; None if it can.
+
+        Raises ServerError.
+        """
+        connection = connection_of(self._source.endpoint, self._source.control)
+        work = partial(reach, connection=connection, name=f"{self.name}_try")
+        return await self._target.run(work, REACH_S_MAX)
 
     async def progress(self) -> list[TableProgress]:
         """What the live view shows. Raises ServerError."""

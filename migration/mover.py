@@ -127,6 +127,8 @@ class Mover:
             for name in roles.roles_without_password(wanted, present, self._options.passwords)
         ]
         fatal = [problem for problem in problems if problem.fatal]
+        if not fatal and (refusal := await self.lane.refusal()):
+            fatal = [preflight.Problem("own database", *refusal)]
         if fatal:
             raise PreflightFailed(fatal)
         return problems
