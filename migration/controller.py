@@ -312,7 +312,9 @@ class MigrationController:
         if not (state.tables or self._configured(service).tables):
             raise PreflightFailed([_OWNS_NOTHING])
         try:
-            await self._copying.mover(service).preflight(state.copied)
+            mover = self._copying.mover(service)
+            await mover.preflight(state.copied)
+            await mover.require_reachable()
         except (PreflightFailed, ServerError):
             if state.stage not in LANE_STAGES:
                 await self._copying.forget(service)

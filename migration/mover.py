@@ -127,11 +127,14 @@ class Mover:
             for name in roles.roles_without_password(wanted, present, self._options.passwords)
         ]
         fatal = [problem for problem in problems if problem.fatal]
-        if not fatal and (refusal := await self.lane.refusal()):
-            fatal = [preflight.Problem("own database", *refusal)]
         if fatal:
             raise PreflightFailed(fatal)
         return problems
+
+    async def require_reachable(self) -> None:
+        """Tries the way that the lane will take. Raises PreflightFailed, ServerError."""
+        if refusal := await self.lane.refusal():
+            raise PreflightFailed([preflight.Problem("own database", *refusal)])
 
     async def create_roles(self) -> None:
         wanted = await self._roles()

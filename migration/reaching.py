@@ -15,6 +15,8 @@ from pgshunt.migration.sql import conninfo, quoted
 from pgshunt.routing.table import Endpoint
 
 REACH_S_MAX: Final = 15.0
+LOCK_MS_MAX: Final = 500
+LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 class Refusal(NamedTuple):
@@ -42,7 +44,7 @@ def connection_of(source: Endpoint, control: Control) -> str:
 
 
 def reach(link: Link, connection: str, name: str) -> Refusal | None:
-    """Why the server of `link` cannot log in by `connection`; None if it can.
+    """Why the server of `link` cannot log in by `connection`; None if it can, or cannot be asked just now.
 
     Nothing is left behind of the subscription `name` by which it is tried. Raises Unreachable when `link` is
     lost meanwhile.
@@ -50,6 +52,7 @@ def reach(link: Link, connection: str, name: str) -> Refusal | None:
     escaped = quoted(name).replace("%", "%%")
     try:
         with link.transaction():
+            link.rows(f"SET LOCAL lock_timeout = {LOCK_MS_MAX}")
             run_hidden(
                 link,
                 f"CREATE SUBSCRIPTION {escaped} CONNECTION %L PUBLICATION {escaped} "
@@ -62,6 +65,8 @@ def reach(link: Link, connection: str, name: str) -> Refusal | None:
     except Unreachable:
         raise
     except ServerError as error:
+        if error.sqlstate == LOCK_NOT_AVAILABLE:
+            return None
         said = " ".join(error.message.split())  # libpq writes lines
         return Refusal(f"its server cannot log in to the shared database: {said}", _remedy(error))
 

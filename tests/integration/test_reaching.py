@@ -104,7 +104,8 @@ def test_preflight_names_a_root_certificate_that_is_not_there(verifying: Verifyi
 
     async def scenario() -> None:
         try:
-            await mover.preflight(())
+            assert await mover.preflight(()) == []
+            await mover.require_reachable()
         finally:
             await mover.close()
 

@@ -82,6 +82,10 @@ async def nothing_found(copied: Sequence[str]) -> list[Problem]:
     return []
 
 
+async def reached() -> None:
+    """Stands for a target whose server logs in to the shared database."""
+
+
 def test_a_rollback_that_could_not_be_kept_is_kept_when_asked_for_again() -> None:
     world = World(READING)
 
@@ -182,6 +186,7 @@ def test_begun_twice_at_once_it_is_done_once() -> None:
 
         controller._copying._make = sync  # type: ignore[method-assign]
         controller._copying.mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
+        controller._copying.mover(SERVICE).require_reachable = reached  # type: ignore[method-assign]
         await asyncio.gather(controller.begin(SERVICE), controller.begin(SERVICE))
         await asyncio.sleep(0)
         assert begun == [SERVICE]
@@ -199,6 +204,7 @@ def test_a_step_that_fails_in_a_way_nobody_foresaw_is_told() -> None:
 
         controller._copying._make = sync  # type: ignore[method-assign]
         controller._copying.mover(SERVICE).preflight = nothing_found  # type: ignore[method-assign]
+        controller._copying.mover(SERVICE).require_reachable = reached  # type: ignore[method-assign]
         await controller.begin(SERVICE)
         with pytest.raises(OSError, match="no space"):
             await controller.settled(SERVICE)
