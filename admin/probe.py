@@ -78,10 +78,14 @@ class Prober:
 
     async def _round(self, probed: list[Probed]) -> None:
         self._close({self._shared.name, *(one.endpoint.name for one in probed)})
-        baseline, *answers = await asyncio.gather(
-            self._asker(self._shared).answers(), *(self._asker(one.endpoint).answers() for one in probed)
+        # Several services may have one database, which is asked once.
+        endpoints = {one.endpoint.name: one.endpoint for one in probed}
+        baseline, *found = await asyncio.gather(
+            self._asker(self._shared).answers(), *(self._asker(one).answers() for one in endpoints.values())
         )
-        for one, answer in zip(probed, answers, strict=True):
+        answers = dict(zip(endpoints, found, strict=True))
+        for one in probed:
+            answer = answers[one.endpoint.name]
             self._watch.probed(one.service, candidate_answers=answer, baseline_answers=baseline)
 
     def _asker(self, endpoint: Endpoint) -> _Asker:

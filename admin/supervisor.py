@@ -293,13 +293,13 @@ class Supervisor:
             self.guard.expose(service.name, True)
 
     def _exposed(self) -> list[Probed]:
-        """What is to be probed: the primary of each database that takes reads."""
+        """What is to be probed: for each service that reads there, the primary of its own database."""
         table = self.controller.table
-        reading = {service.database: service.name for service in table.services if service.stage == "reading"}
+        primaries = {end.database: end for end in table.endpoints if end.role == "primary"}
         return [
-            Probed(reading[endpoint.database], endpoint)
-            for endpoint in table.endpoints
-            if endpoint.database in reading and endpoint.role == "primary"
+            Probed(service.name, primaries[service.database])
+            for service in table.services
+            if service.stage == "reading"
         ]
 
     def _has_only_link(self, service: str, worker: int) -> bool:

@@ -27,7 +27,7 @@ from pgshunt.migration.rows import ROWS_SETTINGS
 from pgshunt.migration.schema import copy_schema, drop_copies
 from pgshunt.migration.servers import Server, ServerError
 from pgshunt.migration.tally import Tally
-from pgshunt.migration.verify import Pace, Verifier, VerifyResult
+from pgshunt.migration.verify import QUERY_TIMEOUT_S, Pace, Verifier, VerifyResult
 from pgshunt.routing.table import Endpoint, Service
 
 log = logging.getLogger("pgshunt.migration")
@@ -103,6 +103,7 @@ class Mover:
         self.progress: dict[str, dict[str, Any]] = {}
         self.trouble = ""
         self._verify_trouble = ""
+        self._verify_gap = ""
         self._watching: list[asyncio.Task[None]] = []
 
     # The steps of stage `syncing`, by name in stages.STEPS
@@ -208,6 +209,8 @@ class Mover:
             try:
                 async for result in verifier.run():
                     self._verify_trouble = ""
+                    if result.is_pass:
+                        self._verify_gap = _gap(result.not_compared)
                     self.tally.add(result, time.time())
                     self._verified(result)
             except ServerError as error:
@@ -227,7 +230,7 @@ class Mover:
             if told := news.look(problem):
                 kind, about = told
                 self._tell(kind, {"problem": about})
-            self.trouble = problem or self._verify_trouble
+            self.trouble = problem or self._verify_trouble or self._verify_gap
             await asyncio.sleep(STATUS_S)
 
     def _watch_ended(self, task: asyncio.Task[None]) -> None:
@@ -252,3 +255,12 @@ class Mover:
         grants = await self._source.run(partial(roles.read_grants, tables=tables))
         names = {grant.role for grant in grants if grant.role != "public"} | set(self._service.users)
         return await self._source.run(partial(roles.read_roles, names=names))
+
+
+def _gap(tables: Sequence[str]) -> str:
+    if not tables:
+        return ""
+    return (
+        f"verification could not compare {', '.join(tables)} within {QUERY_TIMEOUT_S:g} s: "
+        "a large table needs a primary key, a locked one is looked at again"
+    )

@@ -26,7 +26,7 @@ from pgshunt.migration.rows import (
     versions_of,
     whole_sum_of,
 )
-from pgshunt.migration.servers import Link, Result, Server
+from pgshunt.migration.servers import Link, Result, Server, ServerError
 
 LOOKS_MAX: Final = 4
 """A first look and up to three more; a row that keeps changing is undecided then."""
@@ -35,6 +35,7 @@ SUSPECTS_MAX: Final = 500
 CONFIRMED_MAX: Final = 1000
 """Rows of a pass that are named: a copy that was emptied may lack millions."""
 QUERY_TIMEOUT_S: Final = 30.0
+QUERY_CANCELED: Final = "57014"
 
 Kind = Literal["missing", "extra", "different", "multiset"]
 Verdict = Literal["same", "missing", "extra", "different", "open"]
@@ -58,7 +59,8 @@ class Divergence:
 class VerifyResult:
     """One range compared, or with `is_pass` the sum of a whole pass over all tables.
 
-    `duration_s` without pauses; `not_listed`: confirmed ones of a pass beyond CONFIRMED_MAX.
+    `duration_s` without pauses; `not_listed`: confirmed ones of a pass beyond CONFIRMED_MAX; `not_compared`:
+    tables that did not answer in time, which makes them undecided.
     """
 
     table: str
@@ -69,6 +71,7 @@ class VerifyResult:
     is_pass: bool = False
     tables_without_key: tuple[str, ...] = ()
     not_listed: int = 0
+    not_compared: tuple[str, ...] = ()
 
     @property
     def confirmed_total(self) -> int:
@@ -157,11 +160,23 @@ class Verifier:
         for layout in await self._source.run(lambda link: read_layouts(link, self._tables)):
             if not layout.key:
                 total.without_key.append(layout.table)
-            async for result in self._compare_table(layout):
+            async for result in self._compared(layout):
                 total.add(result)
                 yield result
                 await asyncio.sleep(self._pause_s(result.duration_s))
         yield total.result()
+
+    async def _compared(self, layout: Layout) -> AsyncIterator[VerifyResult]:
+        """A table's ranges. One that takes too long, or is locked, does not hold the others up."""
+        began_s = time.monotonic()
+        try:
+            async for result in self._compare_table(layout):
+                yield result
+        except ServerError as error:
+            if error.sqlstate != QUERY_CANCELED:
+                raise
+            took_s = time.monotonic() - began_s
+            yield VerifyResult(layout.table, 0, (), 1, took_s, not_compared=(layout.table,))
 
     async def _compare_table(self, layout: Layout) -> AsyncIterator[VerifyResult]:
         after: Key | None = None
@@ -267,6 +282,7 @@ class _Total:
     duration_s: float = 0.0
     confirmed: list[Divergence] = field(default_factory=list)
     not_listed: int = 0
+    not_compared: list[str] = field(default_factory=list)
     without_key: list[str] = field(default_factory=list)
 
     def add(self, result: VerifyResult) -> None:
@@ -276,6 +292,7 @@ class _Total:
         listed = result.confirmed[: CONFIRMED_MAX - len(self.confirmed)]
         self.confirmed += listed
         self.not_listed += len(result.confirmed) - len(listed)
+        self.not_compared += result.not_compared
 
     def result(self) -> VerifyResult:
         return VerifyResult(
@@ -287,4 +304,5 @@ class _Total:
             is_pass=True,
             tables_without_key=tuple(self.without_key),
             not_listed=self.not_listed,
+            not_compared=tuple(self.not_compared),
         )

@@ -17,6 +17,7 @@ from support.fixtures import Database
 from support.moving import EAGER, databases, moving
 
 from pgshunt.demo.postgres import Server as Postgres
+from pgshunt.migration import verify
 from pgshunt.migration.verify import Divergence, Verifier, VerifyResult
 
 _numbers = itertools.count()
@@ -123,6 +124,28 @@ def test_a_copy_with_many_rows_too_many_is_looked_at_in_pieces(pair: tuple[Datab
             assert max(result.rows_compared for result in results[:-1]) == EAGER.rows_per_chunk
             assert results[-1].confirmed_total == 3700
             assert {wrong.kind for wrong in results[-1].confirmed} == {"extra"}
+
+    asyncio.run(scenario())
+
+
+def test_a_table_that_does_not_answer_in_time_keeps_no_other_from_being_compared(
+    pair: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, own = pair
+
+    async def scenario() -> None:
+        async with moving(shared, own, "bank_service", ("public.members", "public.accounts")) as running:
+            own.execute("DELETE FROM accounts WHERE id = 8")
+            with closing(own.connect()) as locking:
+                locking.run("BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE")
+                with monkeypatch.context() as patch:
+                    patch.setattr(verify, "QUERY_TIMEOUT_S", 0.3)
+                    found = await _pass(running.verifier())
+                locking.run("ROLLBACK")
+            assert (found.not_compared, found.undecided) == (("public.members",), 1)
+            assert found.confirmed == (Divergence("public.accounts", ("8",), "missing"),)
+            whole = await _pass(running.verifier())
+            assert (whole.not_compared, whole.undecided) == ((), 0)
 
     asyncio.run(scenario())
 

@@ -25,7 +25,12 @@ def endpoint(name: str, port: int) -> Endpoint:
 
 
 def trips_of(
-    server: Server, shared_port: int, own_port: int, stall_s: float = 0.0, rounds_max: int = 1000
+    server: Server,
+    shared_port: int,
+    own_port: int,
+    stall_s: float = 0.0,
+    rounds_max: int = 1000,
+    services: tuple[str, ...] = (SERVICE,),
 ) -> list[Trip]:
     """Probes until something trips, for no more than so many rounds; `stall_s`: how late the loop is."""
 
@@ -35,11 +40,13 @@ def trips_of(
 
         def tripped(trip: Trip) -> None:
             trips.append(trip)
-            enough.set()
+            if len(trips) == len(services):
+                enough.set()
 
         guard = Guard()
-        guard.arm(SERVICE)
-        guard.expose(SERVICE, True)
+        for service in services:
+            guard.arm(service)
+            guard.expose(service, True)
         watch = Watch(guard, clock=time.monotonic, on_trip=tripped, has_only_link=lambda *_: False)
         rounds = 0
 
@@ -48,7 +55,7 @@ def trips_of(
             rounds += 1
             if rounds > rounds_max:
                 enough.set()
-            return [Probed(SERVICE, endpoint("auth_db", own_port))]
+            return [Probed(service, endpoint("auth_db", own_port)) for service in services]
 
         async def stall() -> None:
             while stall_s:
@@ -116,3 +123,9 @@ def test_probing_begins_when_there_is_something_to_probe(postgres: Server) -> No
         return sum(rounds)
 
     assert asyncio.run(main()) == 2
+
+
+def test_a_database_of_several_services_that_hangs_trips_each_of_them(postgres: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        trips = trips_of(postgres, postgres.port, silent.getsockname()[1], services=(SERVICE, "shop_service"))
+    assert [trip.service for trip in trips] == [SERVICE, "shop_service"]

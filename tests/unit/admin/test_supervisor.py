@@ -647,3 +647,21 @@ def test_what_the_metrics_cannot_take_still_reaches_the_guard(
         assert (await running.event("rolled_back"))["trigger"] == "error_rate"
 
     run(scenario)
+
+
+def test_services_that_have_one_database_are_probed_each(run: Run) -> None:
+    async def scenario(running: Running) -> None:
+        (service,) = running.mover.table.services
+        services = (
+            replace(service, stage="reading"),
+            replace(service, name="shop_service", stage="reading"),
+            replace(service, name="late_service"),
+        )
+        running.mover.table = replace(running.mover.table, services=services)
+        probed = running.supervisor._exposed()
+        assert [(one.service, one.endpoint.name) for one in probed] == [
+            ("auth_service", "auth_db"),
+            ("shop_service", "auth_db"),
+        ]
+
+    run(scenario)
