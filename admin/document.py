@@ -101,6 +101,8 @@ def sentence(standing: Standing) -> str:
         "syncing": f"{syncing}, all statements on the shared database",
         "shadowing": f"copied to {service.database}, all statements on the shared database",
         "reading": f"{service.reads_percent} % of reads on {service.database}, writes on the shared database",
+        "switched": f"moved to {service.database}, a copy is kept on the shared database",
+        "completed": f"moved to {service.database}",
     }[service.stage]
     if standing.late and len(standing.late) == len(standing.lag_s):
         where += ", but the copy is late and reads stay at the owner"

@@ -7,7 +7,8 @@ from functools import partial
 from pgshunt.routing._shapes import ShapeCache, bench_lookup
 from pgshunt.routing.classify import classify, resolver
 from pgshunt.routing.decide import decide
-from pgshunt.routing.table import Catalogue, Endpoint, Placement, RoutingTable, Service
+from pgshunt.routing.placement import Placement
+from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable, Service
 
 PUBLIC = ("public",)
 STATEMENTS: Mapping[str, str] = {

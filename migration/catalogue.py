@@ -89,6 +89,14 @@ FROM reached JOIN pg_type t ON t.oid = made JOIN pg_namespace tn ON tn.oid = t.t
 WHERE c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 AND NOT a.attisdropped
 """
 
+# Children with several parents go with the first of them.
+_PARENTS: Final = """
+SELECT n.nspname::text, c.relname::text, pn.nspname::text, p.relname::text
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
+WHERE i.inhseqno = 1 AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+"""
+
 _SEARCH_PATH: Final = """
 SELECT substring(setting FROM length('search_path=') + 1)
 FROM pg_db_role_setting, unnest(setconfig) AS setting
@@ -204,6 +212,9 @@ def read_catalogue(
             ),
             typed=MappingProxyType(typed),
             definitions=definitions,
+            parents=MappingProxyType(
+                {qualified(*names[:2]): qualified(*names[2:]) for names in link.rows(_PARENTS)}
+            ),
         )
         return replace(catalogue, code=read_code(link, catalogue, before))
 

@@ -33,6 +33,7 @@ from pgshunt.routing._shapes cimport (
     KIND_ROLLBACK,
     KIND_SESSION,
     KIND_SHOW_ROUTE,
+    PLAN_PROVEN,
     PLAN_REFUSED,
     PLAN_SPLIT,
     UNRESOLVED,
@@ -50,12 +51,14 @@ from pgshunt.proxy.settings import VERIFIED
 from pgshunt.proxy.signals import in_parameters, in_text
 from pgshunt.routing.classify import classify
 from pgshunt.routing.crossing import crosses, writer
-from pgshunt.routing.decide import decide
+from pgshunt.routing.decide import decide, is_tied, needs
 from pgshunt.routing.effects import NO_CODE
 from pgshunt.routing.explain import Freshness, Taken, explain_shape
+from pgshunt.routing import refusal
+from pgshunt.routing.placement import Placement
 from pgshunt.routing.reason import REASON_CODES, Reason
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
-from pgshunt.routing.table import SHARED, Catalogue, Placement, RoutingTable
+from pgshunt.routing.table import SHARED, Catalogue, RoutingTable
 
 cdef extern from "Python.h":
     ctypedef struct PyInterpreterState:
@@ -107,7 +110,9 @@ COMMAND_COMPLETE = {
 }
 
 cdef int REASON_BASELINE = Reason.BASELINE
+cdef int REASON_BOUND = Reason.BOUND
 cdef int REASON_CANDIDATE_DOWN = Reason.CANDIDATE_DOWN
+cdef int REASON_KEPT = Reason.KEPT
 cdef int REASON_LATE = Reason.LATE
 cdef int REASON_MOVED_UP = Reason.MOVED_UP
 cdef int REASON_NOT_FRESH = Reason.NOT_FRESH
@@ -116,6 +121,7 @@ cdef int REASON_PINNED = Reason.PINNED
 cdef int REASON_REPLICA = Reason.REPLICA
 cdef int REASON_RETRIED = Reason.RETRIED
 cdef int REASON_SPLIT = Reason.SPLIT
+cdef int REASON_TOGETHER = Reason.TOGETHER
 cdef int REASON_TRANSACTION = Reason.TRANSACTION
 
 # Of a service's own database the guard judges the primary; a replica that fails is passed over.
@@ -157,6 +163,7 @@ include "relay/showing.pxi"
 include "relay/batch.pxi"
 include "relay/session.pxi"
 include "relay/choice.pxi"
+include "relay/owners.pxi"
 include "relay/routes.pxi"
 include "relay/clock.pxi"
 include "relay/arrivals.pxi"

@@ -21,6 +21,7 @@ cdef enum:
     PLAN_FIXED = 0
     PLAN_SPLIT = 1
     PLAN_REFUSED = 2
+    PLAN_PROVEN = 3
 
     # The value of routing.crossing.NOTHING.
     WRITES_NOTHING = -3
@@ -62,6 +63,7 @@ cdef class Entry:
     cdef public int reason
     cdef public int counters      # where the counts of its service begin
     cdef public object plan
+    cdef public bint tied         # must not run at any other database, once its transaction runs at one
     cdef public bint crosses      # touches tables of several owners
     cdef public int writer        # as routing.crossing.writer says
     cdef public bytes key         # the beginning of its text without literals, if it may cross

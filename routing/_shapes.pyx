@@ -441,7 +441,7 @@ def kinds():
 
 def plan_kinds():
     """The kinds of plan as the hot path knows them, by name."""
-    return {"FIXED": PLAN_FIXED, "SPLIT": PLAN_SPLIT, "REFUSED": PLAN_REFUSED}
+    return {"FIXED": PLAN_FIXED, "SPLIT": PLAN_SPLIT, "REFUSED": PLAN_REFUSED, "PROVEN": PLAN_PROVEN}
 
 
 def strip_bytes(text):

@@ -121,6 +121,7 @@ def _unit(shapes: list[Shape]) -> Shape:
         rereads=any(shape.rereads for shape in shapes),
         obscures=obscured,
         signals=any(shape.signals for shape in shapes),
+        meets=any(shape.meets for shape in shapes),
         defines=any(shape.defines for shape in shapes),
         strange=any(shape.strange for shape in shapes),
         runs=_union(shape.runs for shape in shapes),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from pgshunt.routing.placement import Placement
 from pgshunt.routing.shape import Shape
-from pgshunt.routing.table import Placement
 
 NOBODY: Final = -1
 SEVERAL: Final = -2

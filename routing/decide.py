@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
 
+from pgshunt.routing import refusal
+from pgshunt.routing.crossing import written
+from pgshunt.routing.names import last_part
+from pgshunt.routing.placement import Copies, Placement, is_unknown, placed
 from pgshunt.routing.reason import Reason
 from pgshunt.routing.shape import Kind, Shape
-from pgshunt.routing.table import SHARED, Copies, Placement, RoutingTable
+from pgshunt.routing.table import SHARED, RoutingTable
 
 
 class PlanKind(IntEnum):
@@ -22,6 +26,7 @@ class PlanKind(IntEnum):
     FIXED = 0
     SPLIT = 1
     REFUSED = 2
+    PROVEN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,31 @@ class Refused:
     hint: str
 
 
-Plan = Fixed | Split | Refused
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An endpoint whose database has all tables of a statement, some as copies. `after`: as in Split, of
+    those whose tables are copies there.
+    """
+
+    endpoint: int
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """At the first of `places` whose copies hold whatever they must; nowhere else. While none does it is
+    refused, in the words of `message` and `hint`.
+    """
+
+    kind: ClassVar[PlanKind] = PlanKind.PROVEN
+    service: int
+    places: tuple[Place, ...]
+    message: str
+    hint: str
+    reason: Reason = Reason.TOGETHER
+
+
+Plan = Fixed | Split | Refused | Proven
 
 _BY_KIND: Final = {
     Kind.EMPTY: Reason.NO_TABLE,
@@ -85,38 +114,104 @@ _BY_KIND: Final = {
 
 
 def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
-    """The plan for `shape`. In doubt it is the owner.
+    """The plan for `shape`. In doubt it is the owner, and where nobody owns anything the shared database.
 
     A plain read is split if one service that is in stage reading holds copies of all its tables and owns at
     least one of them: a copy kept only as an external_ref of somebody else draws no reads from its owner's
-    service. The replicas of the owner hold whatever it holds.
+    service. The replicas of the owner hold whatever it holds. What concerns tables of several owners goes to
+    a database that has all of them, if the copies among them are fresh.
     """
-    baseline = placement.owner_endpoints.get(SHARED, 0)
+    shared = placement.owner_endpoints.get(SHARED, 0)
+    service = _service(shape, placement)
+    home = SHARED
+    if placement.parted:
+        meant = tuple(sorted(filter(None, (_obscured(name, placement) for name in shape.tables))))
+        if meant:
+            return Refused(shared, service, Reason.OBSCURE, *refusal.obscure(meant))
+        tables = placed(shape.tables | shape.alters)
+        owners = {placement.owner(name) for name in tables}
+        if owners - {SHARED} and shape.meets:
+            told = refusal.shared_only(tables, table, placement)
+            return Refused(shared, service, Reason.SHARED_ONLY, *told)
+        if len(owners) > 1:
+            frozen = _frozen(shape, table, placement, shared)
+            return frozen or _together(shape, tables, table, placement)
+        home = owners.pop() if owners else SHARED
+    baseline = placement.owner_endpoints.get(home, 0)
     if shape.splittable:
         copies = _best_copies(shape.reads, placement)
-        replicas = placement.replicas.get(SHARED, ())
+        replicas = placement.replicas.get(home, ())
         after = _after(shape.reads, table, placement)
         if copies is not None:
             return Split(copies.service, copies.percent, baseline, copies.endpoints, replicas, after)
         if replicas:
-            service = _service(shape, placement)
             return Split(service, 0, baseline, (), replicas, after, Reason.REPLICA)
-    for name in sorted(shape.alters & placement.frozen.keys()):
-        return _frozen(name, table, placement, baseline)
-    return Fixed(baseline, _service(shape, placement), _reason(shape, placement))
+    return _frozen(shape, table, placement, shared) or Fixed(baseline, service, _reason(shape, placement))
 
 
-def _frozen(name: str, table: RoutingTable, placement: Placement, baseline: int) -> Refused:
-    mover = table.services[placement.frozen[name]]
-    return Refused(
-        baseline,
-        placement.services.get(name, placement.frozen[name]),
-        Reason.FROZEN,
-        f"the definition of {name} cannot change while {mover.name} is moving to {mover.database}",
-        "Do it before the move or behind it. "
-        f"With services.{mover.name}.ddl: owner it is done in the shared database alone, "
-        "and the same has to be done in the copy by hand.",
+def needs(shape: Shape, database: str, table: RoutingTable, placement: Placement) -> tuple[int, ...] | None:
+    """Of what others have written, what its copies must hold for such a statement to run at a database (as
+    Split.after says it). None: it must not run there. What is written must be owned there, and what may be
+    more than a plain read goes to an owner of something it names.
+    """
+    tables = placed(shape.tables | shape.alters)
+    owners = {placement.owner(name) for name in tables}
+    writing = {placement.owner(name) for name in placed(written(shape) | shape.alters)}
+    if writing - {database} or not placement.has(database, tables):
+        return None
+    if not (shape.splittable or writing or database in owners) or (shape.meets and database != SHARED):
+        return None
+    return _after(frozenset(name for name in tables if placement.owner(name) != database), table, placement)
+
+
+def is_tied(shape: Shape, placement: Placement) -> bool:
+    """Whether it matters at which database such a statement runs, once its transaction runs at one."""
+    return placement.parted and (shape.meets or bool(placed(shape.tables | shape.alters)))
+
+
+def _together(
+    shape: Shape, tables: frozenset[str], table: RoutingTable, placement: Placement
+) -> Proven | Refused:
+    """Where `tables`, of several owners, are used together: at one of those that have all of them."""
+    service = _service(shape, placement)
+    ready = {
+        database: after
+        for database in sorted(placement.owner_endpoints)
+        if (after := needs(shape, database, table, placement)) is not None
+    }
+    if not ready:
+        writing = {placement.owner(name) for name in placed(written(shape) | shape.alters)}
+        told = refusal.several_owners(tables, writing, table, placement)
+        shared = placement.owner_endpoints.get(SHARED, 0)
+        return Refused(shared, service, Reason.SEVERAL_OWNERS, *told)
+
+    def owned(database: str) -> int:
+        return sum(placement.owner(name) == database for name in tables)
+
+    return Proven(
+        service,
+        tuple(
+            Place(placement.owner_endpoints[database], ready[database])
+            for database in sorted(ready, key=owned, reverse=True)
+        ),
+        *refusal.not_fresh(tables, table, placement),
     )
+
+
+def _obscured(name: str, placement: Placement) -> str:
+    """The table that has moved and may be meant by a name that is nowhere on the search path; "" for none."""
+    if not is_unknown(name):
+        return ""
+    last = last_part(name)
+    moved = (full for full, owner in placement.owners.items() if owner != SHARED and last_part(full) == last)
+    return min(moved, default="")
+
+
+def _frozen(shape: Shape, table: RoutingTable, placement: Placement, endpoint: int) -> Refused | None:
+    for name in sorted(shape.alters & placement.frozen.keys()):
+        service = placement.services.get(name, placement.frozen[name])
+        return Refused(endpoint, service, Reason.FROZEN, *refusal.frozen(name, table, placement))
+    return None
 
 
 def _best_copies(tables: frozenset[str], placement: Placement) -> Copies | None:

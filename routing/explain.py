@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import Any
 
 from pgshunt.routing.classify import classify
-from pgshunt.routing.decide import Plan, Refused, Split, decide
+from pgshunt.routing.decide import Plan, Proven, Refused, Split, decide
 from pgshunt.routing.grammar import Unreadable, parse, pg
 from pgshunt.routing.names import SYSTEM_SCHEMAS, is_temporary, resolve, split_search_path
+from pgshunt.routing.placement import Placement
 from pgshunt.routing.reason import Reason
 from pgshunt.routing.shape import Shape
-from pgshunt.routing.table import Catalogue, Placement, RoutingTable
+from pgshunt.routing.table import Catalogue, Endpoint, RoutingTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Taken:
 @dataclass(frozen=True, slots=True)
 class TableAt:
     """Where one table is: its service ("" for nobody's), the database that owns it, the databases with
-    copies that take reads. `access`: reads, writes or makes. `known` is False for one that the catalogue
+    copies that may be read. `access`: reads, writes or makes. `known` is False for one that the catalogue
     lacks although it should be there.
     """
 
@@ -91,7 +92,8 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """One explained route. `runs` are the functions that it calls, or views and triggers for it. `choice`
-    names endpoints with their share of the calls in percent.
+    names endpoints with their share of the calls in percent. `refusal` is the error of a statement that is
+    refused: message and hint; else it is empty.
     """
 
     kind: str
@@ -105,6 +107,7 @@ class Explanation:
     reason: str
     sentence: str
     epoch: int
+    refusal: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,6 +124,7 @@ class Explanation:
             yield "candidate", candidate.sentence
         yield "route", ", ".join(f"{name} {percent:g} %" for name, percent in self.choice)
         yield "reason", f"{self.reason}: {self.sentence}"
+        yield from zip(("error", "hint"), self.refusal, strict=False)
         if self.pins:
             what = ", ".join(self.pins)
             yield "pinned", f"{what}: the session keeps its server connection until that is gone."
@@ -139,6 +143,7 @@ def explain(
     freshness_of: FreshnessOf = nobody_knows,
 ) -> Explanation:
     """Explain the route of `sql` in this epoch. Without `search_path` it is the shared database's default."""
+    catalogue = catalogue.holding(table)
     path = split_search_path(catalogue.search_path) if search_path is None else search_path
     made = {
         resolve(relation.schemaname, relation.relname, path, catalogue.relations): relation
@@ -158,7 +163,7 @@ def explain_shape(
     """Explain where statements of this shape go, or, with `taken`, where one of them went. `made`: the tables
     and views that the statement makes.
     """
-    placement = Placement.of(table)
+    placement = Placement.of(table, catalogue.wholes())
     plan = decide(shape, table, placement)
     reason = plan.reason if taken is None else taken.reason
     return Explanation(
@@ -175,6 +180,7 @@ def explain_shape(
         reason=reason.code,
         sentence=reason.sentence,
         epoch=table.epoch if taken is None else taken.epoch,
+        refusal=(plan.message, plan.hint) if isinstance(plan, Refused) else (),
     )
 
 
@@ -231,13 +237,20 @@ def _table_at(
         access="makes" if name in made else "writes" if name in shape.writes else "reads",
         service="" if service is None else table.services[service].name,
         owner=placement.owner(name),
-        copies=tuple(table.services[c.service].database for c in placement.copies if name in c.tables),
+        copies=tuple(database for database, names in placement.held.items() if name in names),
         known=name in catalogue.relations or not expected,
         temporary=is_temporary(schema) or (name in made and made[name].relpersistence == "t"),
     )
 
 
 def _candidates(plan: Plan, table: RoutingTable, freshness_of: FreshnessOf) -> Iterator[Candidate]:
+    if isinstance(plan, Proven):
+        for place in plan.places:
+            yield _candidate(
+                table.endpoints[place.endpoint],
+                100 if place is plan.places[0] else 0,
+                freshness_of(place.endpoint),
+            )
     if not isinstance(plan, Split):
         return
     owners = (plan.baseline, *plan.replicas)
@@ -248,13 +261,19 @@ def _candidates(plan: Plan, table: RoutingTable, freshness_of: FreshnessOf) -> I
             endpoint, is_owner = table.endpoints[index], index == plan.baseline
             share = percent * endpoint.weight / total if total else percent if index == indexes[0] else 0
             fresh = Freshness() if is_owner else freshness_of(index)
-            withheld = "" if fresh.withheld is None else fresh.withheld.code
-            yield Candidate(endpoint.name, round(share, 1), is_owner, fresh.lag_s, withheld)
+            yield _candidate(endpoint, share, fresh, is_owner)
+
+
+def _candidate(endpoint: Endpoint, percent: float, fresh: Freshness, is_owner: bool = False) -> Candidate:
+    withheld = "" if fresh.withheld is None else fresh.withheld.code
+    return Candidate(endpoint.name, round(percent, 1), is_owner, fresh.lag_s, withheld)
 
 
 def _choice(plan: Plan, table: RoutingTable) -> tuple[tuple[str, float], ...]:
     if isinstance(plan, Refused):
         return (("refused", 100),)
+    if isinstance(plan, Proven):
+        return ((" or ".join(table.endpoints[place.endpoint].name for place in plan.places), 100),)
     if not isinstance(plan, Split):
         return ((table.endpoints[plan.endpoint].name, 100),)
     choices = []

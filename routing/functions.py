@@ -26,6 +26,7 @@ class Effect:
     releases: str | None = None
     local: str | None = None
     signals: bool = False
+    meets: bool = False
 
 
 SAFE: Final = Effect()
@@ -36,7 +37,8 @@ TIME: Final = Effect(time_dependent=True)
 SERVER_STATE: Final = Effect(local="server_state")
 READS_BY_NAME: Final = Effect(local="reads_by_name", literal_sensitive=True)
 SEQUENCE: Final = Effect(volatile=True, literal_sensitive=True, sequence=True)
-SESSION_LOCK: Final = Effect(volatile=True, pins="advisory_lock")
+SESSION_LOCK: Final = Effect(volatile=True, pins="advisory_lock", meets=True)
+MEETING: Final = Effect(volatile=True, meets=True)
 SIGNAL: Final = Effect(volatile=True, signals=True)
 
 EFFECTS: Final[dict[str, Effect]] = {
@@ -68,6 +70,16 @@ EFFECTS: Final[dict[str, Effect]] = {
     **dict.fromkeys(
         ("pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"),
         Effect(volatile=True, releases="advisory_lock"),
+    ),
+    **dict.fromkeys(
+        (
+            "pg_advisory_xact_lock",
+            "pg_advisory_xact_lock_shared",
+            "pg_try_advisory_xact_lock",
+            "pg_try_advisory_xact_lock_shared",
+            "pg_notify",
+        ),
+        MEETING,
     ),
     # Volatile in pg_proc, yet they only look.
     **dict.fromkeys(

@@ -36,6 +36,12 @@ class Reason(IntEnum):
     MOVED_UP = 22
     FROZEN = 23
     HINT = 24
+    TOGETHER = 25
+    SEVERAL_OWNERS = 26
+    BOUND = 27
+    KEPT = 28
+    SHARED_ONLY = 29
+    OBSCURE = 30
 
     @property
     def code(self) -> str:
@@ -76,5 +82,11 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.MOVED_UP: "Its transaction had only read from a copy, and went on at the owner.",
         Reason.FROZEN: "It would change the definition of a table that is being moved: refused.",
         Reason.HINT: "A comment in it asks for the primary of the owner.",
+        Reason.TOGETHER: "Its tables have several owners, and this database holds the others' as copies.",
+        Reason.SEVERAL_OWNERS: "Its tables are owned by several databases, and none may do it all: refused.",
+        Reason.BOUND: "Its transaction runs at a database that lacks its tables: refused.",
+        Reason.KEPT: "The session keeps a connection to a database that lacks its tables: refused.",
+        Reason.SHARED_ONLY: "It meets other sessions at the shared database; its tables have moved: refused.",
+        Reason.OBSCURE: "It may mean a table that has moved, which only the search path would tell: refused.",
     }
 )

@@ -45,7 +45,9 @@ class Shape:
     key. `read_only`, `isolation` and `chain` belong to transaction control: None (False) where nothing was
     said. `deallocates` is the name of the prepared statement that is dropped, ALL_STATEMENTS for all of
     them; `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what
-    PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names. `defines` is DDL that
+    PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names.
+    `meets`: it meets other sessions elsewhere than in tables (LISTEN, NOTIFY, advisory locks), and finds them
+    at the same server only. `defines` is DDL that
     others may notice: what was parsed before may mean something else behind it; `makes` is what such a
     statement adds to the code of the database, `alters` are the relations that are not the same behind it.
     `strange` means that it calls a function nobody knows (yet); `runs` are the functions of the database's
@@ -82,6 +84,7 @@ class Shape:
     executes: frozenset[str] = frozenset()
     prepared: Shape | None = None
     signals: bool = False
+    meets: bool = False
     defines: bool = False
     alters: frozenset[str] = frozenset()
     statements: int = 1

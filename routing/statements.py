@@ -286,6 +286,7 @@ def _discard(found: Findings, node: pg.DiscardStmt) -> None:
 
 def _listen(found: Findings, node: pg.ListenStmt) -> None:
     _session(found, "listen", pins="listen")
+    found.meets = True
 
 
 def _unlisten(found: Findings, node: pg.UnlistenStmt) -> None:
@@ -294,6 +295,7 @@ def _unlisten(found: Findings, node: pg.UnlistenStmt) -> None:
 
 def _notify(found: Findings, node: pg.NotifyStmt) -> None:
     found.write("notify")
+    found.meets = True
 
 
 def _load(found: Findings, node: pg.LoadStmt) -> None:

@@ -1,5 +1,5 @@
-"""Holds what the data plane routes by: endpoints, services and their stages, the catalogue, and the
-placement.
+"""Holds what the data plane routes by: endpoints, services and their stages, and the catalogue. Where each
+table is follows from it: placement.py.
 
 Every value here is frozen and travels as JSON between supervisor and workers (`to_dict`, `from_dict`). A
 change of any of them is a new epoch; nothing is edited in place.
@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pgshunt.config.model import ServerTls
 from pgshunt.routing.effects import NO_CODE, Code, added
 
 Role = Literal["primary", "replica"]
-Stage = Literal["shared", "syncing", "shadowing", "reading"]
+Stage = Literal["shared", "syncing", "shadowing", "reading", "switched", "completed"]
 Causality = Literal["session", "service"]
 """Whose writes a read must not precede: the session's own, or any session's of the services it reads."""
 
 SHARED = "shared"
 """Name of the shared database; it owns every table that no service has moved away."""
+
+MOVED: Final[frozenset[Stage]] = frozenset({"switched", "completed"})
+"""Stages in which the service's own database owns its tables."""
 
 PLAINTEXT = ServerTls(mode="disable")
 
@@ -72,9 +75,10 @@ class Endpoint:
 class Service:
     """What one service owns and how far it has moved. Table names are schema-qualified ("public.users").
 
-    `copied` names the tables the lane really keeps in step in the service's own database: its own tables and
-    those of its `external_refs` that are replicated. Only these may be read there; `tables` and
-    `external_refs` say what is meant to be. `reads_percent` is 0..100, `shadow_percent` 0.0..100.0.
+    `copied` names the tables the lanes really keep in step: its own tables, in its own database until it owns
+    them and in the shared one while it is `switched`; and those of its `external_refs` that are replicated to
+    its own database. Only these may be read there; `tables` and `external_refs` say what is meant to be.
+    `reads_percent` is 0..100, `shadow_percent` 0.0..100.0.
     """
 
     name: str
@@ -153,11 +157,11 @@ class Catalogue:
     default, as SHOW prints it. `types` are the names of PostgreSQL's own types; `own_types` are the relations
     with a column of another: its OID, which clients are told with the rows, is another one on every server.
     `parts` are tables that go with another or with an extension: partitions, and what extensions made.
-    `belongs` has for an index, or the sequence of a column, the table it is part of; `typed` for a type that
-    was made here the tables with columns of it, or of what is made of it. `code` is what its functions,
-    triggers and so on do; `recent` what DDL that went through this worker has made since. `definitions` says,
-    for each worker, how many transactions with DDL it had seen end before all this
-    was read.
+    `belongs` has for an index, or the sequence of a column, the table it is part of, `parents` for a partition
+    or another child its parent; `typed` for a type that was made here the tables with columns of it, or of
+    what is made of it. `code` is what its functions, triggers and so on do; `recent` what DDL that went
+    through this worker has made since. `definitions` says, for each worker, how many transactions with DDL it
+    had seen end before all this was read.
     """
 
     version: int = 0
@@ -172,6 +176,7 @@ class Catalogue:
     code: Code = NO_CODE
     recent: Code = NO_CODE
     definitions: tuple[int, ...] = ()
+    parents: Mapping[str, str] = field(default_factory=_no_relations)
 
     def learned(self, made: Code) -> Catalogue:
         """With what a statement defines."""
@@ -180,6 +185,16 @@ class Catalogue:
     def tables(self) -> frozenset[str]:
         """Those that a service can own for themselves."""
         return frozenset(name for name, kind in self.relations.items() if kind in "rp") - self.parts
+
+    def wholes(self) -> Mapping[str, str]:
+        """For each relation that goes with a table: that table, or what it goes with itself."""
+        return MappingProxyType({**self.belongs, **self.parents})
+
+    def holding(self, table: RoutingTable) -> Catalogue:
+        """With the tables that have moved away, should the shared database not have them any more."""
+        moved = {name for service in table.services if service.stage in MOVED for name in service.tables}
+        gone = dict.fromkeys(sorted(moved - self.relations.keys()), "r")
+        return replace(self, relations=MappingProxyType({**self.relations, **gone})) if gone else self
 
     def knows_function(self, name: str) -> bool:
         """Whether there is one of this name, in whatever schema outside pg_catalog."""
@@ -198,6 +213,7 @@ class Catalogue:
             "typed": {name: sorted(tables) for name, tables in self.typed.items()},
             "code": self.code.to_dict(),
             "definitions": list(self.definitions),
+            "parents": dict(self.parents),
         }
 
     @classmethod
@@ -214,84 +230,5 @@ class Catalogue:
             typed=MappingProxyType({name: frozenset(tables) for name, tables in data["typed"].items()}),
             code=Code.from_dict(data["code"]),
             definitions=tuple(data["definitions"]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Copies:
-    """What one service's own database may be asked for now: the tables it holds, and its endpoints by
-    index.
-    """
-
-    service: int
-    percent: int
-    tables: frozenset[str]
-    endpoints: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """For each table: the database that owns it (the only place to write) and the copies that may be read.
-
-    `services` maps a table to the index of the service it belongs to, `frozen` one that must stay as it is
-    defined to the index of the service that is moving it; `owner_endpoints` maps a database to its primary's
-    index, `replicas` to those of the replicas that take reads.
-    """
-
-    owners: Mapping[str, str]
-    services: Mapping[str, int]
-    copies: tuple[Copies, ...]
-    owner_endpoints: Mapping[str, int]
-    replicas: Mapping[str, tuple[int, ...]]
-    frozen: Mapping[str, int]
-
-    def owner(self, table: str) -> str:
-        """The database that owns `table`; what nobody owns stays on the shared database."""
-        return self.owners.get(table, SHARED)
-
-    @classmethod
-    def of(cls, table: RoutingTable) -> Placement:
-        """Derive the placement of one epoch. Until a stage moves ownership, every owner is the shared
-        database.
-        """
-        services: dict[str, int] = {}
-        frozen: dict[str, int] = {}
-        copies = []
-        replicas: dict[str, tuple[int, ...]] = {}
-        for i, endpoint in enumerate(table.endpoints):
-            if endpoint.role == "replica" and endpoint.weight:
-                replicas[endpoint.database] = (*replicas.get(endpoint.database, ()), i)
-        for index, service in enumerate(table.services):
-            for name in service.tables:
-                services.setdefault(name, index)
-            if service.stage != "shared" and service.ddl == "refuse":
-                frozen.update(
-                    dict.fromkeys((*service.tables, *service.external_refs, *service.copied), index)
-                )
-            if service.stage == "reading" and service.reads_percent > 0 and service.database != SHARED:
-                copies.append(
-                    Copies(
-                        service=index,
-                        percent=min(service.reads_percent, 100),
-                        tables=frozenset(service.copied),
-                        endpoints=tuple(
-                            i
-                            for i, endpoint in enumerate(table.endpoints)
-                            if endpoint.database == service.database
-                        ),
-                    )
-                )
-        return cls(
-            owners=MappingProxyType(dict.fromkeys(services, SHARED)),
-            services=MappingProxyType(services),
-            copies=tuple(copy for copy in copies if copy.endpoints),
-            owner_endpoints=MappingProxyType(
-                {
-                    endpoint.database: i
-                    for i, endpoint in enumerate(table.endpoints)
-                    if endpoint.role == "primary"
-                }
-            ),
-            replicas=MappingProxyType(replicas),
-            frozen=MappingProxyType(frozen),
+            parents=MappingProxyType(dict(data["parents"])),
         )

@@ -106,6 +106,7 @@ class Findings:
         self.executes: set[str] = set()
         self.prepared: Shape | None = None
         self.signals = False
+        self.meets = False
         self.alters: set[str] = set()
         self.ordered = False
         self.reason = ""
@@ -147,6 +148,7 @@ class Findings:
             executes=frozenset(self.executes),
             prepared=self.prepared,
             signals=self.signals,
+            meets=self.meets,
             defines=self.reason == "definition" and self.local != "temp_table",
             alters=frozenset(self.alters),
             ordered=self.ordered,
@@ -308,6 +310,7 @@ def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> Non
     found.literal_sensitive |= effect.literal_sensitive
     found.local = found.local or effect.local
     found.signals |= effect.signals
+    found.meets |= effect.meets
     if effect.volatile:
         found.volatile = True
         found.write(f"volatile:{name}")

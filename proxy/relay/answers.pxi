@@ -290,6 +290,9 @@ cdef class Answers(ReadBack):
             session.wrote = reply.service if session.wrote in (NOTHING_WRITTEN, reply.service) else -1
         if self.status == b"I" and session.transaction_wrote:
             # Taken after the answer arrived, and before it is passed on: everything committed so far lies before it.
+            if session.last_write_at != self.pool.state.database:
+                session.last_write_at = self.pool.state.database
+                session.earlier_write_ns = session.last_write_ns
             session.last_write_ns = monotonic_ns()
             session.transaction_wrote = False
             if self.relay.causal:

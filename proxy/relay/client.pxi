@@ -109,6 +109,9 @@ cdef class Client(Connection):
     cdef int limited_user                  # its user's place among those whose clients are limited, -1: not
     cdef int64_t deadline_ns               # of login, or of the farewell
     cdef int64_t last_write_ns             # its newest write is older than this
+    cdef int last_write_at                 # number of the database that was written
+    cdef int64_t earlier_write_ns          # its newest write at any other database is older than this
+    cdef int64_t fresh_ns                  # freshness of the link's endpoint when the session got the link
     cdef bint transaction_wrote
     cdef int wrote                         # the service it has written, -1: several, or not known which
     cdef int writer                        # Entry.writer of the first write in its transaction

@@ -316,7 +316,7 @@ cdef class Relay(Arrivals):
         while pool.waiters:
             session = <Session> pool.waiters[0]
             pool.forget(session)
-            if state.index != 0:
+            if session.unit_on_copy:
                 session.force_owner = True
                 self.resume(session)
             else:

@@ -9,7 +9,7 @@ cdef enum:
     DOWN_DOUBLINGS_MAX = 4             # that time grows so often while it stays so
 
 
-cdef class Routes(Choice):
+cdef class Routes(Owners):
     """Routing table, shapes, endpoints and counts of one worker."""
 
     cdef object loop
@@ -28,9 +28,7 @@ cdef class Routes(Choice):
     cdef object policy                     # proxy.policy.Policy: logins, new links, cancels
     cdef object shadows                    # proxy.shadow.Shadows
     cdef object crossings                  # proxy.crossings.Crossings
-    cdef readonly object table
     cdef readonly object catalogue
-    cdef object placement
     cdef long epoch
     cdef bint splitting                    # some reads have another place to go to than their owner
     cdef bint causal                       # some service's sessions must see what others have written
@@ -76,6 +74,8 @@ cdef class Routes(Choice):
         cdef Link link
         cdef int index
         before = self.copies
+        owners = None if before is None else self.placement.owners
+        self.run_ready()                   # of what has a link already, nothing is left to be sent by the old table
         if not self.endpoints:
             for index, endpoint in enumerate(table.endpoints):
                 self.endpoints.append(EndpointState(endpoint, index, self.policy.links_max(endpoint)))
@@ -86,9 +86,10 @@ cdef class Routes(Choice):
             # Counts go out under the names they were counted for; the worker drains before it applies.
             self.counters = Counters(len(table.services), len(table.endpoints))
             self.forget_services()
-        self.take_catalogue(catalogue)
+        self.take_catalogue(catalogue.holding(table))
         self.table = table
-        self.placement = Placement.of(table)
+        self.placement = Placement.of(table, self.catalogue.wholes())
+        self.parted = self.placement.parted
         self.epoch = table.epoch
         self.lag_ns_max = table.lag_ms_max * 1_000_000
         self.service_names = ["", *(service.name for service in table.services)]
@@ -111,7 +112,21 @@ cdef class Routes(Choice):
                 self.call_back(before[index])
             for index in self.copies.keys() - before.keys():
                 self.counters.forget_run(index)
+            if owners != self.placement.owners:
+                self.line_up_anew()
         self.run_ready()
+
+    cdef int line_up_anew(self) except -1:
+        """Tables have other owners: who waits for a link may have to wait for another one."""
+        cdef EndpointState state
+        cdef Pool pool
+        cdef Session session
+        for state in self.endpoints:
+            for pool in state.pools:
+                for session in list(pool.waiters):
+                    pool.forget(session)
+                    (<Relay> self).resume(session)
+        return 0
 
     cdef int take_catalogue(self, catalogue) except -1:
         """What was learnt from statements is kept until a catalogue is read behind the end of their transactions."""
@@ -126,7 +141,8 @@ cdef class Routes(Choice):
                 and not any([link.defined for link in self.links])):
             recent = NO_CODE
         self.catalogue = replace(catalogue, recent=recent)
-        if catalogue.version != before.version or recent is not before.recent:
+        if (catalogue.version != before.version or recent is not before.recent
+                or catalogue.relations.keys() != before.relations.keys()):
             self.read_anew()
         return 0
 
@@ -213,8 +229,11 @@ cdef class Routes(Choice):
             entry.copies = (<EndpointState> self.endpoints[plan.candidates[0]]).database if plan.candidates else -1
             entry.replicated = bool(plan.replicas)
             entry.causal = bool(plan.after)
+        elif entry.plan_kind == PLAN_PROVEN:
+            entry.endpoint = plan.places[0].endpoint
         else:
             entry.endpoint = plan.endpoint
+        entry.tied = self.parted and is_tied(entry.shape, self.placement)
         # What the proxy can answer itself keeps the answer in the plan's place.
         entry.plan = COMMAND_COMPLETE.get(local_tag(entry.shape), plan)
         # What a view calls is not known here: it may tell the time.
@@ -235,6 +254,10 @@ cdef class Routes(Choice):
             self.plan(entry)
         session.unit_service = entry.service
         reason = entry.reason
+        if entry.plan_kind == PLAN_PROVEN:
+            session.at_copy = session.moved_up = False
+            state = self.place(entry, session, &reason)
+            return self.decided(session, entry, state, reason)
         if buffer_waiting(&session.begin):
             session.at_copy = False
             if session.may_begin_at_copy() and whole and entry.steady and entry.plan_kind == PLAN_SPLIT:
@@ -266,21 +289,6 @@ cdef class Routes(Choice):
             if state is not owner:
                 return self.decided(session, entry, state, REASON_REPLICA)
         return self.decided(session, entry, owner, reason)
-
-    cdef inline int64_t seen_ns(self, Entry entry, Session session) except -1:
-        """Up to when all that was written must be in what this session reads by such a statement."""
-        if entry.causal:
-            return max(session.last_write_ns, self.written_ns(entry.plan.after))
-        return session.last_write_ns
-
-    cdef bint is_read_at(self, Entry entry, Session session, EndpointState state) except -1:
-        """Whether a plain read may be answered there, whatever the weights say."""
-        cdef int unused
-        if entry.plan_kind != PLAN_SPLIT or not (
-                entry.copies == state.database
-                or entry.replicated and (<EndpointState> self.endpoints[entry.endpoint]).database == state.database):
-            return False
-        return self.holds(state, self.seen_ns(entry, session), &unused)
 
     cdef Pool pool(self, Identity identity, EndpointState state):
         cdef Pool pool

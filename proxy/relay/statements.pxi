@@ -90,7 +90,24 @@ cdef class Statements(Unit):
         """Whether the statement must not run. In a failed transaction the server itself refuses everything."""
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
-        return entry.plan_kind == PLAN_REFUSED and self.status != b"E"
+        return (entry.plan_kind == PLAN_REFUSED or self.relay.parted and not self.relay.fits(
+            entry, <Session> self, self.link.pool.state)) and self.status != b"E"
+
+    cdef bytes refusal_of(self, Entry entry):
+        """The error of a statement that must not run, or not on this link."""
+        cdef Link link = self.link
+        cdef str database = link.pool.state.endpoint.database
+        if entry.plan_kind == PLAN_REFUSED:
+            return entry.plan
+        if entry.plan_kind == PLAN_PROVEN and needs(
+                entry.shape, database, self.relay.table, self.relay.placement) is not None:
+            message, hint = entry.plan.message, entry.plan.hint
+        elif self.status == b"I":
+            message, hint = refusal.kept(
+                entry.shape, database, link.pins, self.relay.table, self.relay.placement)
+        else:
+            message, hint = refusal.bound(entry.shape, database, self.relay.table, self.relay.placement)
+        return self.relay.error_frame("ERROR", "0A000", message, hint)
 
     cdef int refuse(self, Entry entry, bint simple) except -1:
         """Makes the server fail where it would have run the statement; the client is told why it must not.
@@ -104,7 +121,7 @@ cdef class Statements(Unit):
             self.await_replies()
             return STOP
         self.forget_signals()
-        self.link.refusal = entry.plan
+        self.link.refusal = self.refusal_of(entry)
         reply = replies_push(&self.link.replies, REPLY_QUERY if simple else REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
         reply.flags = FLAG_FAILS
         reply.started_ns = self.poller.now_ns

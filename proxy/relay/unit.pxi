@@ -7,6 +7,8 @@
 cdef bytes FAILING = b"Q\0\0\0\x22ROLLBACK TO no_such_savepoint\0"
 
 
+cdef set SIGNALLED = {"signalled"}
+
 cdef enum:
     CROSSED_MAX = 64                   # in one transaction; more are counted at once
 
@@ -34,26 +36,34 @@ cdef class Unit(Moving):
         cdef Link link = self.link
         cdef EndpointState state
         cdef Pool pool
+        cdef int reason
         if link is not None:
             if self.routed:
                 return TAKEN
+            if entry.epoch != self.relay.epoch:
+                self.relay.plan(entry)
             if link.replies.count and (
                     link.changes or (link.unnamed_pending and not renews) or (self.unclear and link.asked is not None)
-                    or self.at_copy or (self.status == b"I" and not link.pins and link.pool.state.index != 0)):
+                    or self.at_copy or (self.status == b"I" and not link.pins and self.turns_away(entry))):
                 # Only when the replies are in is it known what the next unit means, which statements the server
                 # holds, and whether the unit still belongs to the copy that was asked last.
                 self.await_replies()
                 return STOP
-            if entry.epoch != self.relay.epoch:
-                self.relay.plan(entry)
             if not self.at_copy or self.stays(entry, whole):
                 self.routed = True
                 self.sound = link.replies.count == 0 and self.status != b"E"
                 self.unit_on_copy = self.at_copy
                 self.answered = False
                 self.unit_service = entry.service
-                self.relay.decided(<Session> self, entry, link.pool.state,
-                                   REASON_PINNED if link.pins else REASON_TRANSACTION)
+                if not self.relay.parted or self.relay.fits(entry, <Session> self, link.pool.state):
+                    reason = REASON_PINNED if link.pins else REASON_TRANSACTION
+                elif link.pins == SIGNALLED and self.status == b"I":
+                    self.routed = False
+                    self.await_replies()       # the link is kept for another session's sake, and not for long
+                    return STOP
+                else:
+                    reason = REASON_BOUND if self.status != b"I" else REASON_KEPT
+                self.relay.decided(<Session> self, entry, link.pool.state, reason)
                 return TAKEN
             self.move_up()
         if self.settings_failed and entry.stateful:
@@ -61,7 +71,7 @@ cdef class Unit(Moving):
         self.blocked_ns = 0
         self.answered = False
         state = self.relay.route(entry, self, whole)
-        self.unit_on_copy = state.index != entry.endpoint
+        self.unit_on_copy = state.index != entry.endpoint and entry.plan_kind == PLAN_SPLIT
         pool = self.relay.pool(self.identity, state)
         link = pool.take(self, entry)
         if link is None:
@@ -73,8 +83,18 @@ cdef class Unit(Moving):
         self.lead_in()
         return TAKEN
 
+    cdef inline bint turns_away(self, Entry entry) noexcept:
+        """Whether a unit outside of any transaction may have to go elsewhere than the one before it went.
+
+        BEGIN waits for what comes behind it, if that may be for several databases.
+        """
+        return self.link.pool.state.index != entry.endpoint or (
+            self.relay.parted and (entry.kind == KIND_BEGIN or entry.plan_kind == PLAN_PROVEN))
+
     cdef int attach(self, Link link) except -1:
         self.link = link
+        if self.relay.parted:
+            self.fresh_ns = self.relay.freshness[link.pool.state.index]
         link.session = self
         self.routed = True
         self.sound = self.status != b"E"

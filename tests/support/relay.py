@@ -17,7 +17,7 @@ from pgshunt.migration.catalogue import read_catalogue
 from pgshunt.migration.servers import connect
 from pgshunt.proxy._relay import Relay
 from pgshunt.proxy.board import Board
-from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, Role, RoutingTable, Service
+from pgshunt.routing.table import PLAINTEXT, Catalogue, Endpoint, Role, RoutingTable, Service, Stage
 from support.fixtures import Database
 from support.hostile import HostileServer
 
@@ -28,6 +28,7 @@ class RunningRelay:
     """One relay in front of `shared` and its `replicas`; with `copy`, `tables` of the service "svc" can be
     read there too. While `fresh`, all of them are said to hold whatever there is.
 
+    `stage` is that of the service, `external_refs` are tables of others that its database has, too.
     Use as a context manager. `port` is where clients connect; `shared_port` is that of something in front of
     the shared server. All of `events` and `deltas` are kept.
     """
@@ -40,6 +41,8 @@ class RunningRelay:
         tables: tuple[str, ...] = (),
         reads_percent: int = 0,
         shadow_writes: str = "off",
+        stage: Stage = "reading",
+        external_refs: tuple[str, ...] = (),
         config: dict[str, Any] | None = None,
         tls: ServerTls = PLAINTEXT,
         replicas: tuple[Database, ...] = (),
@@ -49,11 +52,12 @@ class RunningRelay:
         self._shared_port = shared_port or shared.server.port
         self.shared, self.copy, self.replicas = shared, copy, replicas
         self.tables = tuple(f"public.{name}" for name in tables)
+        self.external_refs = tuple(f"public.{name}" for name in external_refs)
         self.events: list[dict[str, Any]] = []
         self.deltas: list[dict[str, Any]] = []
         self.fresh = True
         self._config = config or {}
-        self._table = RoutingTable(1, self._endpoints(), self._services(reads_percent, shadow_writes))
+        self._table = RoutingTable(1, self._endpoints(), self._services(stage, reads_percent, shadow_writes))
         users = self._config.get("pools", {}).get("users", {})
         self.board = Board(
             None,
@@ -153,7 +157,7 @@ class RunningRelay:
         )
         return (endpoint("shared", self.shared), *replicas, *copies)
 
-    def _services(self, reads_percent: int, shadow_writes: Any) -> tuple[Service, ...]:
+    def _services(self, stage: Stage, reads_percent: int, shadow_writes: Any) -> tuple[Service, ...]:
         if self.copy is None:
             return ()
         return (
@@ -161,10 +165,11 @@ class RunningRelay:
                 "svc",
                 "svc_db",
                 self.tables,
-                stage="reading",
+                self.external_refs,
+                stage=stage,
                 reads_percent=reads_percent,
                 shadow_writes=shadow_writes,
-                copied=self.tables,
+                copied=self.tables + self.external_refs,
             ),
         )
 

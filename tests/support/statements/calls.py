@@ -73,13 +73,15 @@ CALLS = [
         rereads=True,
         renames=True,
     ),
-    volatile("SELECT pg_advisory_lock(1)", "pg_advisory_lock", pins=frozenset({"advisory_lock"})),
+    volatile("SELECT pg_advisory_lock(1)", "pg_advisory_lock", pins=frozenset({"advisory_lock"}), meets=True),
     volatile(
         "SELECT pg_try_advisory_lock_shared(1, 2)",
         "pg_try_advisory_lock_shared",
         pins=frozenset({"advisory_lock"}),
+        meets=True,
     ),
-    volatile("SELECT pg_advisory_xact_lock(1)", "pg_advisory_xact_lock"),
+    volatile("SELECT pg_advisory_xact_lock(1)", "pg_advisory_xact_lock", meets=True),
+    volatile("SELECT pg_notify('jobs', name) FROM users", "pg_notify", "users", meets=True),
     volatile("SELECT pg_advisory_unlock(1)", "pg_advisory_unlock", releases=frozenset({"advisory_lock"})),
     volatile(
         "SELECT pg_advisory_unlock_all()", "pg_advisory_unlock_all", releases=frozenset({"advisory_lock"})

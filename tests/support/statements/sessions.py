@@ -115,11 +115,11 @@ SESSIONS = [
     ),
     session("DISCARD TEMP", "discard", releases=frozenset({"temp_table"})),
     session("DISCARD PLANS", "discard"),
-    session("LISTEN jobs", "listen", pins=frozenset({"listen"})),
+    session("LISTEN jobs", "listen", pins=frozenset({"listen"}), meets=True),
     session("UNLISTEN jobs", "unlisten", releases=frozenset({"listen"})),
     session("UNLISTEN *", "unlisten", releases=frozenset({"listen"})),
     session("LOAD 'auto_explain'", "load", pins=frozenset({"load"})),
-    write("NOTIFY jobs, 'x'", reason="notify"),
+    write("NOTIFY jobs, 'x'", reason="notify", meets=True),
     row(
         "PREPARE p AS SELECT * FROM users WHERE id = $1",
         Kind.SESSION,

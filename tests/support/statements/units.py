@@ -57,6 +57,7 @@ UNITS = [
         statements=2,
         reason="set",
         pins=frozenset({"listen", "unreadable"}),
+        meets=True,
         touches=frozenset({"client_encoding"}),
         rereads=True,
         literal_sensitive=True,

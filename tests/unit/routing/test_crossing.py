@@ -14,8 +14,9 @@ from pgshunt.routing.crossing import (
     shown_text,
     writer,
 )
+from pgshunt.routing.placement import Placement
 from pgshunt.routing.shape import Kind, Shape
-from pgshunt.routing.table import Endpoint, Placement, RoutingTable, Service
+from pgshunt.routing.table import Endpoint, RoutingTable, Service
 
 TABLE = RoutingTable(
     1,

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgshunt.routing.decide import Fixed, Plan, Refused, Split, decide
+from pgshunt.routing.placement import Placement
 from pgshunt.routing.reason import REASON_CODES, SENTENCES, Reason
 from pgshunt.routing.shape import Kind, Shape, unknown
-from pgshunt.routing.table import SHARED, Endpoint, Placement, RoutingTable, Service, Stage
+from pgshunt.routing.table import SHARED, Endpoint, RoutingTable, Service, Stage
 
 ENDPOINTS = (
     Endpoint("shared", SHARED, "h", 1, "monolith", "primary"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pgshunt.routing.table import SHARED, Catalogue, Endpoint, Placement, RoutingTable, Service
+from pgshunt.routing.placement import Placement
+from pgshunt.routing.table import SHARED, Catalogue, Endpoint, RoutingTable, Service
 
 TABLE = RoutingTable(
     3,
