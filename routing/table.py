@@ -157,11 +157,11 @@ class Catalogue:
     default, as SHOW prints it. `types` are the names of PostgreSQL's own types; `own_types` are the relations
     with a column of another: its OID, which clients are told with the rows, is another one on every server.
     `parts` are tables that go with another or with an extension: partitions, and what extensions made.
-    `belongs` has for an index, or the sequence of a column, the table it is part of, `parents` for a partition
-    or another child its parent; `typed` for a type that was made here the tables with columns of it, or of
-    what is made of it. `code` is what its functions, triggers and so on do; `recent` what DDL that went
-    through this worker has made since. `definitions` says, for each worker, how many transactions with DDL it
-    had seen end before all this was read.
+    `belongs` has for an index, or the sequence of a column, the table it is part of, `parents` for a
+    partition or another child its parent; `typed` for a type that was made here the tables with columns of
+    it, or of what is made of it. `code` is what its functions, triggers and so on do; `recent` what DDL that
+    went through this worker has made since. `definitions` says, for each worker, how many transactions with
+    DDL it had seen end before all this was read.
     """
 
     version: int = 0
