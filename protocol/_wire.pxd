@@ -161,21 +161,13 @@ cdef inline void replies_pop(Replies* replies) noexcept nogil:
     replies.count -= 1
 
 
+cdef int replies_grow(Replies* replies) except -1
+
+
 cdef inline Reply* replies_push(Replies* replies, uint8_t code, uint8_t action) except NULL:
-    cdef uint32_t size, index
-    cdef Reply* grown
     cdef Reply* reply
     if replies.ring == NULL or replies.count > replies.mask:
-        size = 8 if replies.ring == NULL else (replies.mask + 1) * 2
-        grown = <Reply*> malloc(size * sizeof(Reply))
-        if grown == NULL:
-            raise MemoryError("replies of a link")
-        for index in range(replies.count):
-            grown[index] = replies_at(replies, index)[0]
-        free(replies.ring)
-        replies.ring = grown
-        replies.mask = size - 1
-        replies.head = 0
+        replies_grow(replies)
     reply = replies_at(replies, replies.count)
     replies.count += 1
     reply.code = code

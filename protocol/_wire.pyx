@@ -4,6 +4,21 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 
+cdef int replies_grow(Replies* replies) except -1:
+    """Makes room for twice as many replies, 8 at first."""
+    cdef uint32_t index, size = 8 if replies.ring == NULL else (replies.mask + 1) * 2
+    cdef Reply* grown = <Reply*> malloc(size * sizeof(Reply))
+    if grown == NULL:
+        raise MemoryError("replies of a link")
+    for index in range(replies.count):
+        grown[index] = replies_at(replies, index)[0]
+    free(replies.ring)
+    replies.ring = grown
+    replies.mask = size - 1
+    replies.head = 0
+    return 0
+
+
 def scan(bytes data not None, int body_bytes_max):
     """Cuts `data` into frames: ([(type, start, end)...], rest, ok); the twin is `frames.scan`."""
     cdef const uint8_t* base = <const uint8_t*> PyBytes_AS_STRING(data)

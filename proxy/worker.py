@@ -27,6 +27,7 @@ from pgshunt.proxy.channel import Channel, Message
 from pgshunt.routing.table import Catalogue, RoutingTable
 
 TICK_S = 0.1
+DELTA_S = 0.2  # between two deltas while nothing is urgent
 URGENT_S = 0.01  # the shortest time between two deltas, however many calls fail
 BACKLOG_BYTES_MAX = 256 * 1024  # a supervisor that reads no more does not make us hoard: counters just add up
 GRACE_MS = 30_000
@@ -113,6 +114,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._urgent: asyncio.TimerHandle | None = None
         self._sent_s = 0.0
+        self._lag_s = 0.0  # how late the loop was, at worst since then
 
     def stop(self, grace_ms: int = GRACE_MS) -> None:
         """Asks the worker to drain and end. The second time: now."""
@@ -231,7 +233,9 @@ class Worker:
         self._board.clients[self._inherited.index] = self._relay.clients
         # Zero from the stop on, so that nobody passes us a client any more.
         self._board.alive[self._inherited.index] = 0 if self._stopping.done() else time.monotonic_ns()
-        self._send_delta(lag_s=max(0.0, now_s - due_s))
+        self._lag_s = max(self._lag_s, now_s - due_s)
+        if now_s - self._sent_s > DELTA_S - TICK_S / 2:
+            self._send_delta()
 
     def _send_soon(self) -> None:
         """The relay counted something that must not wait for the tick. Called any number of times."""
@@ -240,7 +244,7 @@ class Worker:
                 max(self._loop.time(), self._sent_s + URGENT_S), self._send_delta
             )
 
-    def _send_delta(self, lag_s: float = 0.0) -> None:
+    def _send_delta(self) -> None:
         self._urgent = None
         if self._channel.backlog_bytes > BACKLOG_BYTES_MAX:
             return
@@ -248,8 +252,9 @@ class Worker:
         if delta:
             self._sent_s = self._loop.time()
             self._channel.send(
-                {"type": "delta", "index": self._inherited.index, **delta, "loop_lag_s": lag_s}
+                {"type": "delta", "index": self._inherited.index, **delta, "loop_lag_s": self._lag_s}
             )
+            self._lag_s = 0.0
 
     def _send_event(self, event: Message) -> None:
         """What a supervisor that reads no more will never see is not hoarded for it."""

@@ -276,6 +276,7 @@ cdef class Answers(ReadBack):
         if self.defined and self.status == b"I":
             self.defined = False
             self.relay.definitions[self.relay.index] += 1
+            self.relay.urgent = True           # the supervisor reads what was defined
         self.instead = False
         if session is None:
             self.unit_error = 0

@@ -1,4 +1,4 @@
-# What the worker counts for each statement: plain C integers, turned into Python values ten times a second.
+# What the worker counts for each statement: plain C integers, turned into Python values a few times a second.
 
 cdef enum:
     BUCKETS = 16
