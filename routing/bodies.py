@@ -56,6 +56,9 @@ _COMMENT: Final = re.compile(
     r"\$(\w*+)\$.*?(?:\$\2\$|\Z))|--[^\n]*+|/\*.*?(?:\*/|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
+TEMPORARY: Final = frozenset({"temp_table"})
+BLOCKS_MAX: Final = 8
+"""Code blocks within each other that are read."""
 ASSIGNED_DEPTH_MAX: Final = 16
 """So many times over, what is assigned to a variable may be made of other variables."""
 
@@ -67,6 +70,7 @@ class Reader:
         # Without relations and a search path every name stays as it is written.
         self._known = replace(known, relations=MappingProxyType({}))
         self._read: dict[str, Effects] = {}
+        self._blocks = 0  # that what is being read stands in
 
     def function(self, definition: str) -> Effects:
         """What a function or procedure does, by its definition as pg_get_functiondef prints it."""
@@ -99,6 +103,9 @@ class Reader:
                 known = self._statements([statement.stmt for statement in parse(text.encode()).stmts])
             except Unreadable:
                 known = OPAQUE
+            if known.defines and "pg_temp" in text.lower():  # be it the schema of a function or type
+                temporary = Effects(pins=TEMPORARY, releases=TEMPORARY)
+                known = merged(known, temporary)
             self._read[text] = known
         return known
 
@@ -133,12 +140,21 @@ class Reader:
 
     def block(self, node: pg.DoStmt) -> Effects:
         """What a code block does."""
-        options = {option.def_elem.defname: option.def_elem.arg.string.sval for option in node.args}
-        readable = options.get("language", "plpgsql").lower() == "plpgsql"
-        effects = self._plpgsql(options.get("as", ""), "DO") if readable else OPAQUE
+        effects = self._block(node)
         return replace(
             effects, pins=frozenset("code_block" if pin == "function" else pin for pin in effects.pins)
         )
+
+    def _block(self, node: pg.DoStmt) -> Effects:
+        options = {option.def_elem.defname: option.def_elem.arg.string.sval for option in node.args}
+        readable = options.get("language", "plpgsql").lower() == "plpgsql"
+        if not readable or self._blocks >= BLOCKS_MAX:
+            return OPAQUE
+        self._blocks += 1
+        try:
+            return self._plpgsql(options.get("as", ""), "DO")
+        finally:
+            self._blocks -= 1
 
     def _statements(self, nodes: Iterable[pg.Node]) -> Effects:
         return reduce(merged, map(self._statement, nodes), NO_EFFECTS)
@@ -146,7 +162,8 @@ class Reader:
     def _statement(self, node: pg.Node) -> Effects:
         found = Findings((), self._known)
         examine(found, node)
-        return _effects(found)
+        effects = _effects(found)
+        return merged(effects, self._block(node.do_stmt)) if node.HasField("do_stmt") else effects
 
     def _expression(self, node: pg.Node) -> Effects:
         found = Findings((), self._known)

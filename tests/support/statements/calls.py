@@ -104,6 +104,7 @@ CALLS = [
             ("PERFORM set_config('a.b', 'c', true)", "", {"creates": frozenset({"a.b"})}),
             ("SET work_mem = '1MB'", "", {"touches": frozenset({"work_mem"})}),
             ("EXECUTE 'SET a.b = 1'", "", {"touches": frozenset({"a.b"})}),
+            ("EXECUTE 'DO $b$ BEGIN SET a.b = 1; END $b$'", "", {"touches": frozenset({"a.b"})}),
             ("EXECUTE format('INSERT INTO %I SELECT 1', 'users')", "", {}),
             ("EXECUTE format('SET %s = 1', name)", "", {"pins": frozenset({"code_block"})}),
             (

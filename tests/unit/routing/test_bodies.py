@@ -241,6 +241,36 @@ def test_what_is_executed_is_not_known(body: str, reader: Reader) -> None:
     assert found.pins == OPAQUE.pins
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "DO $b$ BEGIN SET app.x = 1; END $b$",
+        "EXECUTE $a$ DO $b$ BEGIN SET app.x = 1; END $b$ $a$",
+        "DO $b$ BEGIN DO $c$ BEGIN PERFORM set_config('app.x', '1', false); END $c$; END $b$",
+    ],
+)
+def test_a_code_block_in_a_body_is_read_too(body: str, reader: Reader) -> None:
+    assert reader.function(FUNCTION.format("", "void", f"BEGIN {body}; END")) == effects(
+        sets="app.x", volatile=True
+    )
+
+
+@pytest.mark.parametrize(
+    "made", ["FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "TABLE pg_temp.f ()"]
+)
+def test_what_is_made_in_the_temporary_schema_keeps_the_link(made: str, reader: Reader) -> None:
+    found = reader.function(FUNCTION.format("", "void", f"BEGIN CREATE {made}; END"))
+    assert (found.pins, found.releases) == (TEMPORARY, TEMPORARY)
+
+
+def test_code_blocks_in_each_other_without_end_are_opaque(reader: Reader) -> None:
+    body = "SET app.x = 1"
+    for depth in range(300):
+        body = f"DO $b{depth}$ BEGIN {body}; END $b{depth}$"
+    found = reader.function(FUNCTION.format("", "void", f"BEGIN {body}; END"))
+    assert found.pins == OPAQUE.pins
+
+
 def test_what_looks_like_a_comment_in_a_literal_hides_nothing(reader: Reader) -> None:
     for text in ("'--'", "'/*'", "E'\\'--'", '"--"', "$q$--$q$"):
         body = f"BEGIN x := ; PERFORM {text}; EXECUTE q; END"
