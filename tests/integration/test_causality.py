@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
 import pytest
 from support.fixtures import LOGICAL, Database
+from support.lists import History, items
 from support.moving import endpoint
 from support.relay import RunningRelay
 from support.serve import until
@@ -33,24 +34,6 @@ RUN_S = 2.0
 DBNAME = "postgres"
 
 Connect = Callable[[], "psycopg.Connection[tuple[str]]"]
-
-
-@dataclass(slots=True)
-class History:
-    """What sessions were told, and what is wrong with it."""
-
-    told: dict[int, set[int]] = field(default_factory=lambda: {key: set() for key in range(LISTS)})
-    reads: list[tuple[int, list[int], set[int]]] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def anomalies(self, final: dict[int, list[int]]) -> list[str]:
-        found = list(self.errors)
-        for key, seen, must in self.reads:
-            if seen != final[key][: len(seen)]:
-                found.append(f"list {key}: {seen[-3:]} is no prefix of it")
-            if missing := must - set(seen):
-                found.append(f"list {key}: read without {sorted(missing)[:3]}")
-        return found
 
 
 class Session(threading.Thread):
@@ -116,11 +99,7 @@ class Session(threading.Thread):
 
     def _saw(self, key: int, row: tuple[str] | None, must: set[int]) -> None:
         assert row is not None
-        self._history.reads.append((key, _items(row[0]), must))
-
-
-def _items(text: str) -> list[int]:
-    return [int(item) for item in text.split(",") if item]
+        self._history.reads.append((key, items(row[0]), must))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +112,7 @@ class Setup:
         return lambda: psycopg.connect(database.dsn(), autocommit=True)
 
     def final(self) -> dict[int, list[int]]:
-        return {key: _items(text) for key, text in self.shared.execute("SELECT key, items FROM lists")}
+        return {key: items(text) for key, text in self.shared.execute("SELECT key, items FROM lists")}
 
     def play(
         self, writes: Connect, reads: Connect | None = None, *, of_all: bool = False

@@ -28,7 +28,8 @@ class RunningRelay:
     """One relay in front of `shared` and its `replicas`; with `copy`, `tables` of the service "svc" can be
     read there too. While `fresh`, all of them are said to hold whatever there is.
 
-    `stage` is that of the service, `external_refs` are tables of others that its database has, too.
+    `stage` is that of the service, `external_refs` are tables of others that its database has, too; `others`
+    are more services.
     Use as a context manager. `port` is where clients connect; `shared_port` is that of something in front of
     the shared server. All of `events` and `deltas` are kept.
     """
@@ -43,6 +44,7 @@ class RunningRelay:
         shadow_writes: str = "off",
         stage: Stage = "reading",
         external_refs: tuple[str, ...] = (),
+        others: tuple[Service, ...] = (),
         config: dict[str, Any] | None = None,
         tls: ServerTls = PLAINTEXT,
         replicas: tuple[Database, ...] = (),
@@ -57,7 +59,8 @@ class RunningRelay:
         self.deltas: list[dict[str, Any]] = []
         self.fresh = True
         self._config = config or {}
-        self._table = RoutingTable(1, self._endpoints(), self._services(stage, reads_percent, shadow_writes))
+        services = (*self._services(stage, reads_percent, shadow_writes), *others)
+        self._table = RoutingTable(1, self._endpoints(), services)
         users = self._config.get("pools", {}).get("users", {})
         self.board = Board(
             None,
@@ -105,8 +108,15 @@ class RunningRelay:
 
     def shift(self, reads_percent: int, **changes: Any) -> None:
         """A new epoch with other weights."""
-        service = dataclasses.replace(self._table.services[0], reads_percent=reads_percent, **changes)
-        self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1, services=(service,))
+        service, *others = self._table.services
+        services = (dataclasses.replace(service, reads_percent=reads_percent, **changes), *others)
+        self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1, services=services)
+        self.call(lambda relay: relay.apply(self._table, self._catalogue()))
+
+    def reassign(self, service: Service) -> None:
+        """A new epoch in which this is how the service of its name stands."""
+        services = tuple(service if one.name == service.name else one for one in self._table.services)
+        self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1, services=services)
         self.call(lambda relay: relay.apply(self._table, self._catalogue()))
 
     def count(self, section: str, *key: str | None) -> int:
