@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from pgshunt.config.model import Control
 from pgshunt.migration.catalogue import read_catalogue
-from pgshunt.migration.servers import Link, Server, ServerError, Unreachable
+from pgshunt.migration.servers import Link, Server, ServerError
 from pgshunt.routing.table import Catalogue, Endpoint
 
 log = logging.getLogger("pgshunt.catalogue")
@@ -129,9 +129,6 @@ class CatalogueKeeper:
         """What was read; None if it could not be, or the shared database cannot be used."""
         try:
             found = await self._server.run(read, timeout_s)
-        except Unreachable as error:
-            self._lost(error)
-            return None
         except Exception as error:  # whatever is wrong with what was read: what there is must be read again
             if not isinstance(error, ServerError):
                 log.exception("defect in reading the catalogue")

@@ -14,6 +14,7 @@ from pgshunt.admin import catalogue as catalogue_module
 from pgshunt.admin.catalogue import CatalogueKeeper
 from pgshunt.config.model import Control
 from pgshunt.config.secret import Secret
+from pgshunt.migration.servers import Link
 from pgshunt.routing.table import Catalogue
 
 Told = list[tuple[str, Mapping[str, Any]]]
@@ -62,6 +63,29 @@ def test_a_lock_on_a_table_keeps_the_catalogue_old_but_not_the_database_from_bei
 
     asyncio.run(scenario())
     assert [kind for kind, _ in told] == ["catalogue_behind", "catalogue_current"]
+
+
+def test_a_catalogue_that_takes_too_long_in_all_is_no_reason_either(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is answered in time, all of them are not."""
+    told: Told = []
+
+    def slow(link: Link, **_: object) -> Catalogue:
+        for _ in range(1000):
+            link.rows("SELECT pg_sleep(0.1)")
+        return Catalogue()
+
+    async def scenario() -> None:
+        keeper = _keeper(database, told)
+        assert await keeper.read()
+        monkeypatch.setattr(catalogue_module, "read_catalogue", slow)
+        assert not await keeper.read(0.2)
+        assert "no answer within 0.2 s" in keeper.behind
+        assert keeper.error == ""
+        await keeper.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_defect_in_reading_keeps_the_catalogue_as_it_is_and_the_keeper_alive(
