@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from pgshunt.config.model import Control
-from pgshunt.migration.catalogue import read_catalogue
+from pgshunt.migration.catalogue import read_catalogue, read_search_path
 from pgshunt.migration.servers import Link, Server, ServerError
 from pgshunt.routing.table import Catalogue, Endpoint
 
@@ -173,6 +173,10 @@ class CatalogueKeeper:
         if self._failures == FAILURES_TOLD:
             remedy = "see in pg_locks who holds what there; what was defined since is not known until then"
             self._report("catalogue_behind", {"reason": reason, "remedy": remedy})
+
+    async def search_path_of(self, user: str) -> str | None:
+        """As `read_search_path` has it. Raises ServerError."""
+        return await self._server.run(partial(read_search_path, user=user), ANSWER_S_MAX)
 
     async def close(self) -> None:
         await self._server.close()

@@ -288,7 +288,9 @@ def events(after: int, follow: bool, output: Output, **target: Any) -> None:
 
 @cli.command()
 @_about_a_pgshunt
-@click.option("--as", "user", default="", help="As a session of this user sees it: what $user stands for.")
+@click.option(
+    "--as", "user", default="", help="As a session of this user sees it: its search_path, and what $user is."
+)
 @click.option("--service", default="", help="As a session of this service's first user sees it.")
 @click.option("--search-path", default="", help="Schemas in which names are looked up.")
 @click.option(

@@ -50,7 +50,7 @@ class Operations(Protocol):
 
     def dashboard(self) -> Document: ...
 
-    def explain(self, sql: str, service: str, user: str, search_path: str) -> Document: ...
+    async def explain(self, sql: str, service: str, user: str, search_path: str) -> Document: ...
 
     def observations(self) -> Document: ...
 
@@ -217,7 +217,7 @@ class AdminApi:
         if not sql.strip():
             raise bad_value("there is no SQL to explain", "add ?sql=SELECT…")
         service, user, path = (request.query.get(name, "") for name in ("service", "as", "search_path"))
-        return web.json_response(self._operations.explain(sql, service, user, path))
+        return web.json_response(await self._operations.explain(sql, service, user, path))
 
     # -- changing -------------------------------------------------------------------------------------
 

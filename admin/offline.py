@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from pgshunt.admin.table import routing_table
+from pgshunt.admin.viewpoint import Viewpoint
 from pgshunt.config.model import Config
-from pgshunt.migration.catalogue import read_catalogue
+from pgshunt.migration.catalogue import read_catalogue, read_search_path
 from pgshunt.migration.servers import connect
 from pgshunt.routing.explain import explain
-from pgshunt.routing.names import as_user, split_search_path
 from pgshunt.routing.table import RoutingTable
 
 
@@ -21,14 +21,13 @@ def explain_offline(config: Config, sql: str, user: str, search_path: str) -> di
     try:
         link.limit(30.0)
         catalogue = read_catalogue(link, 1)
+        own_path = read_search_path(link, user) if user and not search_path else ""
     finally:
         link.close()
     table = planned(config, catalogue.tables())
-    path = split_search_path(search_path or catalogue.search_path)
-    if user:
-        path = as_user(user, path)
-    explanation = explain(sql, table, catalogue, path)
-    return {**explanation.to_dict(), "lines": explanation.lines()}
+    view = Viewpoint(user, search_path, own_path)
+    path = view.path(catalogue.search_path)
+    return view.document(explain(sql, table, catalogue, path), path)
 
 
 def planned(config: Config, tables: Collection[str] = ()) -> RoutingTable:

@@ -17,6 +17,7 @@ from pgshunt.admin.fleet import Fleet
 from pgshunt.admin.observing import Observing
 from pgshunt.admin.problem import Problem, bad_value, conflict, held, latched, not_ready, unknown_service
 from pgshunt.admin.readable import Readable
+from pgshunt.admin.viewpoint import Viewpoint
 from pgshunt.admin.watch import Watch
 from pgshunt.admin.words import counted
 from pgshunt.migration.lane import LaneFailed
@@ -25,7 +26,6 @@ from pgshunt.migration.servers import ServerError
 from pgshunt.migration.stages import COPY_STAGES, Held, WrongStage
 from pgshunt.migration.store import Conflict, StoreError
 from pgshunt.routing.explain import Freshness, explain
-from pgshunt.routing.names import as_user, split_search_path
 from pgshunt.routing.table import Service
 
 LATEST_EVENTS = 50
@@ -61,6 +61,7 @@ class SupervisorOperations:
     readable: Readable
     clock: Callable[[], float]
     baseline_error: Callable[[], str]
+    search_path_of: Callable[[str], Awaitable[str | None]]
     behind: Callable[[], str]
     roll_back: Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
     rearmed: Callable[[str], None]
@@ -118,19 +119,26 @@ class SupervisorOperations:
     def dashboard(self) -> Document:
         return {**self.status(), "events": [event.to_dict() for event in self.events.latest(LATEST_EVENTS)]}
 
-    def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
+    async def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
         """As a session of `user` sees it, or else of the first login role of `service`."""
         users = (user,) if user else self._find(service).users if service else ()
-        path = split_search_path(search_path or self.fleet.catalogue.search_path)
-        if users:
-            path = as_user(users[0], path)
+        view = await self._viewpoint(users[0] if users else "", search_path)
+        path = view.path(self.fleet.catalogue.search_path)
         explanation = explain(sql, self.mover.table, self.fleet.catalogue, path, self._freshness_of)
-        lines = explanation.lines()
+        document = view.document(explanation, path)
         if self.fleet.catalogue.version == 0:
-            lines.append(
+            document["lines"].append(
                 "attention  the shared database's catalogue could not be read yet: no table is known"
             )
-        return {**explanation.to_dict(), "lines": lines}
+        return document
+
+    async def _viewpoint(self, user: str, search_path: str) -> Viewpoint:
+        if not user or search_path:
+            return Viewpoint(user, search_path)
+        try:
+            return Viewpoint(user, own_path=await self.search_path_of(user))
+        except ServerError as error:
+            return Viewpoint(user, unread=str(error))
 
     def observations(self) -> Document:
         return self.observing.observed.to_document()

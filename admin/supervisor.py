@@ -134,6 +134,7 @@ class Supervisor:
             readable=self.readable,
             clock=time.monotonic,
             baseline_error=lambda: self.catalogue.error,
+            search_path_of=self.catalogue.search_path_of,
             behind=lambda: self.catalogue.behind,
             roll_back=self._roll_back,
             rearmed=self.watch.arm,

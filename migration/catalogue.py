@@ -104,6 +104,16 @@ WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname =
   AND setting LIKE 'search_path=%'
 """
 
+# A role's setting in this database goes before its setting in all of them.
+_SEARCH_PATH_OF: Final = r"""
+SELECT coalesce((SELECT substring(setting FROM length('search_path=') + 1)
+                 FROM pg_db_role_setting, unnest(setconfig) AS setting
+                 WHERE setrole = r.oid AND setting LIKE 'search\_path=%'
+                   AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                 ORDER BY setdatabase DESC LIMIT 1), '')
+FROM pg_roles r WHERE rolname = :user
+"""
+
 # What the server's own files say, unless something is set for the role we are.
 _RESET_PATH: Final = """
 SELECT reset_val FROM pg_settings
@@ -217,6 +227,14 @@ def read_catalogue(
             ),
         )
         return replace(catalogue, code=read_code(link, catalogue, before))
+
+
+def read_search_path(link: Link, user: str) -> str | None:
+    """What the sessions of a role begin with, as SHOW prints it; empty if it is what the database has for
+    everybody, None if there is no such role. Raises ServerError.
+    """
+    found: str | None = link.value(_SEARCH_PATH_OF, user=user)
+    return found
 
 
 def read_relations(link: Link) -> Catalogue:

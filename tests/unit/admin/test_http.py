@@ -45,7 +45,7 @@ class Operations:
     def dashboard(self) -> Document:
         return {"services": []}
 
-    def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
+    async def explain(self, sql: str, service: str, user: str, search_path: str) -> Document:
         return {"sql": sql, "service": service, "as": user, "search_path": search_path}
 
     def observations(self) -> Document:
