@@ -20,7 +20,7 @@ from pgshunt.migration.aside import Aside
 from pgshunt.migration.stages import COPY_STAGES
 from pgshunt.migration.state import ServiceState, State, UnreadableState
 from pgshunt.migration.store import Conflict, Document, Store, StoreError
-from pgshunt.routing.table import RoutingTable, Service
+from pgshunt.routing.table import MOVED, RoutingTable, Service
 
 KEEP_S: Final = 0.25
 """How long a reduction waits to be stored before it is announced: a rollback has a second in all."""
@@ -255,11 +255,13 @@ def _of_service(state: State, service: str, change: Change) -> State:
 def _placed(service: Service, state: ServiceState) -> Service:
     """A configured service with where it stands. Only whole copies may be read.
 
-    What a service has taken along is its own until it is back, whatever is configured or found meanwhile.
+    What a service has taken along is its own until it is back, whatever is configured or found meanwhile; once
+    it owns that elsewhere, what the shared database has besides is there and not the service's.
     """
+    found = () if state.tables and state.stage in MOVED else service.tables
     return replace(
         service,
-        tables=tuple(dict.fromkeys((*state.tables, *service.tables))),
+        tables=tuple(dict.fromkeys((*state.tables, *found))),
         stage=state.stage,
         reads_percent=state.reads_percent,
         copied=state.copied if state.stage in COPY_STAGES else (),

@@ -14,7 +14,7 @@ from pgshunt.migration import keeper
 from pgshunt.migration.keeper import Keeper
 from pgshunt.migration.state import ServiceState, State
 from pgshunt.migration.store import Conflict, Document, StoreError
-from pgshunt.routing.table import Endpoint, RoutingTable, Service
+from pgshunt.routing.table import Endpoint, RoutingTable, Service, Stage
 
 SERVICE = "auth_service"
 BASE = RoutingTable(
@@ -243,3 +243,31 @@ def test_a_store_that_hangs_from_the_start_is_told(monkeypatch: pytest.MonkeyPat
         await keeping.close()
 
     asyncio.run(life())
+
+
+@pytest.mark.parametrize(
+    ("stage", "tables"),
+    [
+        ("syncing", ("public.begun", "public.users")),
+        ("reading", ("public.begun", "public.users")),
+        ("switched", ("public.begun",)),
+        ("completed", ("public.begun",)),
+    ],
+)
+def test_what_is_found_later_is_the_services_until_the_switch(stage: Stage, tables: tuple[str, ...]) -> None:
+    """Behind it the service's tables are elsewhere, and what the shared database has besides is not."""
+
+    async def scenario() -> None:
+        store = ScriptedStore()
+        begun = ServiceState(stage, tables=("public.begun",))
+        store.document = State(7, {SERVICE: begun}).to_document()
+        keeper = Keeper(BASE, store, ignored)
+        await keeper.load()
+        assert keeper.table.services[0].tables == tables
+        await keeper.close()
+
+    asyncio.run(scenario())
+
+
+async def ignored(table: RoutingTable) -> None:
+    """Stands for workers."""
