@@ -255,8 +255,8 @@ def _of_service(state: State, service: str, change: Change) -> State:
 def _placed(service: Service, state: ServiceState) -> Service:
     """A configured service with where it stands. Only whole copies may be read.
 
-    What a service has taken along is its own until it is back, whatever is configured or found meanwhile; once
-    it owns that elsewhere, what the shared database has besides is there and not the service's.
+    What a service has taken along is its own until it is back, whatever is configured or found meanwhile.
+    Once it owns that elsewhere, what the shared database has besides is there and not the service's.
     """
     found = () if state.tables and state.stage in MOVED else service.tables
     return replace(
