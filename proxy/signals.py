@@ -10,9 +10,12 @@ workers' inboxes.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pgshunt.routing.lexer import integers
@@ -25,12 +28,18 @@ WORKER_SHIFT: Final = 24
 
 DIGITS_MAX: Final = 32  # of a number, with blanks around it
 
+PLACES_MAX: Final = 64
+"""Of a statement's text, and of its parameters, so many numbers are looked up; the rest stay as they are."""
+
 ANSWER_S_MAX: Final = 5.0
 """How long another worker is waited for. One that is silent for longer has no such session."""
 
-# Kind, worker that sends it, number of the question, process id of the session, process id of its server,
-# endpoint or whether it is sure.
-_NOTE: Final = struct.Struct(">cBIIIB")
+AGAIN_S: Final = 0.1
+"""What found an inbox full is sent again so often: nothing else says that the session is let go."""
+
+# Kind, worker that sends it, life of the worker that asks, number of the question, process id of the session,
+# process id of its server, endpoint or whether it is sure.
+_NOTE: Final = struct.Struct(">cBQIIIB")
 _HOLD, _HELD, _RELEASE, _BEGIN = b"h", b"k", b"r", b"b"
 
 
@@ -65,12 +74,14 @@ class Place:
 
 def in_text(text: bytes, offset: int, workers: int) -> list[Place]:
     """The places in a statement, which stands at `offset` of its message."""
-    places = [
-        Place(offset + start, stop - start, int(text[start:stop]))
-        for start, stop in integers(text)
-        if stop - start <= DIGITS_MAX
-    ]
-    return [place for place in places if 0 <= worker_of(place.number) < workers]
+    return _of_sessions(
+        (
+            Place(offset + start, stop - start, int(text[start:stop]))
+            for start, stop in integers(text)
+            if stop - start <= DIGITS_MAX
+        ),
+        workers,
+    )
 
 
 def in_parameters(body: bytes, offset: int, workers: int) -> list[Place]:
@@ -97,7 +108,12 @@ def in_parameters(body: bytes, offset: int, workers: int) -> list[Place]:
             at += max(length, 0)
     except (struct.error, IndexError):
         return []
-    return [place for place in places if 0 <= worker_of(place.number) < workers]
+    return _of_sessions(places, workers)
+
+
+def _of_sessions(places: Iterable[Place], workers: int) -> list[Place]:
+    """Those of them that may name sessions, at most PLACES_MAX."""
+    return list(islice((place for place in places if 0 <= worker_of(place.number) < workers), PLACES_MAX))
 
 
 # Who is asked
@@ -112,20 +128,27 @@ class Question(NamedTuple):
 
 
 class Signals:
-    """One worker's questions for the server processes of sessions, its own and others'."""
+    """One worker's questions for the server processes of sessions, its own and others'.
+
+    A worker that is started again takes its predecessor's place and inbox, but not its questions: each has a
+    life of its own, by which the others tell them apart.
+    """
 
     def __init__(self, relay: Relay, loop: asyncio.AbstractEventLoop) -> None:
         self._relay = relay
         self._loop = loop
+        self._life = secrets.randbits(64)
         self._questions: dict[int, Question] = {}
         self._last = 0
+        self._lives: dict[int, int] = {}  # worker -> its life, as far as it has been heard of
         self._held_for: dict[int, list[int]] = {}  # worker -> process ids of the sessions held for it
+        self._unsent: list[tuple[int, bytes]] = []
 
     def begin(self) -> None:
         """Lets the others know that this worker begins: whatever its predecessor had them hold is let go."""
         for worker in range(self._relay.board_workers):
             if worker != self._relay.index:
-                self._send(worker, _NOTE.pack(_BEGIN, self._relay.index, 0, 0, 0, 0))
+                self._send_surely(worker, self._note(_BEGIN))
 
     def ask(self, session: Session, process_id: int, endpoint: int) -> None:
         """`session` is about to signal the session with `process_id`; the relay hears what is found."""
@@ -134,11 +157,10 @@ class Signals:
             self._relay.hold(process_id, endpoint, partial(self._relay.held, session, process_id))
             return
         self._last = (self._last + 1) & 0xFFFFFFFF
-        note = _NOTE.pack(_HOLD, self._relay.index, self._last, process_id, 0, endpoint)
-        if not self._send(worker, note):
+        if not self._send(worker, self._note(_HOLD, self._last, process_id, more=endpoint)):
             self._relay.held(session, process_id, 0)
             return
-        timeout = self._loop.call_later(ANSWER_S_MAX, self._answered, self._last, 0)
+        timeout = self._loop.call_later(ANSWER_S_MAX, self._answered, self._last, process_id, 0)
         self._questions[self._last] = Question(session, process_id, timeout)
 
     def release(self, process_id: int, *, sure: bool) -> None:
@@ -147,42 +169,66 @@ class Signals:
         if worker == self._relay.index:
             self._relay.release(process_id, sure)
         else:
-            self._send(worker, _NOTE.pack(_RELEASE, self._relay.index, 0, process_id, 0, sure))
+            self._send_surely(worker, self._note(_RELEASE, 0, process_id, more=sure))
 
     def take(self, note: bytes) -> None:
         """A note from another worker."""
-        kind, worker, number, process_id, server_id, more = _NOTE.unpack(note)
+        kind, worker, life, number, process_id, server_id, more = _NOTE.unpack(note)
+        if kind == _HELD:
+            if life == self._life and not self._answered(number, process_id, server_id) and server_id:
+                self.release(process_id, sure=True)  # too late: nobody waits for it any more
+            return
+        self._meet(worker, life)
         if kind == _HOLD:
-            self._relay.hold(process_id, more, partial(self._answer, worker, number, process_id))
+            self._relay.hold(process_id, more, partial(self._answer, worker, life, number, process_id))
         elif kind == _RELEASE:
             held = self._held_for.get(worker, [])
             if process_id in held:
                 held.remove(process_id)
                 self._relay.release(process_id, bool(more))
-        elif kind == _BEGIN:
+
+    def _meet(self, worker: int, life: int) -> None:
+        """What an earlier life of the worker that speaks had this one hold is let go, or is not held."""
+        if self._lives.get(worker) != life:
+            self._lives[worker] = life
             for process_id in self._held_for.pop(worker, []):
                 self._relay.release(process_id, False)
-        elif not self._answered(number, server_id) and server_id:
-            self.release(process_id, sure=True)  # too late: nobody waits for it any more
+
+    def _note(self, kind: bytes, number: int = 0, process_id: int = 0, *, more: int = 0) -> bytes:
+        """A note about what this worker asks."""
+        return _NOTE.pack(kind, self._relay.index, self._life, number, process_id, 0, more)
 
     def _send(self, worker: int, note: bytes) -> bool:
         return self._relay.on_note is not None and self._relay.on_note(worker, note)
 
-    def _answer(self, worker: int, number: int, process_id: int, server_id: int) -> None:
+    def _send_surely(self, worker: int, note: bytes) -> None:
+        """Sends it now, or as soon as the inbox has room."""
+        if not self._send(worker, note):
+            self._unsent.append((worker, note))
+            if len(self._unsent) == 1:
+                self._loop.call_later(AGAIN_S, self._send_unsent)
+
+    def _send_unsent(self) -> None:
+        self._unsent = [(worker, note) for worker, note in self._unsent if not self._send(worker, note)]
+        if self._unsent:
+            self._loop.call_later(AGAIN_S, self._send_unsent)
+
+    def _answer(self, worker: int, life: int, number: int, process_id: int, server_id: int) -> None:
         """Tells the worker that has asked; a server process that it will not hear of is not kept for it."""
-        note = _NOTE.pack(_HELD, self._relay.index, number, process_id, server_id, 0)
+        note = _NOTE.pack(_HELD, self._relay.index, life, number, process_id, server_id, 0)
         if not server_id:
             self._send(worker, note)
-        elif self._send(worker, note):
+        elif self._lives.get(worker) == life and self._send(worker, note):
             self._held_for.setdefault(worker, []).append(process_id)
         else:
             self._relay.release(process_id, True)
 
-    def _answered(self, number: int, server_id: int) -> bool:
+    def _answered(self, number: int, process_id: int, server_id: int) -> bool:
         """False if this question is not open any more."""
-        question = self._questions.pop(number, None)
-        if question is None:
+        question = self._questions.get(number)
+        if question is None or question.process_id != process_id:
             return False
+        del self._questions[number]
         question.timeout.cancel()
-        self._relay.held(question.session, question.process_id, server_id)
+        self._relay.held(question.session, process_id, server_id)
         return True

@@ -192,7 +192,6 @@ cdef class Arrivals(Clock):
         if session.limited_user >= 0:
             self.board.sessions_add(self.index, session.limited_user, -1)
         self.keys.pop(session.process_id, None)
-        self.sessions_held -= session.holds > 0
         self.deadlines.discard(session)
         if self.draining and self.clients == 0 and self.drained is not None and not self.drained.done():
             self.drained.set_result(None)

@@ -3,12 +3,6 @@
 cdef class Batch(Showing):
     """A batch: what a client sends up to Sync."""
 
-    cdef int pass_failed(self, const uint8_t* data, size_t here) except -1:
-        """The server skips everything up to Sync; it may as well skip this."""
-        self.forget_signals()
-        self.pass_on(data, here)
-        return TAKEN
-
     cdef int on_parse(self, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
         cdef Entry entry
         cdef Statement statement
@@ -128,8 +122,11 @@ cdef class Batch(Showing):
             body = statement.body if statement is not None else self.unnamed_body()
             literals = in_text(body.partition(b"\0")[0], 0, self.relay.board_workers)
             places = in_parameters((<const char*> data)[rest:here], rest, self.relay.board_workers)
-            if (literals or places) and self.seek(entry, literals + places) == STOP:
-                return STOP
+            if literals or places:
+                if self.seek(entry, literals + places) == STOP:
+                    return STOP
+                if self.called_off:
+                    return self.fail_called_off(entry, data, here, False)
         if self.begins_unit():
             ahead = self.local_batch(entry, data, here, available)
             if ahead:

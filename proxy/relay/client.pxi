@@ -122,8 +122,11 @@ cdef class Client(Connection):
     cdef int64_t blocked_ns
     cdef dict signalled                    # process id named by what comes next -> its server's, None: asked; or None
     cdef int signals_at                    # endpoint of those servers
+    cdef bint called_off                   # what comes next was cancelled before all of them had been found
     cdef int holds                         # statements under way that may signal this session
     cdef list holders                      # (endpoint, function to be told the server's process id), not yet told
+    cdef bint summoned                     # a link is being opened for those
+    cdef bint held                         # either makes it one of the relay's `sessions_held`
     cdef object shadow                     # proxy.shadow.Unit being recorded, or None
 
     cdef inline void await_replies(self) noexcept:
@@ -139,6 +142,9 @@ cdef class Client(Connection):
 
     cdef int forget_signals(self) except -1:
         raise NotImplementedError("forget_signals belongs to Signalling")
+
+    cdef int leave_holders(self) except -1:
+        raise NotImplementedError("leave_holders belongs to Signalling")
 
     def __cinit__(self, Relay relay, int fd, uint32_t process_id, bytes secret_key):
         self.relay = relay

@@ -36,8 +36,10 @@ cdef class Clock(Routes):
                     session.phase = PHASE_READY
                     session.refuse_unit(
                         "53300", f"no connection to {state.endpoint.name} became free in time",
-                        f"The limit is pools.query_wait_timeout_ms, {self.wait_ns_max // 1000000} ms. All links of this"
-                        " user's pool are busy: raise pools.default_pool_size or look for transactions that stay open.")
+                        f"The limit is pools.query_wait_timeout_ms, {self.wait_ns_max // 1000000} ms. " + (
+                            f"Another connection could not be opened: {pool.failure}" if pool.failures else
+                            "All links of this user's pool are busy: raise pools.default_pool_size or look for"
+                            " transactions that stay open."))
                     (<Relay> self).resume(session)
                 for session in pool.waiters:
                     if session.half_closed and now - session.wait_since_ns > <int64_t> PROBE_NS:
@@ -71,7 +73,8 @@ cdef class Clock(Routes):
         unused = set()
         for state in self.endpoints:
             for pool in list(state.pools):
-                while pool.idle_count and now - (<Link> pool.idle[0]).idle_since_ns > self.idle_ns_max:
+                while pool.idle_count and (
+                        now - (<Link> pool.idle[0]).idle_since_ns > self.idle_ns_max or pool.overfull()):
                     (<Link> pool.idle[0]).end()
                 if pool.identity.sessions == 0:
                     unused.add(pool.identity)

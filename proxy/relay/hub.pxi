@@ -1,5 +1,8 @@
 # The relay of one worker: its sessions, links and time. What happens once per connection is left to plain Python.
 
+cdef enum:
+    AGAIN_NS = 1000000000              # as long as links are there, a server that refuses one is asked again so often
+
 cdef class Relay(Arrivals):
     """See _relay.pyi for what the worker may call."""
 
@@ -161,8 +164,12 @@ cdef class Relay(Arrivals):
         if session.waiting_in is not None:
             session.waiting_in.forget(session)
             session.phase = PHASE_READY
-            session.refuse_unit("57014", "canceling statement due to user request", "")
+            session.refuse_unit("57014", CANCELLED, "")
             self.resume(session)
+            self.run_ready()
+            return None
+        if session.seeks():
+            session.call_off()
             self.run_ready()
             return None
         if link is None or not link.runs_clients():
@@ -196,7 +203,7 @@ cdef class Relay(Arrivals):
             tell(session.tunnel.process_id)    # nobody else ever uses it
         elif session is None or session.identity is None or not PHASE_WELCOME < session.phase < PHASE_CLOSING:
             tell(0)
-        elif session.holds == 0 and self.sessions_held >= HELD_MAX:
+        elif not session.held and self.sessions_held >= HELD_MAX:
             tell(0)
         else:
             session.be_held(<EndpointState> self.endpoints[endpoint], tell)
@@ -267,8 +274,12 @@ cdef class Relay(Arrivals):
                 self.welcome(session)
         if leftover:
             link.on_unasked(leftover)
+        if wanting is not None:
+            wanting.summoned = False
         if wanting is not None and (wanting.tell_holders() if link.closed else wanting.stay_on(link)):
             pool.grow()                # it does not serve those who wait
+        elif wanting is not None and pool.overfull():
+            link.end()
         elif not link.closed:
             pool.give_back(link)
         self.run_ready()
@@ -290,42 +301,62 @@ cdef class Relay(Arrivals):
             self.grow_pools()
 
     def link_failed(self, Pool pool, error, Session wanting=None):
-        """No server connection could be had. Reads go to the owner; what needs this server is told why."""
-        cdef Session session
-        cdef EndpointState state = pool.state
+        """No server connection could be had. Reads go to the owner; whom no other link can serve is told why."""
         pool.opening -= 1
         pool.uncount()
         pool.failures += 1
+        pool.failure = str(error)
         self.poller.now_ns = monotonic_ns()
+        pool.again_ns = self.poller.now_ns + AGAIN_NS
         if error.infrastructure:
-            self.link_refused(state)
-        self.note("link_failed", state, str(error))
+            self.link_refused(pool.state)
+        self.note("link_failed", pool.state, pool.failure)
         if wanting is not None:
+            wanting.summoned = False
             wanting.tell_holders()
-        for session in self.arrived(pool.identity) if state.index == 0 else ():
-            session.write_bytes(self.policy.login_error(error))
-            session.finish()
-        if error.sqlstate == "53300" and pool.links > 0:
-            return                     # the server is full; the links there are will serve those who wait
-        if state.index != 0 and pool.waiters:
-            # One connection that failed is one failure, however many waited for it.
-            session = <Session> pool.waiters[0]
-            self.count_call(session.unit_service, state.index, OP_READ, 0, 1, False,
-                            -self.link_numbers - pool.failures)
-            self.count_sqlstate(session.unit_service, state.index, error.sqlstate.encode())
-        while pool.waiters:
-            session = <Session> pool.waiters[0]
-            pool.forget(session)
-            if session.unit_on_copy:
-                session.force_owner = True
-                self.resume(session)
-            else:
-                session.phase = PHASE_READY
-                session.refuse_unit(error.sqlstate, error.message, error.hint or "")
-                self.resume(session)
+        elif error.sqlstate == "53300" and pool.links > 0:
+            return                     # the server is full; the links there are, or will be, serve those who wait
+        else:
+            self.pass_over(pool, error)
+            if pool.links == pool.opening:
+                self.refuse_line(pool, error)
         self.grow_pools()
         self.run_ready()
         self.run()
+
+    cdef int pass_over(self, Pool pool, error) except -1:
+        """Reads that wait for this server as a copy go to the owner."""
+        cdef Session session
+        if pool.state.index != 0 and pool.waiters:
+            # One connection that failed is one failure, however many waited for it.
+            session = <Session> pool.waiters[0]
+            self.count_call(session.unit_service, pool.state.index, OP_READ, 0, 1, False,
+                            -self.link_numbers - pool.failures)
+            self.count_sqlstate(session.unit_service, pool.state.index, error.sqlstate.encode())
+        for session in list(pool.waiters):
+            if session.unit_on_copy:
+                pool.forget(session)
+                session.force_owner = True
+                self.resume(session)
+        return 0
+
+    cdef int refuse_line(self, Pool pool, error) except -1:
+        """No link is there: all but the last, for whom others are being opened, are told what the server says."""
+        cdef Session session
+        while len(pool.waiters) + len(pool.identity.arrivals) > pool.opening:
+            if pool.identity.arrivals:
+                session = <Session> pool.identity.arrivals.pop(0)
+                self.arriving -= 1
+                if session.phase == PHASE_WELCOME:
+                    session.write_bytes(self.policy.login_error(error))
+                    session.finish()
+            else:
+                session = <Session> pool.waiters[0]
+                pool.forget(session)
+                session.phase = PHASE_READY
+                session.refuse_unit(error.sqlstate, error.message, error.hint or "")
+                self.resume(session)
+        return 0
 
     def reload_tls(self, listen):
         """New clients are met with the certificates of this config.model.ListenTls. Raises OSError."""

@@ -36,6 +36,7 @@ cdef class Leaving(Client):
             link.abandon()
         if self.tunnel is not None:
             self.tunnel.end()
+        self.forget_signals()
         if self.farewell is not None and not self.torn:
             self.write_bytes(self.farewell)
         if buffer_waiting(&self.outbound) == 0 or self.broken:
@@ -107,6 +108,7 @@ cdef class Leaving(Client):
         self.stop_waiting()
         self.let_go()
         self.shut()
+        self.leave_holders()
         self.relay.session_ended(self)
         if link is not None:
             link.abandon()

@@ -4,6 +4,10 @@
 # miss: no lock, no cursor, no setting, no time that was told. So the copy's half is rolled back, and the BEGIN is sent
 # once more, to the owner.
 
+# Prepares a statement without a name that reads nothing; that takes a snapshot.
+cdef bytes EMPTY_READ = b"P\0\0\0\x1a\0SELECT WHERE false\0\0\0"
+
+
 cdef class Moving(State):
     """Where an open transaction runs, and whether it can go on elsewhere."""
 
@@ -61,11 +65,30 @@ cdef class Moving(State):
         """Leaves the copy, which rolls back. All its replies are in."""
         cdef Link link = self.link
         self.flush_run()
-        self.begin_again()
-        self.moved_up = True
+        self.begin_behind_reads()
         self.link = None
         link.abandon()
         return 0
+
+    cdef int begin_behind_reads(self) except -1:
+        """`begin_again` where the copy has answered: the owner is to know of a read, for SET TRANSACTION would come too
+        late, and of the unnamed portal, which has no rows left."""
+        self.begin_again()
+        self.moved_up = True
+        self.begin_token = -1
+        buffer_append(&self.begin, PyBytes_AS_STRING(EMPTY_READ), len(EMPTY_READ))
+        if self.left_portal():
+            buffer_append(&self.begin, b"B\0\0\0\x0c\0\0\0\0\0\0\0\0", 13)
+        return buffer_append(&self.begin, b"S\0\0\0\x04", 5)
+
+    cdef bint left_portal(self) noexcept:
+        """Whether the unit that was asked last has bound the unnamed portal."""
+        cdef size_t at = self.replay.start
+        while at < self.replay.end:
+            if self.replay.data[at] == b"B":
+                return True
+            at += read_uint32(self.replay.data + at + 1) + 1
+        return False
 
     cdef bint survives(self, Link link) noexcept:
         """Whether a transaction whose copy has gone, while it was asked nothing, goes on at the owner."""
@@ -73,8 +96,7 @@ cdef class Moving(State):
                 and (self.phase == PHASE_READY or self.phase == PHASE_AWAITING))
 
     cdef int lose_copy(self) except -1:
-        self.begin_again()
-        self.moved_up = True
+        self.begin_behind_reads()
         self.link = None
         self.routed = False
         if self.phase == PHASE_AWAITING:

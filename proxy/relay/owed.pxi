@@ -47,6 +47,7 @@ cdef class Statement:
     cdef dict described                # endpoint index -> (body with all types, shape of rows), as first parsed there
     cdef int search_path_id            # the one that `entry` was found on
     cdef long renewal                  # and after how many of the relay's
+    cdef readonly bint timed           # its text could tell a transaction's time: see `tells_time`
     cdef object __weakref__
 
     def __cinit__(self, long id, bytes body, Entry entry, int search_path_id, long renewal):
@@ -57,6 +58,7 @@ cdef class Statement:
         self.described = {}
         self.search_path_id = search_path_id
         self.renewal = renewal
+        self.timed = tells_time(<const uint8_t*> PyBytes_AS_STRING(body), len(body))
 
 
 cdef class Owed(Connection):

@@ -70,7 +70,9 @@ cdef class Pool:
     cdef object waiters                    # deque of sessions, first come first served
     cdef readonly int links
     cdef readonly int opening
-    cdef public int failures               # consecutive failures to open a link
+    cdef readonly int failures             # consecutive failures to open a link
+    cdef str failure                       # what the last of them was
+    cdef int64_t again_ns                  # before that, no other attempt is made as long as links are open
     cdef public bint failing_over
 
     def __cinit__(self, Relay relay, EndpointState state, Identity identity):
@@ -141,8 +143,6 @@ cdef class Pool:
         session.waiting_in = self
         self.waiters.append(session)
         self.relay.waiting += 1
-        if session.signalled is not None and not self.room():
-            return self.open()         # those it is to signal may keep all there are
         return self.grow()
 
     cdef int wait_on(self, Session session) except -1:
@@ -161,11 +161,20 @@ cdef class Pool:
 
     cdef int grow(self) except -1:
         """Opens links for those who wait, as far as the limits allow."""
+        if self.failures and self.links > self.opening and self.relay.poller.now_ns < self.again_ns:
+            return 0                   # the links there are go on to serve
         while self.opening < len(self.waiters) + len(self.identity.arrivals):
             if self.room():
                 self.open()
             elif not self.make_room():
-                return 0
+                return self.grow_beyond() if self.relay.sessions_held else 0
+        return 0
+
+    cdef int grow_beyond(self) except -1:
+        """Who waits to signal others may wait for the very links that those keep: then there must be one more."""
+        if self.opening == 0 and self.room(BEYOND_MAX + 1) and any(
+                [(<Session> session).signalled is not None for session in self.waiters]):
+            return self.open()
         return 0
 
     cdef int open(self, Session session=None) except -1:
@@ -189,14 +198,15 @@ cdef class Pool:
                 links += pool.links
         return links
 
-    cdef bint room(self) except -1:
-        """Whether one more link may be opened."""
-        return (self.state.links < self.state.links_max and self.relay.links_open < self.relay.links_total_max
-                and self.user_links() < self.identity.links_max)
+    cdef bint room(self, int beyond=0) except -1:
+        """Whether one more link may be opened; `beyond`: if the limits were so much higher."""
+        return (self.state.links < self.state.links_max + beyond
+                and self.relay.links_open < self.relay.links_total_max + beyond
+                and self.user_links() < self.identity.links_max + beyond)
 
     cdef bint overfull(self) except -1:
-        """Whether there are more links than the limits allow: those opened for sessions that signal or are signalled
-        count, but do not wait for room."""
+        """Whether there are more links than the limits allow: some are opened beyond them, for sessions that signal or
+        are signalled."""
         return (self.state.links > self.state.links_max or self.relay.links_open > self.relay.links_total_max
                 or self.user_links() > self.identity.links_max)
 

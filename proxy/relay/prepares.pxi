@@ -9,9 +9,14 @@ cdef class Prepares(Statements):
     cdef Entry executed(self, Entry entry):
         """What EXECUTE runs, if that is all that need be known of it; else `entry`."""
         cdef object shape = entry.shape
+        cdef bytes text
         if shape.reason != "execute" or shape.volatile or shape.local or len(shape.executes) != 1:
             return entry
         for name in shape.executes:
+            if self.at_copy or self.may_begin_at_copy():
+                text = self.prepares.get(name.encode(), b"")
+                if tells_time(<const uint8_t*> PyBytes_AS_STRING(text), len(text)):
+                    return entry
             return self.what_is_prepared(name) or entry
 
     cdef bint uses_names(self, object shape) except -1:

@@ -56,8 +56,11 @@ cdef class Session(Batch):
             entry = self.executed(outer)
         if entry.stateful and entry.signals and whole:
             places = in_text((<const char*> data)[5:here - 1], 5, self.relay.board_workers)
-            if places and self.seek(entry, places) == STOP:
-                return STOP
+            if places:
+                if self.seek(entry, places) == STOP:
+                    return STOP
+                if self.called_off:
+                    return self.fail_called_off(entry, data, here, True)
         if self.link is None and not self.in_batch:
             if entry.kind == KIND_BEGIN or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK:
                 if self.answer_locally(entry, data, size):

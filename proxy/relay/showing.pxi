@@ -17,11 +17,11 @@ cdef class Showing(Signalling):
     cdef int show_batch(self, const uint8_t* data, size_t available) except -2:
         """Answers a batch that does nothing else, up to its Sync; `consumed_ahead` are its bytes.
 
-        TAKEN, STOP or SHOW_NOT_OURS, as `show_query`.
+        TAKEN, STOP or SHOW_NOT_OURS, as `show_query`. STOP as well while the rest of it is still to come.
         """
         cdef list prepared = []
         cdef int verdict = self.show_messages(data, available, prepared)
-        if verdict == SHOW_NOT_OURS and prepared:
+        if verdict != TAKEN and prepared:
             for name in prepared:
                 del self.statements[name]
             self.last_statement = None
@@ -43,8 +43,10 @@ cdef class Showing(Signalling):
             return SHOW_NOT_OURS
         while True:
             size = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
-            if size <= 0 or <size_t> size > available - at:
+            if size < 0 or at + size > REPLAY_BYTES_MAX:
                 return SHOW_NOT_OURS
+            if size == 0 or <size_t> size > available - at:
+                return STOP
             kind = data[at]
             if kind == b"S":
                 at += size

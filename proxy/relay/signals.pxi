@@ -5,8 +5,12 @@
 # their servers are asked something before another session gets them, which a server that was ended does not answer.
 
 cdef enum:
-    HELD_MAX = 64                # sessions of a worker that keep a link at once, opened beyond the limits if need be
+    HELD_MAX = 64                # sessions of a worker that keep a link at once, or wait for the one they will keep
+    BEYOND_MAX = 8               # links that may be opened for them beyond the limits; one more for who signals them
     SERVER_ID_MAX = 0xffffff     # has no more digits than any session's process id has
+
+
+cdef str CANCELLED = "canceling statement due to user request"
 
 
 cdef class Signalling(Prepares):
@@ -16,6 +20,8 @@ cdef class Signalling(Prepares):
 
     cdef int seek(self, Entry entry, list places) except -1:
         """Has the sessions that are named at `places` keep a link each. STOP: not all have been found yet."""
+        if self.called_off:
+            return TAKEN
         if self.link is not None and self.begins_unit() and self.link.replies.count:
             self.await_replies()               # whether it goes to this link is known when these are in
             return STOP
@@ -34,6 +40,36 @@ cdef class Signalling(Prepares):
             return TAKEN
         self.await_replies()
         return STOP
+
+    cdef bint seeks(self) noexcept:
+        """Whether the session waits for those that its next statement is to signal."""
+        return self.phase == PHASE_AWAITING and self.signalled is not None
+
+    cdef int call_off(self) except -1:
+        """What the session seeks others for is cancelled before it has begun."""
+        if self.link is None:
+            self.phase = PHASE_READY
+            self.refuse_unit("57014", CANCELLED, "")
+        else:
+            self.called_off = True             # the server must fail in its place: see `fail_called_off`
+        return self.relay.resume(self)
+
+    cdef int fail_called_off(self, Entry entry, const uint8_t* data, size_t here, bint simple) except -1:
+        """Has the server fail where it would have run the statement. STOP, as for `refuse`."""
+        if self.begins_unit():
+            if self.acquire(entry, False) == STOP:
+                return STOP
+            if self.phase == PHASE_CLOSING or self.skip_to_sync:
+                return TAKEN
+        if self.link.failed:
+            return self.pass_failed(data, here)
+        return self.refuse(entry, simple)
+
+    cdef int pass_failed(self, const uint8_t* data, size_t here) except -1:
+        """The server skips everything up to Sync; it may as well skip this."""
+        self.forget_signals()
+        self.pass_on(data, here)
+        return TAKEN
 
     cdef int found(self, uint32_t process_id, uint32_t server_id) except -1:
         self.signalled[process_id] = server_id
@@ -83,6 +119,7 @@ cdef class Signalling(Prepares):
 
     cdef int forget_signals(self) except -1:
         """What was to signal others is not sent."""
+        self.called_off = False
         if self.signalled is not None:
             signalled, self.signalled = self.signalled, None
             for number, server_id in signalled.items():
@@ -99,23 +136,30 @@ cdef class Signalling(Prepares):
         if self.holders is None:
             self.holders = []
         self.holders.append((state.index, tell))
+        self.count_held()
         if link is not None and link.pool is not pool and self.may_retry():
             self.retry()                       # a read at a copy, which may go to the owner as well
             link.end()
         if self.link is not None:
             return self.tell_holders()
+        if self.summoned:
+            return 0
         link = pool.take(self, self.relay.unknown)
-        if link is None:
-            return pool.open(self)
-        self.stay_on(link)
-        return 0
+        if link is not None:
+            self.stay_on(link)
+            return 0
+        while not pool.room() and pool.make_room():
+            pass
+        if not pool.room(BEYOND_MAX):
+            return self.tell_holders()         # of none
+        self.summoned = True
+        return pool.open(self)
 
     cdef bint stay_on(self, Link link) except -1:
         """Takes the link for those who want to signal this session; False if it is not needed."""
         cdef bint waits = self.phase == PHASE_WAITING
         if self.link is not None or self.holders is None or self.closed or self.phase >= PHASE_LEAVING:
-            if self.holders is not None:
-                self.tell_holders()
+            self.tell_holders()
             return False
         if self.waiting_in is not None:
             self.waiting_in.forget(self)
@@ -139,16 +183,26 @@ cdef class Signalling(Prepares):
                 tell(0)
                 continue
             link.pin("signalled")
-            self.relay.sessions_held += self.holds == 0
             self.holds += 1
             tell(link.process_id)
+        return self.count_held()
+
+    cdef int leave_holders(self) except -1:
+        """The session has ended: nobody is to signal it any more."""
+        self.holds = 0
+        return self.tell_holders()
+
+    cdef int count_held(self) except -1:
+        cdef bint held = self.holds > 0 or self.holders is not None
+        self.relay.sessions_held += held - self.held
+        self.held = held
         return 0
 
     cdef int be_released(self, bint sure) except -1:
         """A statement that was to signal this session has ended; not `sure`: perhaps it has not."""
         cdef Link link = self.link
         self.holds -= 1
-        self.relay.sessions_held -= self.holds == 0
+        self.count_held()
         if link is None:
             return 0
         link.tainted = link.tainted or not sure or link.pool.overfull()

@@ -83,6 +83,7 @@ cdef class Statements(Unit):
             types = self.changed.described[self.link.pool.state.index][0].partition(b"\0")[2]
             self.write_bytes(b"t" + (len(types) + 4).to_bytes(4, "big") + types)
         self.changed = None
+        self.forget_signals()
         replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD).flags = FLAG_FAILS
         return self.insert_bytes(describe_statement(b"pgshunt_changed"))
 
@@ -112,16 +113,18 @@ cdef class Statements(Unit):
     cdef int refuse(self, Entry entry, bint simple) except -1:
         """Makes the server fail where it would have run the statement; the client is told why it must not.
 
-        STOP while the server has other answers to give.
+        STOP while the server has other answers to give. Those to what goes ahead of a unit on a new link are not
+        waited for: behind them the link would be given back, and the next one may need the same.
         """
         cdef Reply* reply
-        if self.link.replies.count:
+        if self.link.replies.count and (self.in_batch or self.status == b"E" or not self.link.owes_nothing()):
             if self.in_batch:
                 self.insert_bytes(b"H\0\0\0\x04")
             self.await_replies()
             return STOP
+        self.link.refusal = (
+            self.relay.error_frame("ERROR", "57014", CANCELLED, "") if self.called_off else self.refusal_of(entry))
         self.forget_signals()
-        self.link.refusal = self.refusal_of(entry)
         reply = replies_push(&self.link.replies, REPLY_QUERY if simple else REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
         reply.flags = FLAG_FAILS
         reply.started_ns = self.poller.now_ns

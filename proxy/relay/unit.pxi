@@ -329,8 +329,10 @@ cdef class Unit(Moving):
         cdef int64_t size
         cdef uint8_t kind
         cdef Entry entry, first = None
+        cdef Entry unnamed = self.unnamed_entry if self.unnamed_token else None
         cdef Statement statement
         cdef bint inside = self.status != b"I"
+        cdef bint parsed = False
         if not self.relay.splitting or self.force_owner or (
                 inside and not self.at_copy and not self.may_begin_at_copy()):
             return 0
@@ -351,7 +353,8 @@ cdef class Unit(Moving):
                 stop = zero_from(data, at + 6, at + size)
                 if stop == 0:
                     return 0
-                entry = self.entry_of(<const char*> data + at + 6, stop - at - 6)
+                entry = unnamed = self.entry_of(<const char*> data + at + 6, stop - at - 6)
+                parsed = True
             elif kind == b"B":
                 rest = bind_header(data + at, size)
                 if rest == 0 or inside and data[at + 5] != 0:
@@ -359,15 +362,14 @@ cdef class Unit(Moving):
                 name = zero_from(data + at, 5, size) + 1
                 if rest - 1 > name:
                     statement = self.find_statement(data + at + name, rest - 1 - name)
-                    if statement is None:
+                    if statement is None or inside and statement.timed:
                         return 0
                     entry = self.entry_for(statement)
-                elif first is not None:
-                    entry = first
-                elif self.unnamed_token:
-                    entry = self.unnamed_entry
-                else:
+                elif unnamed is None or inside and not parsed and tells_time(
+                        self.unnamed.data + self.unnamed.start, buffer_waiting(&self.unnamed)):
                     return 0
+                else:
+                    entry = unnamed
             elif kind == b"D" and size > 7 and data[at + 5] == b"S":
                 statement = self.find_statement(data + at + 6, size - 7)
                 if statement is None:

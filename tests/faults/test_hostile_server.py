@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,13 +16,14 @@ from support.hostile import (
     ROW,
     ROW_DONE,
     SILENCE,
+    WELCOME,
     Answer,
     HostileServer,
     error,
     frame,
 )
 from support.relay import RunningRelay
-from support.wire import SYNC, Frame, WireClient, bind, copy_data, execute, kinds, parse, sqlstate
+from support.wire import SYNC, Frame, WireClient, bind, copy_data, execute, hint, kinds, parse, sqlstate
 
 from pgshunt.protocol import messages
 
@@ -305,3 +308,163 @@ def test_a_login_that_goes_wrong_at_the_server(name: str) -> None:
         with log_in(relay) as later:
             assert kinds(later.query("SELECT 1")) == "TDCZ"
         assert not [event for event in relay.events if event["kind"] == "fault"]
+
+
+# --- servers that let some in, and others not ---------------------------------------------------------------
+
+NO_MORE = Answer(error("FATAL", "28P01"), CLOSE)
+TWO_LINKS = {"pools": {"default_pool_size": 2}}
+
+
+def test_who_waits_behind_a_link_that_lives_is_not_refused_because_another_is() -> None:
+    with (
+        HostileServer(usual) as server,
+        RunningRelay(server, config=TWO_LINKS) as relay,  # type: ignore[arg-type]
+        log_in(relay) as holder,
+        log_in(relay) as client,
+    ):
+        holder.query("BEGIN")
+        holder.query("SELECT 1")
+        server.login = NO_MORE
+        client.send(query("SELECT 1"))
+        relay.wait_for(lambda: any(e["kind"] == "link_failed" for e in relay.events), "no link is to be had")
+        assert relay.call(lambda r: r.waiting) == 1
+        holder.query("COMMIT")
+        assert kinds(client.until_ready()) == "TDCZ"
+
+
+def test_a_server_that_refuses_links_is_asked_again_but_not_for_each_statement() -> None:
+    def refused() -> int:
+        return sum(event["kind"] == "link_failed" for event in relay.events)
+
+    with (
+        HostileServer(usual) as server,
+        RunningRelay(server, config=TWO_LINKS) as relay,  # type: ignore[arg-type]
+        log_in(relay) as holder,
+        log_in(relay) as client,
+        log_in(relay) as another,
+    ):
+        holder.query("BEGIN")
+        holder.query("SELECT 1")
+        server.login = NO_MORE
+        client.send(query("SELECT 1"))
+        relay.wait_for(lambda: refused() == 1, "no link is to be had")
+        another.send(query("SELECT 1"))
+        relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 2, "another one waits")
+        assert refused() == 1
+        server.login = Answer(WELCOME)
+        assert [kinds(waiting.until_ready()) for waiting in (client, another)] == ["TDCZ"] * 2
+        holder.query("COMMIT")
+
+
+def test_who_waits_until_its_time_is_over_hears_why_no_link_was_to_be_had() -> None:
+    config = {"pools": {"default_pool_size": 2, "query_wait_timeout_ms": 50}}
+    with (
+        HostileServer(usual) as server,
+        RunningRelay(server, config=config) as relay,  # type: ignore[arg-type]
+        log_in(relay) as holder,
+        log_in(relay) as client,
+    ):
+        holder.query("BEGIN")
+        holder.query("SELECT 1")
+        server.login = NO_MORE
+        frames = client.query("SELECT 1")
+        assert (kinds(frames), sqlstate(frames)) == ("EZ", "53300")
+        assert "Another connection could not be opened: bad" in hint(frames)
+        holder.query("COMMIT")
+
+
+def test_with_no_link_at_all_everybody_hears_what_the_server_says() -> None:
+    def script(kind: str, statement: str) -> Answer:
+        return Answer(FATAL_57P01, CLOSE) if statement == "SELECT go" else usual(kind, statement)
+
+    with (
+        HostileServer(script) as server,
+        RunningRelay(server, config=TWO_LINKS) as relay,  # type: ignore[arg-type]
+    ):
+        clients = [log_in(relay) for _ in range(5)]
+        holders, waiting = clients[:2], clients[2:]
+        for holder in holders:
+            holder.query("BEGIN")
+            holder.query("SELECT 1")
+        for client in waiting:
+            client.send(query("SELECT 1"))
+        relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 3, "they wait")
+        server.login = NO_MORE
+        for holder in holders:
+            assert sqlstate(holder.query("SELECT go")) == "57P01"
+            holder.socket.close()
+        for client in waiting:
+            frames = client.until_ready()
+            assert (kinds(frames), sqlstate(frames)) == ("EZ", "28P01")
+            client.socket.close()
+
+
+class Choosy(HostileServer):
+    """Lets in every other connection of those that come while it is `choosy`."""
+
+    choosy = False
+    lets_in = itertools.cycle((False, True))
+
+    def _give(self, connection: socket.socket, answer: Answer) -> bool:
+        if answer is self.login and self.choosy and not next(self.lets_in):
+            answer = NO_MORE
+        return super()._give(connection, answer)
+
+
+def test_of_those_who_log_in_at_once_one_is_refused_for_each_link_that_is() -> None:
+    startup = messages.startup_message({b"user": b"somebody", b"database": b"somewhere"})
+    with (
+        Choosy(usual) as server,
+        RunningRelay(server, config={"pools": {"default_pool_size": 4}}) as relay,  # type: ignore[arg-type]
+    ):
+        server.choosy = True
+        clients = [WireClient(relay.connect(timeout_s=5)) for _ in range(4)]
+        for client in clients:
+            client.send(startup)
+        ends = [client.until_ready()[-1] for client in clients]
+        assert ends.count(Frame("", b"closed")) <= 2
+        assert ends.count(Frame("Z", b"I")) >= 2
+        for client in clients:
+            client.socket.close()
+
+
+# --- statements prepared in SQL, on a server that lacks them ------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["PREPARE p AS SELECT 1", "EXECUTE p"])
+@pytest.mark.parametrize(
+    ("last_words", "heard"),
+    [(Answer(FATAL_57P01, CLOSE), ("E", "57P01")), (Answer(b"", CLOSE), ("E", "08006"))],
+    ids=["fatal", "closed"],
+)
+def test_a_server_that_goes_while_a_statement_is_prepared_there_again(
+    at: str, last_words: Answer, heard: tuple[str, str]
+) -> None:
+    again = False
+
+    def script(kind: str, statement: str) -> Answer:
+        if again and statement == at:
+            return last_words
+        if statement.startswith("PREPARE"):
+            return Answer(frame("C", b"PREPARE\0") + READY)
+        return usual(kind, statement)
+
+    with (
+        HostileServer(script) as server,
+        RunningRelay(server, config=TWO_LINKS) as relay,  # type: ignore[arg-type]
+        log_in(relay) as client,
+        log_in(relay) as holder,
+    ):
+        assert kinds(client.query("PREPARE p AS SELECT 1")) == "CZ"
+        holder.query("BEGIN")
+        holder.query("SELECT 1")  # on the link where it was prepared
+        again = True
+        frames = client.query("EXECUTE p")
+        assert ("Q", "PREPARE p AS SELECT 1") in server.heard[2:]
+        assert (frames[0].kind, sqlstate(frames), frames[-1].body) == (*heard, b"closed")
+        again = False
+        assert kinds(holder.query("COMMIT")) == "CZ"
+        with log_in(relay) as later:
+            assert kinds(later.query("SELECT 1")) == "TDCZ"
+        assert not [event for event in relay.events if event["kind"] in ("fault", "link_out_of_step")]

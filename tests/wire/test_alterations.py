@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from support.fixtures import Database
@@ -185,3 +186,32 @@ def test_the_owner_takes_it_where_the_configuration_says_so(relay: RunningRelay,
     relay.shift(100, ddl="owner")
     assert kinds(client.query(ALTER)) == "CZ"
     assert columns(relay) == [*COLUMNS, "more"]
+
+
+def test_who_is_refused_is_told_so_when_its_turn_has_come(database_pair: tuple[Database, Database]) -> None:
+    """Its settings must be brought to the only link, and others with other settings wait for that as well."""
+    for database in database_pair:
+        database.create_app()
+        database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int)")
+    with (
+        RunningRelay(
+            *database_pair, tables=("t",), reads_percent=100, config={"pools": {"default_pool_size": 1}}
+        ) as relay,
+        ExitStack() as stack,
+    ):
+        holder, refused, other = (
+            stack.enter_context(WireClient(relay.connect(timeout_s=5))).log_in("app", relay.shared.dbname)
+            for _ in range(3)
+        )
+        for client, memory in ((refused, "5MB"), (other, "6MB")):
+            client.query(f"SET work_mem = '{memory}'")
+        for _ in range(2):
+            holder.query("BEGIN; SELECT 1 FROM other")
+            refused.send(messages.query(ALTER.encode()))
+            relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 1, "it waits")
+            other.send(messages.query(b"BEGIN; SELECT 1 FROM other"))
+            relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 2, "another one waits behind it")
+            holder.query("COMMIT")
+            assert sqlstate(refused.until_ready()) == REFUSED
+            assert other.until_ready()[-1].body == b"T"
+            other.query("COMMIT")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from support.fixtures import Database
+from support.forwarder import LoginForwarder
 from support.relay import RunningRelay
 from support.split import asked, client_of, databases, moving
-from support.wire import SYNC, WireClient, bind, close, describe, execute, kinds, parse, sqlstate
+from support.wire import SYNC, Frame, WireClient, bind, close, describe, execute, kinds, parse, sqlstate
+
+from pgshunt.protocol import messages
 
 __all__ = ["databases"]
 
 READ = "SELECT v FROM t WHERE id = 1"
 Pair = tuple[Database, Database]
+
+
+def query(sql: str) -> bytes:
+    return messages.query(sql.encode())
 
 
 def wait_fresh(relay: RunningRelay, client: WireClient) -> None:
@@ -394,3 +403,112 @@ def test_a_view_may_tell_the_time(databases: Pair) -> None:
                 found.add(asked(client, sql))
                 client.query("COMMIT")
             assert found == where
+
+
+TIMED = "SELECT v FROM t WHERE id = 1 AND 'now'::timestamptz > '2000-01-01'"
+
+
+@pytest.mark.parametrize(("sql", "where"), [(READ, "copy"), (TIMED, "shared")])
+def test_a_time_may_stand_in_what_was_prepared_before(sql: str, where: str, databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.send(parse("begin", "BEGIN"), parse("read", sql), SYNC)
+        assert kinds(client.until_ready()) == "11Z"
+        client.query("BEGIN")
+        assert batch_value(client, bind("", "read"), execute()) == where
+        client.query("COMMIT")
+        client.send(parse("", sql), SYNC)
+        assert kinds(client.until_ready()) == "1Z"
+        client.send(bind("", "begin"), execute(), SYNC)
+        assert kinds(client.until_ready()) == "2CZ"
+        assert batch_value(client, bind("", ""), execute()) == where
+        client.query("COMMIT")
+        client.query(f"PREPARE sql AS {sql}")
+        client.query("BEGIN")
+        assert asked(client, "EXECUTE sql") == where
+        client.query("COMMIT")
+
+
+TOO_LATE = [
+    ["SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"],
+    ["SAVEPOINT s", "RELEASE s", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"],
+    ["SET LOCAL transaction_isolation = 'serializable'"],
+    ["SET TRANSACTION ISOLATION LEVEL READ COMMITTED"],
+    ["SET TRANSACTION READ ONLY", "SET TRANSACTION READ WRITE"],
+    ["SET TRANSACTION DEFERRABLE"],
+]
+
+
+def outcomes(client: WireClient, begin: str, statements: list[str]) -> list[str]:
+    said = []
+    for sql in (begin, READ, *statements, "SHOW transaction_isolation", "ROLLBACK"):
+        frames = client.query(sql)
+        said.append(sqlstate(frames) if "E" in kinds(frames) else kinds(frames))
+    return said
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN READ ONLY"])
+@pytest.mark.parametrize("statements", TOO_LATE)
+def test_behind_a_read_its_transaction_is_what_it_is(
+    begin: str, statements: list[str], databases: Pair
+) -> None:
+    server = databases[0].server
+    with (
+        moving(databases) as relay,
+        client_of(relay) as client,
+        LoginForwarder(server.host, server.port, server.user, server.password) as forwarder,
+        WireClient(socket.create_connection(forwarder.address, 10)) as direct,
+    ):
+        expected = outcomes(direct.log_in(server.user, databases[0].dbname), begin, statements)
+        assert outcomes(client, begin, statements) == expected
+        assert relay.count("routes", None, "moved_up", "shared") == 1
+
+
+BEHIND_A_PORTAL: dict[str, list[list[bytes]]] = {
+    "executed again": [[execute(), SYNC], [execute(), SYNC]],
+    "behind another portal": [
+        [parse("", "UPDATE t SET id = id WHERE id = 1"), bind("p", ""), execute("p"), SYNC],
+        [execute(), SYNC],
+    ],
+    "behind another statement": [[query("UPDATE t SET id = id WHERE id = 1")], [execute(), SYNC]],
+    "closed": [[close("P"), SYNC], [execute(), SYNC]],
+    "in one batch": [
+        [parse("", "UPDATE t SET id = id WHERE id = 1"), execute(), bind("", ""), execute(), SYNC],
+        [execute(), SYNC],
+    ],
+}
+
+
+@pytest.mark.parametrize("case", BEHIND_A_PORTAL)
+def test_a_portal_that_has_returned_all_its_rows_has_none_left(case: str, databases: Pair) -> None:
+    def heard(client: WireClient) -> list[list[tuple[str, bytes | str]]]:
+        client.query("BEGIN")
+        client.send(parse("", READ), bind("", ""), execute(), SYNC)
+        assert kinds(client.until_ready()) == "12DCZ"
+        told = []
+        for batch in BEHIND_A_PORTAL[case]:
+            client.send(*batch)
+            frames = client.until_ready()
+            told.append([(frame.kind, what(frame)) for frame in frames])
+        client.query("ROLLBACK")
+        return told
+
+    def what(frame: Frame) -> bytes | str:
+        return sqlstate([frame]) if frame.kind == "E" else frame.body
+
+    server = databases[0].server
+    with (
+        moving(databases) as relay,
+        client_of(relay) as client,
+        LoginForwarder(server.host, server.port, server.user, server.password) as forwarder,
+        WireClient(socket.create_connection(forwarder.address, 10)) as direct,
+    ):
+        assert heard(client) == heard(direct.log_in(server.user, databases[0].dbname))
+
+
+def test_a_batch_of_two_statements_is_no_read_because_its_first_is_one(databases: Pair) -> None:
+    with moving(databases) as relay, client_of(relay) as client:
+        client.send(parse("read", READ), parse("", "INSERT INTO u VALUES (1)"), SYNC)
+        assert kinds(client.until_ready()) == "11Z"
+        client.send(bind("", "read"), execute(), bind("", ""), execute(), SYNC)
+        assert kinds(client.until_ready()) == "2DC2CZ"
+        assert [database.execute("SELECT count(*) FROM u") for database in databases] == [[[1]], [[0]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.fixtures import Database
 from support.split import asked, client_of, databases, moving
-from support.wire import SYNC, WireClient, bind, describe, execute, kinds, parse, sqlstate
+from support.wire import SYNC, WireClient, bind, close, describe, execute, kinds, parse, sqlstate
 
 __all__ = ["databases"]
 
@@ -94,3 +94,32 @@ def test_extended_batches_are_answered_too(databases: tuple[Database, Database])
         client.send(parse("", "SELECT v FROM t WHERE id = 1"), bind("", ""), execute(), SYNC)
         client.send(bind("", "named"), execute(), SYNC)
         assert kinds(client.until_ready() + client.until_ready()) == "12DCZ2DDDDDDCZ"
+
+
+def test_a_batch_that_comes_in_pieces_is_answered_too(databases: tuple[Database, Database]) -> None:
+    named = [parse("s", "SHOW pgshunt.route"), bind("", "s"), describe("P"), execute(), SYNC]
+    unnamed = [parse("", "SHOW pgshunt.route"), bind("", ""), describe("P"), execute(), SYNC]
+    with moving(databases) as relay, client_of(relay) as client, client_of(relay) as witness:
+        for batch in (b"".join(unnamed), b"".join(named), b"".join(named[1:])):
+            for cut in range(1, len(batch)) if batch[5] == 0 else (45, len(batch) - 1):
+                client.send(batch[:cut])
+                for sql in ("BEGIN", "ROLLBACK"):  # by then it has been received
+                    assert kinds(witness.query(sql)) == "CZ"
+                client.send(batch[cut:])
+                assert kinds(client.until_ready()).replace("D", "").removeprefix("1") == "2TCZ"
+                if batch[0] == ord("P") and batch[5] != 0:
+                    client.send(close("S", "s"), SYNC)
+                    assert kinds(client.until_ready()) == "3Z"
+            if batch[5] != 0:
+                client.send(parse("s", "SHOW pgshunt.route"), SYNC)
+                assert kinds(client.until_ready()) == "1Z"
+
+
+def test_what_comes_behind_its_first_part_may_be_the_servers(databases: tuple[Database, Database]) -> None:
+    with moving(databases) as relay, client_of(relay) as client, client_of(relay) as witness:
+        client.send(parse("s", "SHOW pgshunt.route"))
+        for sql in ("BEGIN", "ROLLBACK"):
+            assert kinds(witness.query(sql)) == "CZ"
+        client.send(parse("t", "SELECT 1"), bind("", "s"), execute(), SYNC)
+        assert sqlstate(client.until_ready()) == "42704"
+        assert asked(client) == "copy"

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from support.cutter import Cutter
 from support.fixtures import Database
 from support.relay import RunningRelay
 from support.split import asked, client_of, databases, moving
 from support.wire import SYNC, Frame, WireClient, bind, describe, execute, kinds, parse, sqlstate
 
 from pgshunt.protocol.errors import read_error
-from pgshunt.protocol.messages import query
+from pgshunt.protocol.messages import cancel_request, query
 
 __all__ = ["databases"]
 
@@ -367,3 +369,173 @@ def test_a_caller_in_a_transaction_at_a_copy_signals_at_the_owner(
         assert asked(caller) == "copy"
         assert told(terminate(caller, victim))[0] == ("D", "\0\1\0\0\0\1t")
         assert sqlstate(victim.until_ready()) == "57P01"
+
+
+def test_however_many_are_named_few_links_are_opened(connect: Connect, relay: RunningRelay) -> None:
+    victims = [connect() for _ in range(40)]
+    caller = connect()
+    named = [victim.process_id for victim in victims]
+    named += [number for number in range(2**24, 2**24 + 5000) if number not in named]
+    links = "(SELECT count(*) FROM pg_stat_activity WHERE datname = current_database())"
+    for text in (",".join(map(str, named)), ",".join(f"'{number}'" for number in named)):
+        sql = f"SELECT {links}, count(pg_cancel_backend(pid::int)) FROM unnest(ARRAY[{text}]) pid"
+        heard = caller.query(sql)
+        assert kinds(heard).replace("N", "") == "TDCZ"
+        row = next(frame.body for frame in heard if frame.kind == "D")
+        assert int(row[6 : 6 + row[5]]) <= 2 + 8 + 1
+        assert [kinds(victim.query("SELECT 1")) for victim in victims] == ["TDCZ"] * 40
+        relay.wait_for(lambda: relay.call(settled), "no link is kept, and none beyond the limit")
+
+
+def test_callers_that_name_each_others_only_links_all_go_on(single: tuple[RunningRelay, Connect]) -> None:
+    relay, connect = single
+    victims, callers = [connect() for _ in range(30)], [connect() for _ in range(30)]
+    holder = connect()
+    holder.query("BEGIN; SELECT 1")
+    for victim, caller in zip(victims, callers, strict=True):
+        caller.send(query(b"SELECT pg_cancel_backend(%d)" % victim.process_id))
+    for caller in callers:
+        assert kinds(caller.until_ready()).replace("N", "") == "TDCZ"
+    holder.query("COMMIT")
+    relay.wait_for(lambda: relay.call(lambda r: r.links_open) <= 1, "none beyond the limit is left")
+
+
+# --- sessions whose link is not there yet ------------------------------------------------------------------
+
+
+class Gate(Cutter):
+    """A forwarder that lets new connections in only while it is open."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        super().__init__(server)
+        self.open = threading.Event()
+        self.open.set()
+        self.came = 0
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        self.came += 1
+        self.open.wait()
+        super()._serve(client, server)
+
+
+@pytest.fixture
+def gated(database: Database) -> Iterator[tuple[RunningRelay, Connect, Gate]]:
+    """A relay with one link, clients of it, and a gate in front of its server."""
+    address = database.server.host, database.server.port
+    with (
+        Gate(address) as gate,
+        RunningRelay(
+            database, config={"pools": {"default_pool_size": 1}}, shared_port=gate.address[1]
+        ) as relay,
+        ExitStack() as stack,
+    ):
+
+        def connect() -> WireClient:
+            client = stack.enter_context(WireClient(relay.connect(timeout_s=5)))
+            return client.log_in(database.server.user, database.dbname)
+
+        yield relay, connect, gate
+        gate.open.set()
+
+
+def seen_by(relay: RunningRelay, witness: WireClient) -> None:
+    """What has been sent so far has been received: the witness has been served in two rounds behind it."""
+    for sql in ("BEGIN", "ROLLBACK"):
+        assert kinds(witness.query(sql)) == "CZ"
+
+
+def test_a_session_that_several_signal_gets_one_link(gated: tuple[RunningRelay, Connect, Gate]) -> None:
+    relay, connect, gate = gated
+    victim, first, second, holder, witness = (connect() for _ in range(5))
+    holder.query("BEGIN; SELECT 1")
+    before = gate.came
+    gate.open.clear()
+    for caller in (first, second):
+        caller.send(query(b"SELECT pg_cancel_backend(%d)" % victim.process_id))
+    seen_by(relay, witness)
+    relay.wait_for(lambda: gate.came > before, "a link is being opened")
+    seen_by(relay, witness)
+    assert relay.call(lambda r: r.links_open) == 2
+    gate.open.set()
+    holder.query("COMMIT")
+    for caller in (first, second):
+        assert told(caller.until_ready())[0] == ("D", "\0\1\0\0\0\1t")
+    relay.wait_for(lambda: relay.call(lambda r: r.links_open) <= 1, "none beyond the limit is left")
+
+
+def test_a_session_that_leaves_before_its_link_is_there_is_nobody(
+    gated: tuple[RunningRelay, Connect, Gate],
+) -> None:
+    relay, connect, gate = gated
+    victim, caller = connect(), connect()
+    caller.query("BEGIN; SELECT 1")
+    before = gate.came
+    gate.open.clear()
+    caller.send(query(b"SELECT pg_cancel_backend(%d)" % victim.process_id))
+    relay.wait_for(lambda: gate.came > before, "a link is being opened")
+    victim.socket.close()
+    assert told(caller.until_ready())[1] == ("D", "\0\1\0\0\0\1f")
+    gate.open.set()
+    caller.query("COMMIT")
+    relay.wait_for(lambda: relay.call(lambda r: r.links_open) <= 1, "none beyond the limit is left")
+
+
+def cancelled(relay: RunningRelay, client: WireClient) -> list[Frame]:
+    with relay.connect() as other:
+        other.sendall(cancel_request(client.process_id, client.secret_key))
+        assert other.recv(1) == b""
+    return client.until_ready()
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_cancel_while_the_others_are_found_ends_the_statement(
+    begun: bool, extended: bool, gated: tuple[RunningRelay, Connect, Gate]
+) -> None:
+    relay, connect, gate = gated
+    victim, caller, holder = connect(), connect(), connect()
+    if begun:
+        caller.query("BEGIN; SELECT 1")
+    elif not extended:
+        holder.query("BEGIN; SELECT 1")  # has the only link
+    before = gate.came
+    gate.open.clear()
+    if extended:
+        caller.send(
+            parse("", "SELECT pg_cancel_backend($1)"), bind("", "", str(victim.process_id)), execute(), SYNC
+        )
+    else:
+        caller.send(query(b"SELECT pg_cancel_backend(%d)" % victim.process_id))
+    relay.wait_for(lambda: gate.came > before, "a link is being opened for it")
+    heard = cancelled(relay, caller)
+    assert kinds(heard) == ("1EZ" if extended else "EZ")
+    assert told(heard)[-2] == ("E", "ERROR 57014 canceling statement due to user request")
+    assert heard[-1].body == (b"E" if begun else b"I")
+    if begun:
+        assert sqlstate(caller.query("SELECT 1")) == "25P02"
+        assert kinds(caller.query("ROLLBACK")) == "CZ"
+    gate.open.set()
+    holder.query("ROLLBACK")
+    for client in (victim, caller, holder):
+        assert kinds(client.query("SELECT 1")) == "TDCZ"
+    assert told(caller.query(f"SELECT pg_cancel_backend({victim.process_id})"))[0] == (
+        "D",
+        "\0\1\0\0\0\1t",
+    )
+    relay.wait_for(lambda: relay.call(settled), "no link is kept")
+
+
+def test_whom_a_statement_names_that_is_refused_is_let_go(connect: Connect, relay: RunningRelay) -> None:
+    """What it returns has changed since it was prepared, on a link that it was not prepared on."""
+    victim, caller, holder = connect(), connect(), connect()
+    caller.send(parse("end", "SELECT pg_cancel_backend($1), * FROM t WHERE id = 1"), SYNC)
+    assert kinds(caller.until_ready()) == "1Z"
+    holder.query("BEGIN; SELECT 1")
+    relay.shared.execute("ALTER TABLE t ADD COLUMN more int")
+    for _ in range(2):
+        caller.send(bind("", "end", str(victim.process_id)), execute(), SYNC)
+        heard = caller.until_ready()
+    assert sqlstate(heard) == "0A000"
+    holder.query("COMMIT")
+    assert kinds(victim.query("SELECT 1")) == "TDCZ"
+    relay.wait_for(lambda: relay.call(settled), "no link is kept")

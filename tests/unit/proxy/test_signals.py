@@ -66,20 +66,41 @@ def test_parameters_that_make_no_sense_name_nobody(body: bytes) -> None:
         assert place.offset + place.length <= len(body)
 
 
+def test_of_many_numbers_only_the_first_are_looked_up() -> None:
+    text = b"SELECT " + b", ".join(b"%d" % (MINE + each) for each in range(5000))
+    assert [place.number for place in in_text(text, 5, 2)] == [
+        MINE + each for each in range(signals.PLACES_MAX)
+    ]
+    body = parameters([], *[b"%d" % (MINE + each) for each in range(5000)])
+    assert len(in_parameters(body, 0, 2)) == signals.PLACES_MAX
+
+
 class Relay:
-    """One worker's relay, as far as signals know it: it holds `session` on `SERVER`."""
+    """One worker's relay, as far as signals know it: it holds `session` on `SERVER`, later if `slow`."""
 
     def __init__(self, index: int, session: int) -> None:
         self.index = index
         self.board_workers = 2
         self.session = session
         self.holds = 0
+        self.slow = False
+        self.asked: list[Callable[[int], None]] = []
         self.answers: list[tuple[Any, int, int]] = []
         self.on_note: Callable[[int, bytes], bool] | None = None
 
     def hold(self, process_id: int, endpoint: int, tell: Callable[[int], None]) -> None:
-        self.holds += process_id == self.session
-        tell(SERVER if process_id == self.session else 0)
+        if process_id != self.session:
+            tell(0)
+            return
+        self.asked.append(tell)
+        if not self.slow:
+            self.find()
+
+    def find(self) -> None:
+        """The session has its link."""
+        while self.asked:
+            self.holds += 1
+            self.asked.pop()(SERVER)
 
     def held(self, session: Any, process_id: int, server_id: int) -> None:
         self.answers.append((session, process_id, server_id))
@@ -150,12 +171,12 @@ def test_a_worker_that_is_not_there_has_no_sessions() -> None:
 
 
 def test_what_a_worker_that_died_had_held_is_let_go() -> None:
-    def scenario(pair: Pair) -> None:
+    async def scenario(pair: Pair) -> None:
         relays, workers, notes = pair
         workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
         deliver(workers, notes)
         assert relays[1].holds == 1
-        workers[0].begin()  # as its successor does
+        successor(pair, asyncio.get_running_loop())
         deliver(workers, notes)
         assert relays[1].holds == 0
         workers[0].release(THEIRS, sure=True)
@@ -176,4 +197,90 @@ def test_an_answer_that_comes_too_late_is_released(monkeypatch: pytest.MonkeyPat
         assert (len(relays[0].answers), relays[1].holds) == (1, 0)
 
     monkeypatch.setattr(signals, "ANSWER_S_MAX", 0.001)
+    run(scenario)
+
+
+def test_a_release_that_finds_the_inbox_full_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(pair: Pair) -> None:
+        relays, workers, notes = pair
+        post, relays[0].on_note = relays[0].on_note, lambda worker, note: False
+        workers[0].begin()
+        relays[0].on_note = post
+        workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
+        deliver(workers, notes)
+        relays[0].on_note = lambda worker, note: False
+        workers[0].release(THEIRS, sure=True)
+        deliver(workers, notes)
+        assert relays[1].holds == 1
+        relays[0].on_note = post
+        while len(notes) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        deliver(workers, notes)
+        assert relays[1].holds == 0
+
+    monkeypatch.setattr(signals, "AGAIN_S", 0.001)
+    run(scenario)
+
+
+def successor(pair: Pair, loop: asyncio.AbstractEventLoop) -> None:
+    """Worker 0 ends and is started again; the notes for it lie in its inbox."""
+    relays, workers, _ = pair
+    post = relays[0].on_note
+    relays[0] = Relay(0, MINE)
+    relays[0].on_note = post
+    workers[0] = Signals(relays[0], loop)  # type: ignore[arg-type]
+    workers[0].begin()
+
+
+def test_an_answer_for_a_worker_that_died_answers_nothing_of_its_successor() -> None:
+    async def scenario(pair: Pair) -> None:
+        relays, workers, notes = pair
+        workers[0].ask("dead", THEIRS, 0)  # type: ignore[arg-type]
+        workers[1].take(notes.pop(0)[1])
+        (answer,) = notes
+        notes.clear()
+        successor(pair, asyncio.get_running_loop())
+        relays[1].slow = True
+        workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
+        workers[0].take(answer[1])
+        assert relays[0].answers == []
+        deliver(workers, notes)
+        assert relays[1].holds == 0  # what was held for the dead one has been let go
+        relays[1].find()
+        deliver(workers, notes)
+        assert (relays[0].answers, relays[1].holds) == ([("caller", THEIRS, SERVER)], 1)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_what_a_worker_that_died_still_waits_for_is_not_held(announced: bool) -> None:
+    async def scenario(pair: Pair) -> None:
+        relays, workers, notes = pair
+        relays[1].slow = True
+        workers[0].ask("dead", THEIRS, 0)  # type: ignore[arg-type]
+        deliver(workers, notes)
+        successor(pair, asyncio.get_running_loop())
+        if not announced:  # the inbox was full
+            notes.clear()
+            workers[0].ask("caller", THEIRS + 1, 0)  # type: ignore[arg-type]
+        deliver(workers, notes)
+        relays[1].find()
+        deliver(workers, notes)
+        assert relays[1].holds == 0
+        assert relays[0].answers == [("caller", THEIRS + 1, 0)] * (not announced)
+
+    run(scenario)
+
+
+def test_only_the_session_that_was_asked_for_is_answered() -> None:
+    async def scenario(pair: Pair) -> None:
+        relays, workers, notes = pair
+        workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
+        (_, asked), *_ = notes
+        workers[0].take(signals._NOTE.pack(b"k", 1, signals._NOTE.unpack(asked)[2], 1, THEIRS + 1, SERVER, 0))
+        assert relays[0].answers == []
+        deliver(workers, notes)
+        assert relays[0].answers == [("caller", THEIRS, SERVER)]
+
     run(scenario)
