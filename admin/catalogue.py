@@ -90,8 +90,10 @@ class CatalogueKeeper:
             return False
         if replace(found, version=known.version, definitions=known.definitions) == known:
             found = replace(found, version=known.version)
+        if found == known:
+            return False  # and the workers know that it is the same
         self.catalogue = found
-        return found != known
+        return True
 
     async def run(self) -> None:
         """Reads and asks again and again until cancelled."""

@@ -68,6 +68,7 @@ class Member:
     channel: Channel | None = None
     process: asyncio.subprocess.Process | None = None
     greeted: bool = False
+    catalogue: Catalogue | None = None  # that it was sent last
     silent: bool = False  # at the last check
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # set at each change of epoch or stage
 
@@ -177,11 +178,18 @@ class Fleet:
         # Sent without waiting for anything, so that a worker that is slow to acknowledge one table delays the
         # next one for nobody else.
         self.table, self.catalogue = table, catalogue
-        message = self._table_message("table")
         told = [member for member in self.members if member.greeted]
+        # A large catalogue takes a worker long to read, and its clients wait meanwhile: once is enough.
+        brief: Message = {"type": "table", "table": table.to_dict()}
+        whole = None
         for member in told:
             assert member.channel is not None
-            member.channel.send(message)
+            if member.catalogue is catalogue:
+                member.channel.send(brief)
+            else:
+                whole = whole or {**brief, "catalogue": catalogue.to_dict()}
+                member.channel.send(whole)
+                member.catalogue = catalogue
         await asyncio.gather(*(self._until_acknowledged(member, table.epoch) for member in told))
         return time.monotonic() - began_s
 
@@ -326,12 +334,14 @@ class Fleet:
         elif kind == "hello":
             channel.send(
                 {
-                    **self._table_message("start"),
+                    "type": "start",
+                    "table": self.table.to_dict(),
+                    "catalogue": self.catalogue.to_dict(),
                     "config": self.config.dump_revealed(),
                     "login_secret": self._login_secret.hex(),
                 }
             )
-            member.greeted = True
+            member.greeted, member.catalogue = True, self.catalogue
         elif kind == "ready":
             self._move(member, "live", message["epoch"])
             if member.restarts:
@@ -366,9 +376,6 @@ class Fleet:
             self._report("worker_ended", {"worker": member.index, "pid": member.pid, "exit_code": code})
 
     # -- small things ---------------------------------------------------------------------------------
-
-    def _table_message(self, kind: str) -> Message:
-        return {"type": kind, "table": self.table.to_dict(), "catalogue": self.catalogue.to_dict()}
 
     @staticmethod
     def _move(member: Member, stage: Stage, epoch: int) -> None:

@@ -58,7 +58,7 @@ from pgshunt.routing import refusal
 from pgshunt.routing.placement import Placement
 from pgshunt.routing.reason import REASON_CODES, Reason
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
-from pgshunt.routing.table import SHARED, Catalogue, RoutingTable
+from pgshunt.routing.table import SHARED, RoutingTable
 
 cdef extern from "Python.h":
     ctypedef struct PyInterpreterState:

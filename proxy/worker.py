@@ -160,7 +160,10 @@ class Worker:
             users=len(config.pools.limited_users),
             services=len(start["table"]["services"]),
         )
-        self._relay = self._make_relay(self._loop, index, self._board, start)
+        self._catalogue = Catalogue.from_dict(start["catalogue"])
+        self._relay = self._make_relay(
+            self._loop, index, self._board, {**start, "catalogue": self._catalogue}
+        )
         self._acceptor = Acceptor(
             self._loop,
             index,
@@ -212,7 +215,9 @@ class Worker:
     def _apply(self, message: Message) -> None:
         table = RoutingTable.from_dict(message["table"])
         self._send_delta()  # what the old table decided is told before it is said to be gone
-        self._relay.apply(table, Catalogue.from_dict(message["catalogue"]))
+        if "catalogue" in message:  # else it is as it was
+            self._catalogue = Catalogue.from_dict(message["catalogue"])
+        self._relay.apply(table, self._catalogue)
         self._channel.send({"type": "ack", "epoch": table.epoch})
 
     def _reload_tls(self, message: Message) -> None:

@@ -52,7 +52,7 @@ cdef class Relay(Arrivals):
             raise AssertionError("more reasons than counters")
         self.shapes = ShapeCache(self.resolve)
         self.unknown = Entry(unknown("not looked at"))
-        self.apply(RoutingTable.from_dict(start["table"]), Catalogue.from_dict(start["catalogue"]))
+        self.apply(RoutingTable.from_dict(start["table"]), start["catalogue"])
         loop.add_reader(self.poller.epoll_fd, self.run)
         self.loop_epoll_fd = loop._get_backend_id()
 

@@ -217,7 +217,7 @@ class RunningRelay:
             tables = [name.partition(".")[2] for name in self.tables]
             config["services"] = {"svc": {"database": "svc_db", "tables": tables}}
         config.update(self._config)
-        return {"config": config, "table": self._table.to_dict(), "catalogue": self._catalogue().to_dict()}
+        return {"config": config, "table": self._table.to_dict(), "catalogue": self._catalogue()}
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -82,6 +82,29 @@ def test_every_worker_starts_and_acknowledges_a_new_table() -> None:
     with_fleet(scenario)
 
 
+def test_a_catalogue_is_sent_once_to_each_worker() -> None:
+    """It may be large, and a rollback must not wait until every worker has read it again."""
+    first, second = Catalogue(version=1), Catalogue(version=2)
+
+    async def scenario(watched: Watched) -> None:
+        watched.fleet.catalogue = first
+        await watched.fleet.start()
+        await watched.all_live()
+        member, _ = watched.fleet.members
+        assert member.channel is not None
+        sent: list[Message] = []
+        send = member.channel.send
+        member.channel.send = lambda message: (sent.append(message), send(message))[1]  # type: ignore[method-assign]
+        for epoch, catalogue in enumerate((first, first, second, second, first), start=2):
+            await watched.fleet.publish(table(epoch), catalogue)
+        assert [message["table"]["epoch"] for message in sent] == [2, 3, 4, 5, 6]
+        versions = [message["catalogue"]["version"] if "catalogue" in message else None for message in sent]
+        assert versions == [None, None, 2, None, 1]
+        assert [member.epoch for member in watched.fleet.members] == [6, 6]
+
+    with_fleet(scenario)
+
+
 def test_a_killed_worker_is_replaced_by_one_with_the_latest_table_and_the_other_does_not_notice() -> None:
     async def scenario(watched: Watched) -> None:
         await watched.fleet.start()

@@ -25,6 +25,7 @@ class RecordingRelay:
         self.cancelled: list[tuple[int, bytes]] = []
         self.notes: list[bytes] = []
         self.epochs: list[int] = []
+        self.catalogues: list[int] = []
         self.counters: dict[str, Any] | None = None
         self.drained_ms: int | None = None
         self.ticks = 0
@@ -59,6 +60,7 @@ class RecordingRelay:
 
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
         self.epochs.append(table.epoch)
+        self.catalogues.append(catalogue.version)
 
     def tick(self) -> None:
         self.ticks += 1

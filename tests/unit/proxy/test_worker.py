@@ -117,6 +117,19 @@ def test_a_new_table_is_applied_and_then_acknowledged() -> None:
     with_worker(scenario)
 
 
+def test_a_table_without_a_catalogue_goes_with_the_one_before() -> None:
+    async def scenario(bench: Bench) -> None:
+        brief = {"type": "table", "table": table(8).to_dict()}
+        bench.channel.send(brief)
+        bench.channel.send({**brief, "catalogue": Catalogue(version=2).to_dict()})
+        bench.channel.send(brief)
+        for _ in range(3):
+            await bench.received("ack")
+        assert bench.relay.catalogues == [0, 2, 2]
+
+    with_worker(scenario)
+
+
 def test_what_the_old_table_decided_is_told_before_the_new_one_is_acknowledged() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.received("ready")
