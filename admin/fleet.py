@@ -270,6 +270,9 @@ class Fleet:
                 await self._live(member)
             except OSError as error:  # no process or no descriptors to be had
                 self._report("worker_not_started", {"worker": member.index, "reason": str(error)})
+            except Exception as error:  # whatever it is: without its keeper the worker would stay away
+                log.exception("defect in keeping worker %d", member.index)
+                self._report("defect", {"worker": member.index, "reason": repr(error)})
             if not self._stopping:
                 lived_s = time.monotonic() - member.started_s
                 if lived_s > HEALTHY_S:

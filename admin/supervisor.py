@@ -71,6 +71,7 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._path = path
+        self._started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stages: dict[str, str] = {}
@@ -165,6 +166,7 @@ class Supervisor:
         for part in (self.catalogue, self.prober, self.watch, self.readable, self.observing):
             self._begin(self._lasting(part.run))
         self._begin(self._lasting(self._check))
+        self._started.set()
         self.events.add(
             "started",
             listen=f"{self._config.listen.host}:{self.fleet.port}",
@@ -212,6 +214,7 @@ class Supervisor:
 
     async def reload(self) -> None:
         """Reads the configuration again: brings into force what can be, names what needs a restart."""
+        await self._started.wait()
         async with self._reloading:
             try:
                 async with asyncio.timeout(RELOAD_S_MAX):

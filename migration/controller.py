@@ -276,6 +276,7 @@ class MigrationController:
             raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
 
         def rearmed(state: ServiceState) -> ServiceState:
+            move(state.stage, "rearm")  # not if it was abandoned meanwhile
             if state.latch != latch:  # lifted, and perhaps tripped anew, while we were looking
                 raise Held(f"{service} was armed by somebody else meanwhile: see where it stands")
             return replace(state, latch=None).noted("rearm", "done", reason)

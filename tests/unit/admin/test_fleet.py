@@ -195,6 +195,27 @@ def test_a_message_that_cannot_be_taken_costs_no_worker() -> None:
     with_fleet(scenario, workers=1)
 
 
+def test_a_worker_that_says_what_nobody_expects_is_replaced_like_any_other() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.fleet.start()
+        (member,) = watched.fleet.members
+        assert member.process is not None
+        take, pid = watched.fleet._take, member.pid
+
+        def lost(*_: object) -> None:
+            watched.fleet._take = take  # type: ignore[method-assign]
+            raise KeyError("epoch")
+
+        watched.fleet._take = lost  # type: ignore[method-assign]
+        await watched.fleet.publish(table(2), Catalogue())
+        while member.pid == pid or member.stage != "live":
+            await member.moved.wait()
+        assert ("defect", {"worker": 0, "reason": "KeyError('epoch')"}) in watched.reports
+        assert member.epoch == 2
+
+    with_fleet(scenario, workers=1)
+
+
 def test_a_stopped_worker_is_found_and_replaced() -> None:
     async def scenario(watched: Watched) -> None:
         await watched.fleet.start()

@@ -665,3 +665,19 @@ def test_services_that_have_one_database_are_probed_each(run: Run) -> None:
         ]
 
     run(scenario)
+
+
+def test_a_reload_that_comes_before_the_start_is_over_waits_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        running = Running(tmp_path, "well", latched=False)
+        running.write(errors=7.5)
+        running.supervisor.reload_soon()
+        await asyncio.sleep(0)
+        try:
+            await running.supervisor.start()
+            assert (await running.event("reloaded"))["changed"] == ("rollback.error_rate_percent_max",)
+            assert "defect" not in running.kinds()
+        finally:
+            await running.supervisor.close()
+
+    asyncio.run(main())

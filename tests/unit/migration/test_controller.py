@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pgshunt.config.model import Control
+from pgshunt.migration import controller as controller_module
 from pgshunt.migration import copying as copying_module
 from pgshunt.migration.controller import MigrationController
 from pgshunt.migration.mover import TargetGone
@@ -172,6 +174,25 @@ def test_a_slow_rearm_does_not_lift_the_latch_of_a_later_rollback() -> None:
         latch = controller.latch(SERVICE)
         assert latch is not None
         assert latch["trigger"] == "error_rate"
+
+    world.run(scenario)
+
+
+def test_a_slow_rearm_does_not_hide_that_the_service_is_being_abandoned() -> None:
+    """After a crash the copy would be made again that was to be taken down."""
+    world = World(ServiceState("shadowing", 0, Latch("manual", 100.0)))
+
+    async def scenario(controller: MigrationController, store: MemoryStore) -> None:
+        async def overtaken(service: str) -> None:
+            abandoning = partial(controller_module._abandoning, is_target_gone=False)
+            await controller._keeper.change(service, abandoning)
+
+        controller._require_healthy = overtaken  # type: ignore[method-assign]
+        clean = SimpleNamespace(tally=SimpleNamespace(is_clean_since=lambda moment, now: True))
+        controller._copying.movers[SERVICE] = clean  # type: ignore[assignment]
+        with pytest.raises(WrongStage):
+            await controller.rearm(SERVICE, "looked at it")
+        assert store.state.service(SERVICE).is_being_abandoned
 
     world.run(scenario)
 
