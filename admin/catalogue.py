@@ -89,7 +89,7 @@ class CatalogueKeeper:
         if found is None:
             return False
         if replace(found, version=known.version, definitions=known.definitions) == known:
-            found = replace(found, version=known.version)
+            found = replace(known, definitions=found.definitions)
         if found == known:
             return False  # and the workers know that it is the same
         self.catalogue = found

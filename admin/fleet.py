@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pgshunt.config.model import Config
@@ -180,16 +180,18 @@ class Fleet:
         self.table, self.catalogue = table, catalogue
         told = [member for member in self.members if member.greeted]
         # A large catalogue takes a worker long to read, and its clients wait meanwhile: once is enough.
-        brief: Message = {"type": "table", "table": table.to_dict()}
+        message: Message = {"type": "table", "table": table.to_dict()}
+        brief = message | {"definitions": catalogue.definitions}
         whole = None
         for member in told:
             assert member.channel is not None
-            if member.catalogue is catalogue:
+            known = member.catalogue
+            if known is not None and replace(known, definitions=catalogue.definitions) == catalogue:
                 member.channel.send(brief)
             else:
-                whole = whole or {**brief, "catalogue": catalogue.to_dict()}
+                whole = whole or message | {"catalogue": catalogue.to_dict()}
                 member.channel.send(whole)
-                member.catalogue = catalogue
+            member.catalogue = catalogue
         await asyncio.gather(*(self._until_acknowledged(member, table.epoch) for member in told))
         return time.monotonic() - began_s
 

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import uvloop
@@ -215,8 +215,10 @@ class Worker:
     def _apply(self, message: Message) -> None:
         table = RoutingTable.from_dict(message["table"])
         self._send_delta()  # what the old table decided is told before it is said to be gone
-        if "catalogue" in message:  # else it is as it was
+        if "catalogue" in message:
             self._catalogue = Catalogue.from_dict(message["catalogue"])
+        else:
+            self._catalogue = replace(self._catalogue, definitions=tuple(message["definitions"]))
         self._relay.apply(table, self._catalogue)
         self._channel.send({"type": "ack", "epoch": table.epoch})
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_every_worker_starts_and_acknowledges_a_new_table() -> None:
 def test_a_catalogue_is_sent_once_to_each_worker() -> None:
     """It may be large, and a rollback must not wait until every worker has read it again."""
     first, second = Catalogue(version=1), Catalogue(version=2)
+    later = replace(second, definitions=(3, 4))
 
     async def scenario(watched: Watched) -> None:
         watched.fleet.catalogue = first
@@ -95,12 +97,13 @@ def test_a_catalogue_is_sent_once_to_each_worker() -> None:
         sent: list[Message] = []
         send = member.channel.send
         member.channel.send = lambda message: (sent.append(message), send(message))[1]  # type: ignore[method-assign]
-        for epoch, catalogue in enumerate((first, first, second, second, first), start=2):
+        for epoch, catalogue in enumerate((first, first, second, later, later, first), start=2):
             await watched.fleet.publish(table(epoch), catalogue)
-        assert [message["table"]["epoch"] for message in sent] == [2, 3, 4, 5, 6]
+        assert [message["table"]["epoch"] for message in sent] == [2, 3, 4, 5, 6, 7]
         versions = [message["catalogue"]["version"] if "catalogue" in message else None for message in sent]
-        assert versions == [None, None, 2, None, 1]
-        assert [member.epoch for member in watched.fleet.members] == [6, 6]
+        assert versions == [None, None, 2, None, None, 1]
+        assert [sent[place]["definitions"] for place in (1, 3, 4)] == [(), (3, 4), (3, 4)]
+        assert [member.epoch for member in watched.fleet.members] == [7, 7]
 
     with_fleet(scenario)
 

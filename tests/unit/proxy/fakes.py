@@ -25,7 +25,7 @@ class RecordingRelay:
         self.cancelled: list[tuple[int, bytes]] = []
         self.notes: list[bytes] = []
         self.epochs: list[int] = []
-        self.catalogues: list[int] = []
+        self.catalogues: list[tuple[int, tuple[int, ...]]] = []
         self.counters: dict[str, Any] | None = None
         self.drained_ms: int | None = None
         self.ticks = 0
@@ -60,7 +60,7 @@ class RecordingRelay:
 
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
         self.epochs.append(table.epoch)
-        self.catalogues.append(catalogue.version)
+        self.catalogues.append((catalogue.version, catalogue.definitions))
 
     def tick(self) -> None:
         self.ticks += 1

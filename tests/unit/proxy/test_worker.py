@@ -119,13 +119,13 @@ def test_a_new_table_is_applied_and_then_acknowledged() -> None:
 
 def test_a_table_without_a_catalogue_goes_with_the_one_before() -> None:
     async def scenario(bench: Bench) -> None:
-        brief = {"type": "table", "table": table(8).to_dict()}
-        bench.channel.send(brief)
-        bench.channel.send({**brief, "catalogue": Catalogue(version=2).to_dict()})
-        bench.channel.send(brief)
+        message = {"type": "table", "table": table(8).to_dict()}
+        bench.channel.send({**message, "definitions": [1]})
+        bench.channel.send({**message, "catalogue": Catalogue(version=2).to_dict()})
+        bench.channel.send({**message, "definitions": [3]})
         for _ in range(3):
             await bench.received("ack")
-        assert bench.relay.catalogues == [0, 2, 2]
+        assert bench.relay.catalogues == [(0, (1,)), (2, ()), (2, (3,))]
 
     with_worker(scenario)
 
