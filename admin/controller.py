@@ -59,6 +59,10 @@ class Mover(Protocol):
         """How far behind a copy may be; None unknown."""
 
     @property
+    def beat_error(self) -> str:
+        """Why heartbeats cannot be written; empty when they can, or need not."""
+
+    @property
     def unkept(self) -> str:
         """Why the store does not hold what is in force; empty when it does."""
 

@@ -264,6 +264,8 @@ class SupervisorOperations:
         warnings += [
             f"a part of pgshunt had to begin anew, see its log: {defect}" for defect in self.health.defects
         ]
+        if error := self.mover.beat_error:
+            warnings.append(f"no copy is known to be fresh, for heartbeats cannot be written: {error}")
         warnings += self.readable.warnings()
         warnings += self.health.contested
         if self.mover.unkept:

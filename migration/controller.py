@@ -111,6 +111,11 @@ class MigrationController:
         return self._heartbeat.lag_s(endpoint_index)
 
     @property
+    def beat_error(self) -> str:
+        """Why heartbeats cannot be written; empty when they can, or need not."""
+        return self._heartbeat.write_error if self.watched() else ""
+
+    @property
     def unkept(self) -> str:
         """Why the store does not hold what is in force; empty when it does."""
         return self._keeper.unkept

@@ -62,6 +62,7 @@ class TableMover:
         self.troubles: dict[str, str] = {}
         self.disk_full = False
         self.unkept = ""
+        self.beat_error = ""
         self.missing: list[preflight.Problem] = []
         self.target_is_gone = False
         if latched:
@@ -681,3 +682,14 @@ def test_a_reload_that_comes_before_the_start_is_over_waits_for_it(tmp_path: Pat
             await running.supervisor.close()
 
     asyncio.run(main())
+
+
+def test_heartbeats_that_cannot_be_written_are_told(run: Run) -> None:
+    """Copies that were never fresh are not missed by anybody else."""
+
+    async def scenario(running: Running) -> None:
+        running.mover.beat_error = "shared: permission denied for database monolith (42501)"
+        _, document = await running.ask("/api/v1/status")
+        assert any("permission denied" in warning for warning in document["warnings"])
+
+    run(scenario)
