@@ -416,3 +416,24 @@ def test_a_drain_ends_what_still_waits_when_its_time_is_over(database: Database)
         for each in (client, holder):
             assert sqlstate(each.until_ready()) == "57P01"
         relay.wait_for(lambda: relay.call(lambda r: (r.clients, r.waiting)) == (0, 0), "all are gone")
+
+
+def test_a_slow_client_that_has_left_the_line_does_not_stay_for_good(database: Database) -> None:
+    """It reads nothing: what it is told of why it must go is kept for it for five seconds."""
+    names = [f"{'x' * 50}_{number}" for number in range(20)]
+    database.execute(";".join(f"CREATE TABLE {name} (id int)" for name in names))
+    with RunningRelay(database, config=ONE_LINK) as relay, log_in(relay) as holder:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", relay.port))
+        with WireClient(connection) as client:
+            client.log_in(database.server.user, database.dbname)
+            client.query(f"SELECT FROM {', '.join(names)}")
+            holder.query("BEGIN")
+            holder.query("SELECT 1")
+            client.send(query("SHOW pgshunt.route") * 1500, query("SELECT 1"))  # more than all buffers hold
+            relay.wait_for(lambda: waiting(relay) == 1, "it waits")
+            drain(relay, grace_ms=0).result(10)
+            assert relay.call(lambda r: (r.clients, r.waiting)) == (1, 0)
+            relay.wait_for(lambda: relay.call(lambda r: r.clients) == 0, "it is gone")
