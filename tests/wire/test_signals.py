@@ -539,3 +539,42 @@ def test_whom_a_statement_names_that_is_refused_is_let_go(connect: Connect, rela
     holder.query("COMMIT")
     assert kinds(victim.query("SELECT 1")) == "TDCZ"
     relay.wait_for(lambda: relay.call(settled), "no link is kept")
+
+
+def test_a_caller_that_is_told_to_go_holds_nobody(
+    gated: tuple[RunningRelay, Connect, Gate], database: Database
+) -> None:
+    """It does not read what it is told, and so is there for a while; nothing that it asked for is sent."""
+    relay, connect, gate = gated
+    names = [f"{'x' * 50}_{number}" for number in range(20)]
+    database.execute(";".join(f"CREATE TABLE {name} (id int)" for name in names))
+    victim, holder = connect(), connect()
+    callers: list[object] = []
+
+    def ask(session: object, process_id: int, endpoint: int) -> None:
+        callers.append(session)
+        asked(session, process_id, endpoint)
+
+    asked = relay.call(lambda r: r.signals.ask)  # type: ignore[attr-defined]
+    relay.call(lambda r: setattr(r.signals, "ask", ask))  # type: ignore[attr-defined]
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", relay.port))
+    with WireClient(connection) as caller:
+        caller.log_in(database.server.user, database.dbname)
+        caller.query(f"SELECT FROM {', '.join(names)}")
+        holder.query("BEGIN; SELECT 1")  # has the only link
+        gate.open.clear()
+        text = b"SELECT pg_cancel_backend(%d)" % victim.process_id
+        caller.send(
+            query(b"SHOW pgshunt.route") * 1500, query(text)
+        )  # the answers are more than all buffers hold
+        relay.wait_for(lambda: bool(callers), "it waits for its victim")
+        relay.call(lambda r: r.finish_session(callers[0]))  # type: ignore[arg-type]
+        gate.open.set()
+        relay.wait_for(lambda: relay.call(lambda r: r.links_open == len(r.links)), "the link is there")
+        holder.query("COMMIT")
+        assert kinds(victim.query("SELECT 1")) == "TDCZ"
+        relay.wait_for(lambda: relay.call(settled), "no link is kept")
+        assert relay.call(lambda r: r.clients) == 3
