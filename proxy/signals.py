@@ -31,6 +31,9 @@ DIGITS_MAX: Final = 32  # of a number, with blanks around it
 PLACES_MAX: Final = 64
 """Of a statement's text, and of its parameters, so many numbers are looked up; the rest stay as they are."""
 
+TEXT_BYTES_MAX: Final = 16 * 1024
+"""So much of a statement's text is read for them: the worker's other sessions wait meanwhile."""
+
 ANSWER_S_MAX: Final = 5.0
 """How long another worker is waited for. One that is silent for longer has no such session."""
 
@@ -74,11 +77,12 @@ class Place:
 
 def in_text(text: bytes, offset: int, workers: int) -> list[Place]:
     """The places in a statement, which stands at `offset` of its message."""
+    read = text[:TEXT_BYTES_MAX]
     return _of_sessions(
         (
             Place(offset + start, stop - start, int(text[start:stop]))
-            for start, stop in integers(text)
-            if stop - start <= DIGITS_MAX
+            for start, stop in integers(read)
+            if stop - start <= DIGITS_MAX and (stop < len(read) or len(read) == len(text))
         ),
         workers,
     )

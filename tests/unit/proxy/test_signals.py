@@ -75,6 +75,19 @@ def test_of_many_numbers_only_the_first_are_looked_up() -> None:
     assert len(in_parameters(body, 0, 2)) == signals.PLACES_MAX
 
 
+@pytest.mark.parametrize("tail", [b"1", b"%d" % MINE, b"'%d'" % MINE, b"'%d'" % MINE + b"1" * 9])
+def test_of_a_long_text_only_the_beginning_is_read(tail: bytes) -> None:
+    """A number that is cut there is not taken for another one."""
+    for cut in range(1, len(tail) + 1):
+        text = (b"SELECT %d" % MINE).ljust(signals.TEXT_BYTES_MAX - cut) + tail + b"0, %d" % MINE
+        assert [(place.offset, place.number) for place in in_text(text, 0, 2) if place.offset < 100] == [
+            (7, MINE)
+        ]
+        for place in in_text(text, 0, 2):
+            assert text[place.offset - 1 :][: place.length + 2].strip(b" ,'").isdigit()
+            assert not text[place.offset + place.length :][:1].isdigit()
+
+
 class Relay:
     """One worker's relay, as far as signals know it: it holds `session` on `SERVER`, later if `slow`."""
 
