@@ -27,6 +27,7 @@ from pgshunt.protocol._wire cimport *
 from pgshunt.routing._shapes cimport (
     BEGINS_AS_USUAL,
     BEGINS_READ_COMMITTED,
+    INTRODUCES,
     KIND_BEGIN,
     KIND_COMMIT,
     KIND_READ,

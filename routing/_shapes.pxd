@@ -23,6 +23,10 @@ cdef enum:
     PLAN_REFUSED = 2
     PLAN_PROVEN = 3
 
+    # What a transaction may begin with before it is known where it is to run: what leaves no trace, and what does.
+    INTRODUCES_QUIETLY = 1
+    INTRODUCES = 2
+
     # The value of routing.crossing.NOTHING.
     WRITES_NOTHING = -3
 
@@ -44,6 +48,7 @@ cdef class Entry:
     cdef public bint steady       # and leaves nothing behind that its transaction would miss elsewhere
     cdef public bint ends         # a plain COMMIT or ROLLBACK
     cdef public int begins        # BEGIN: a BEGINS_…; else 0
+    cdef public int introduces    # INTRODUCES…: its transaction can still go elsewhere behind it; else 0
     cdef public bint stateful     # changes state of its session: SET, LISTEN, a temporary table …; or `signals`
     cdef public bint signals      # cancels or ends what other processes do
     cdef public bint unreadable   # nobody knows what it does

@@ -50,6 +50,10 @@ cdef class Entry:
                 self.begins = BEGINS_AS_USUAL
             elif shape.isolation in READ_COMMITTED:
                 self.begins = BEGINS_READ_COMMITTED
+        self.introduces = 0
+        if shape.introduces:
+            quiet = shape.kind is Kind.READ or shape.reason == "show"
+            self.introduces = INTRODUCES_QUIETLY if quiet else INTRODUCES
         self.stateful = shape.stateful or shape.signals
         self.signals = shape.signals
         self.unreadable = shape.unreadable

@@ -79,7 +79,7 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.LATE: "Every copy was further behind than reads.lag_ms_max.",
         Reason.NO_HEARTBEAT: "No heartbeat is written, so no copy is known to be fresh.",
         Reason.REPLICA: "A plain read, and a replica of the owner takes a share of those.",
-        Reason.MOVED_UP: "Its transaction had only read from a copy, and went on at the owner.",
+        Reason.MOVED_UP: "Its transaction had only read a copy, or named no table, and went on at the owner.",
         Reason.FROZEN: "It would change the definition of a table that is being moved: refused.",
         Reason.HINT: "A comment in it asks for the primary of the owner.",
         Reason.TOGETHER: "Its tables have several owners, and this database holds the others' as copies.",

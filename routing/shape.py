@@ -51,7 +51,8 @@ class Shape:
     others may notice: what was parsed before may mean something else behind it; `makes` is what such a
     statement adds to the code of the database, `alters` are the relations that are not the same behind it.
     `strange` means that it calls a function nobody knows (yet); `runs` are the functions of the database's
-    own that it may make run. `reason` says in a word what made it so, "" for a plain statement.
+    own that it may make run; `repeatable`: what it calls does the same again. `reason` says in a word what
+    made it so, "" for a plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -91,6 +92,7 @@ class Shape:
     ordered: bool = False
     strange: bool = False
     runs: frozenset[str] = field(default=frozenset(), compare=False)
+    repeatable: bool = field(default=True, compare=False)
     makes: Code | None = field(default=None, compare=False)
     reason: str = ""
 
@@ -130,6 +132,20 @@ class Shape:
         )
 
     @property
+    def introduces(self) -> bool:
+        """Whether a transaction may begin with it before it is known where that is to run: it names no table,
+        and can be done again at another server as it was done here.
+        """
+        leaves = self.pins or self.releases or self.touches or self.resets or self.prepares or self.executes
+        alone = self.statements == 1 and not (self.tables or self.alters or self.meets or self.signals)
+        if leaves or not alone or self.time_dependent or not self.repeatable or self.local in _LOCAL:
+            return False
+        if self.kind is Kind.SESSION:
+            return self.reason in ("set_local", "set_transaction", "show")
+        sets = self.reason == "volatile:set_config"
+        return self.kind is Kind.SAVEPOINT or sets or (self.kind is Kind.READ and not self.writing)
+
+    @property
     def steady(self) -> bool:
         """Whether a transaction at READ COMMITTED that has done this at a copy can go on elsewhere as if it
         had not begun: a plain read that tells no time.
@@ -139,6 +155,9 @@ class Shape:
 
 READ_COMMITTED: Final = frozenset({"read committed", "read uncommitted"})
 """Isolation levels at which each statement sees what is committed as it begins; PostgreSQL has but one."""
+
+_LOCAL: Final = frozenset({"backend_pid", "cursor", "function", "temp_table", "reads_by_name"})
+"""Of `local`, what cannot be forgotten of a statement without tables."""
 
 _WRITING = frozenset({Kind.WRITE, Kind.COPY_IN, Kind.UNKNOWN})
 

@@ -113,6 +113,7 @@ class Findings:
         self.strange = False
         self.is_definition = False
         self.calls: set[str] = set()
+        self.volatile_calls: set[str] = set()
         self.events: set[tuple[str, str]] = set()
         self.sets_local: set[str] = set()
         self.runs: set[str] = set()
@@ -154,6 +155,7 @@ class Findings:
             ordered=self.ordered,
             strange=self.strange,
             runs=frozenset(self.runs),
+            repeatable=not (self.calls or self.volatile_calls),
             reason=self.reason,
         )
 
@@ -312,6 +314,7 @@ def _call(found: Findings, node: pg.FuncCall, names: Names, stack: Stack) -> Non
     found.signals |= effect.signals
     found.meets |= effect.meets
     if effect.volatile:
+        found.volatile_calls |= {name} - {"set_config"}
         found.volatile = True
         found.write(f"volatile:{name}")
     if effect.releases:
@@ -426,6 +429,7 @@ def _operator(found: Findings, parts: Any) -> None:
         _operators(found, frozenset({parts[-1].string.sval}))
     if len(parts) > 1 and parts[0].string.sval != "pg_catalog":
         found.volatile = True
+        found.volatile_calls.add("operator")
         found.write("volatile:operator")
 
 

@@ -284,7 +284,7 @@ cdef class Answers(ReadBack):
         if session.blocked_ns:
             took -= session.blocked_ns
             session.blocked_ns = 0
-        if session.at_copy and self.status == b"I":
+        if (session.at_copy and self.status == b"I") or (session.loose and self.status != b"T"):
             session.end_at_copy()
         if reply.flags & FLAG_WRITES:
             session.transaction_wrote = True

@@ -153,6 +153,8 @@ cdef class Batch(Showing):
             self.portals[(<const char*> data)[5:portal_end - 1]] = entry
         if entry.writes or entry.kind == KIND_COMMIT:
             self.unit_entry(entry)         # the Execute of its portal may come behind another Bind
+        if self.loose:
+            self.prepare_introduction(entry, statement, data, here)
         if self.shadow is not None or self.relay.shadowing:
             self.record_bind(entry, statement, data + rest, here - rest, here == <size_t> (read_uint32(data + 1) + 1))
         if literals:
@@ -188,6 +190,20 @@ cdef class Batch(Showing):
         replies_push(&self.link.replies, REPLY_BIND, ACTION_FORWARD)
         self.pass_on(data + rest, here - rest)
         return TAKEN
+
+    cdef int prepare_introduction(self, Entry entry, Statement statement, const uint8_t* data, size_t here) except -1:
+        """Parse and Bind as another server would need them, whatever it holds: of the unnamed statement."""
+        cdef size_t portal_end = zero_from(data, 5, here) + 1
+        cdef size_t rest = bind_header(data, here)
+        cdef bytes body
+        self.introduction = None
+        if entry.introduces == INTRODUCES and here == <size_t> (read_uint32(data + 1) + 1) and data[5] == 0:
+            body = self.unnamed_body() if statement is None else statement.body
+            self.introduction = frame(b"P", b"\0" + body) + frame(
+                b"B", b"\0\0" + (<const char*> data)[rest:here])
+        elif entry.introduces != INTRODUCES:
+            self.introduction = b""
+        return 0
 
     cdef int on_describe(self, const uint8_t* data, int64_t size, size_t available) except -1:
         cdef Statement statement = None
@@ -279,6 +295,11 @@ cdef class Batch(Showing):
         if entry is not None:
             self.unit_entry(entry)
             self.observe(entry)
+        if self.loose:
+            if entry is None or self.introduction is None or portal_end > 5:
+                self.end_at_copy()
+            else:
+                self.introduce(entry, self.introduction + (<const char*> data)[:size] + b"S\0\0\0\4", -1)
         if self.shadow is not None:
             self.shadow.executed(last_bound=portal_end == 5)
         self.pass_on(data, size)

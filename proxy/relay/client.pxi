@@ -71,9 +71,12 @@ cdef class Client(Connection):
     cdef int64_t begin_token               # what they make of the server's unnamed statement
     cdef bint begin_moves                  # its transaction can be moved up: it may begin at a copy
     cdef bint at_copy                      # the open transaction runs at a copy, and can be moved up
+    cdef bint loose                        # the open transaction has named no table yet, and can be begun elsewhere
+    cdef list introduced                   # the entries that stand in `begun` behind the BEGIN; None: there are none
+    cdef bytes introduction                # Parse and Bind of what the unnamed portal does, if that is such an entry
     cdef bint moved_up                     # the unit that is being routed is why it was
     cdef bint read_committed               # unless its BEGIN says otherwise, a transaction is that
-    cdef Buffer begun                      # the BEGIN that was sent to the copy, as `begin` had it
+    cdef Buffer begun                      # the BEGIN that was sent, and what has to be done again behind it
     cdef Statement begun_statement
     cdef int64_t begun_token
     cdef bint in_batch                     # extended messages since the last Sync

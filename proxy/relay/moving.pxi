@@ -1,4 +1,5 @@
-# Moves a transaction up: one that has only read plainly at a copy, at READ COMMITTED, goes on at the owner.
+# Moves a transaction up: one that has only read plainly at a copy, at READ COMMITTED, goes on at the owner. So does
+# one that has named no table yet, if the table it names belongs to another database.
 #
 # Each of its statements sees what is committed as it begins, and nothing of those so far is left that the next would
 # miss: no lock, no cursor, no setting, no time that was told. So the copy's half is rolled back, and the BEGIN is sent
@@ -51,15 +52,28 @@ cdef class Moving(State):
         self.begin_statement = self.begun_statement
         self.begin_token = self.begun_token
         self.begin_moves = False
-        self.at_copy = False
+        self.at_copy = self.loose = False
         return 0
 
     cdef int end_at_copy(self) except -1:
-        """The transaction at the copy has ended."""
-        self.at_copy = False
+        """The transaction has ended, or stays where it is."""
+        self.at_copy = self.loose = False
+        self.introduced = None
         self.begun_statement = None
         buffer_free(&self.begun)
         return 0
+
+    cdef int introduce(self, Entry entry, bytes messages, int64_t token) except -1:
+        """These messages are sent before it is known where the transaction is to run: they go wherever it goes."""
+        if entry.introduces != INTRODUCES:
+            return 0
+        if buffer_waiting(&self.begun) + <size_t> len(messages) > REPLAY_BYTES_MAX:
+            return self.end_at_copy()
+        if self.introduced is None:
+            self.introduced = []
+        self.introduced.append(entry)
+        self.begun_token = token
+        return buffer_append(&self.begun, PyBytes_AS_STRING(messages), len(messages))
 
     cdef int move_up(self) except -1:
         """Leaves the copy, which rolls back. All its replies are in."""

@@ -260,6 +260,7 @@ cdef class Routes(Owners):
             return self.decided(session, entry, state, reason)
         if buffer_waiting(&session.begin):
             session.at_copy = False
+            session.loose = self.parted and entry.introduces and session.status == b"T"
             if session.may_begin_at_copy() and whole and entry.steady and entry.plan_kind == PLAN_SPLIT:
                 state = self.split(entry, session)
                 session.at_copy = state.index != entry.endpoint

@@ -101,6 +101,11 @@ cdef class Session(Batch):
         self.observe(entry)
         if entry.unreadable:
             reply.flags |= FLAG_UNREADABLE
+        if self.loose:
+            if whole and entry is outer:
+                self.introduce(entry, (<const char*> data)[:size], 0)
+            else:
+                self.end_at_copy()
         if self.in_batch:
             self.renew_unnamed(reply, True)
         self.link.unnamed_token = 0        # a simple query drops the server's unnamed statement
@@ -139,6 +144,8 @@ cdef class Session(Batch):
                 return TAKEN
         if self.link.failed:
             return self.pass_failed(data, here)
+        if self.loose:
+            self.end_at_copy()
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, self.relay.unknown)
         if here < 9 or read_int32(data + 5) not in LARGE_OBJECT_CALLS:

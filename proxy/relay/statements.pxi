@@ -91,6 +91,8 @@ cdef class Statements(Unit):
         """Whether the statement must not run. In a failed transaction the server itself refuses everything."""
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
+        if self.loose and not entry.introduces:
+            self.end_at_copy()
         return (entry.plan_kind == PLAN_REFUSED or self.relay.parted and not self.relay.fits(
             entry, <Session> self, self.link.pool.state)) and self.status != b"E"
 

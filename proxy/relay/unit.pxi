@@ -37,6 +37,7 @@ cdef class Unit(Moving):
         cdef EndpointState state
         cdef Pool pool
         cdef int reason
+        cdef bint moves
         if link is not None:
             if self.routed:
                 return TAKEN
@@ -49,7 +50,15 @@ cdef class Unit(Moving):
                 # holds, and whether the unit still belongs to the copy that was asked last.
                 self.await_replies()
                 return STOP
-            if not self.at_copy or self.stays(entry, whole):
+            moves = self.at_copy and not self.stays(entry, whole)
+            if self.loose and not entry.introduces:
+                if link.replies.count:
+                    self.await_replies()       # if anything has failed, the transaction stays
+                    return STOP
+                moves = self.status == b"T" and not self.relay.fits(entry, <Session> self, link.pool.state)
+                if not moves:
+                    self.end_at_copy()
+            if not moves:
                 self.routed = True
                 self.sound = link.replies.count == 0 and self.status != b"E"
                 self.unit_on_copy = self.at_copy
@@ -127,11 +136,14 @@ cdef class Unit(Moving):
         while index < self.link.replies.count:
             replies_at(&self.link.replies, index).flags |= FLAG_BEGIN
             index += 1
+        introduced, self.introduced = self.introduced, None
+        for entry in introduced or ():
+            self.note_state((<Entry> entry).shape)
         if self.status == b"E":
             # The client was told of an error since: the server's transaction must have failed as well.
             replies_push(&self.link.replies, REPLY_QUERY, ACTION_SKIP).flags = FLAG_FAILS
             buffer_append(&self.link.outbound, PyBytes_AS_STRING(FAILING), len(FAILING))
-        if self.at_copy:
+        if self.at_copy or self.loose:
             self.keep_begin()
         else:
             buffer_free(&self.begin)
@@ -141,7 +153,7 @@ cdef class Unit(Moving):
         self.link.session = None
         self.link = None
         self.routed = False
-        if self.at_copy:
+        if self.at_copy or self.loose:
             self.end_at_copy()
         buffer_free(&self.replay)
         if buffer_waiting(&self.inbound) or self.phase == PHASE_AWAITING:

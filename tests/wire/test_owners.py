@@ -282,6 +282,102 @@ def test_a_transaction_moves_up_from_a_copy_to_the_owner_wherever_that_is(databa
         assert relay.count("routes", "svc", "moved_up", "svc_db") == 1
 
 
+# --- transactions that begin without a table -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "SET LOCAL app.tenant = 'seven'",
+        "SELECT set_config('app.tenant', 'seven', true)",
+        "SAVEPOINT s",
+        "SELECT 1",
+        "SHOW work_mem",
+        "SELECT current_setting('port')",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    ],
+)
+def test_what_names_no_table_leaves_it_open_where_the_transaction_runs(databases: Pair, first: str) -> None:
+    write = "UPDATE t SET v = coalesce(nullif(current_setting('app.tenant', true), ''), 'none') WHERE id = 1"
+    value = "seven" if "tenant" in first else "none"
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        for number, messages in enumerate(
+            (
+                [query(first)],
+                [parse("", first), bind("", ""), describe("P"), execute(), SYNC],
+                [parse("named", first), bind("", "named"), execute(), SYNC],
+                [bind("", "named"), execute(), SYNC],
+            )
+        ):
+            client.query("BEGIN")
+            client.send(*messages)
+            assert "E" not in kinds(client.until_ready())
+            assert kinds(client.query(write)) == "CZ"
+            if first.startswith("SAVEPOINT"):
+                assert kinds(client.query("ROLLBACK TO s")) == "CZ"
+                assert asked(client) == ("copy" if number == 0 else "none"), "undone to the savepoint"
+                assert kinds(client.query(write)) == "CZ"
+            shown = asked(client, "SHOW transaction_isolation")
+            assert shown == ("serializable" if "SERIALIZABLE" in first else "read committed")
+            assert kinds(client.query("COMMIT")) == "CZ"
+            assert databases[1].execute(READ) == [[value]]
+            assert not asked(client, "SELECT current_setting('app.tenant', true)"), (
+                "it was for the transaction"
+            )
+        assert relay.count("routes", "svc", "moved_up", "svc_db") == 4
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "SELECT set_config('app.id', gen_random_uuid()::text, true)",
+        "SELECT now()",
+        "SELECT random()",
+        "SELECT pg_advisory_xact_lock(1)",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "SELECT count(*) FROM other",
+    ],
+)
+def test_what_cannot_be_done_again_alike_binds_the_transaction(databases: Pair, first: str) -> None:
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        client.query("SET LOCAL app.tenant = 'seven'")
+        client.query(first)
+        assert "the transaction runs at shared" in told(client, WRITE)[0]
+        client.query("ROLLBACK")
+        batch_of = parse("", "SET LOCAL app.tenant = 'seven'"), bind("", ""), execute()
+        client.query("BEGIN")
+        assert batch(client, *batch_of, parse("", "INSERT INTO other VALUES (1)"), bind("", ""), execute())
+        assert "the transaction runs at shared" in told(client, WRITE)[0]
+        client.query("ROLLBACK")
+        assert databases[1].execute(READ) == [["copy"]]
+
+
+def test_a_beginning_that_failed_binds_the_transaction(databases: Pair) -> None:
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        client.query("BEGIN")
+        client.query("SAVEPOINT s")
+        assert kinds(client.query("SET LOCAL work_mem = 'nonsense'")) == "EZ"
+        assert sqlstate(client.query(WRITE)) == "25P02"
+        assert kinds(client.query("ROLLBACK TO s")) == "CZ"
+        assert "the transaction runs at shared" in told(client, WRITE)[0]
+        assert client.query("ROLLBACK")[-1].body == b"I"
+
+
+def test_a_pipelined_transaction_that_begins_without_a_table(databases: Pair) -> None:
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        tenant = "UPDATE t SET v = current_setting('app.tenant') WHERE id = 1"
+        client.send(
+            query("BEGIN"), query("SET LOCAL app.tenant = 'seven'"), query("SAVEPOINT s"),
+            parse("", "SELECT set_config('app.tenant', $1, true)"), bind("", "", "nine"), execute(), SYNC,
+            query(tenant), query("COMMIT"), query("INSERT INTO other VALUES (1)"),
+        )  # fmt: skip
+        answers = [kinds(client.until_ready()) for _ in range(7)]
+        assert answers == ["CZ", "CZ", "CZ", "12DCZ", "CZ", "CZ", "CZ"]
+        assert databases[1].execute(READ) == [["nine"]]
+        assert databases[0].execute("SELECT count(*) FROM other") == [[1]]
+
+
 # --- what a session leaves behind ----------------------------------------------------------------------
 
 
