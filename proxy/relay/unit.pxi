@@ -66,6 +66,10 @@ cdef class Unit(Moving):
                 self.unit_service = entry.service
                 if not self.relay.parted or self.relay.fits(entry, <Session> self, link.pool.state):
                     reason = REASON_PINNED if link.pins else REASON_TRANSACTION
+                elif link.replies.count:
+                    self.routed = False
+                    self.await_replies()       # perhaps the transaction ends with one of them
+                    return STOP
                 elif link.pins == SIGNALLED and self.status == b"I":
                     self.routed = False
                     self.await_replies()       # the link is kept for another session's sake, and not for long
