@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from pgshunt.config.model import Control
-from pgshunt.migration.hidden import run_hidden
+from pgshunt.migration.hidden import hides_warnings, run_hidden
 from pgshunt.migration.servers import Link, ServerError, Unreachable
 from pgshunt.migration.sql import conninfo, quoted
 from pgshunt.routing.table import Endpoint
@@ -52,6 +52,8 @@ def reach(link: Link, connection: str, name: str) -> Refusal | None:
     escaped = quoted(name).replace("%", "%%")
     try:
         with link.transaction():
+            if not hides_warnings(link):  # there is no such publication, and PostgreSQL says so
+                return None
             link.rows(f"SET LOCAL lock_timeout = {LOCK_MS_MAX}")
             run_hidden(
                 link,

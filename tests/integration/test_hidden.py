@@ -75,3 +75,16 @@ def test_the_log_tells_an_error_without_the_secret_whoever_asks(own: Database) -
     log = log_of(own.server)
     assert "hidden % word" not in log
     assert not log or "CREATE SUBSCRIPTION sub CONNECTION %L" in log
+
+
+def test_a_warning_does_not_tell_the_log_what_it_was_about(own: Database) -> None:
+    """Its context is the statement, and no block can catch it."""
+    link = connect(endpoint(own, "own_db"), CONTROL, "test")
+    unconnected = (
+        "CREATE SUBSCRIPTION warned CONNECTION %L PUBLICATION pub WITH (connect = false, slot_name = NONE)"
+    )
+    with link.transaction():
+        run_hidden(link, unconnected, "host=127.0.0.1 password='a warned word'")
+        link.rows("DROP SUBSCRIPTION warned")
+    link.close()
+    assert "a warned word" not in log_of(own.server)
