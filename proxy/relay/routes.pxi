@@ -74,8 +74,10 @@ cdef class Routes(Owners):
         cdef Link link
         cdef int index
         before = self.copies
-        owners = None if before is None else self.placement.owners
-        self.run_ready()                   # of what has a link already, nothing is left to be sent by the old table
+        placement = Placement.of(table, catalogue.wholes())
+        moves = before is not None and placement.owners != self.placement.owners
+        if moves:
+            self.run_ready()               # what has been given a link goes out to the owner it was given it for
         if not self.endpoints:
             for index, endpoint in enumerate(table.endpoints):
                 self.endpoints.append(EndpointState(endpoint, index, self.policy.links_max(endpoint)))
@@ -88,7 +90,7 @@ cdef class Routes(Owners):
             self.forget_services()
         self.take_catalogue(catalogue.holding(table))
         self.table = table
-        self.placement = Placement.of(table, self.catalogue.wholes())
+        self.placement = placement
         self.parted = self.placement.parted
         self.epoch = table.epoch
         self.lag_ns_max = table.lag_ms_max * 1_000_000
@@ -112,7 +114,7 @@ cdef class Routes(Owners):
                 self.call_back(before[index])
             for index in self.copies.keys() - before.keys():
                 self.counters.forget_run(index)
-            if owners != self.placement.owners:
+            if moves:
                 self.line_up_anew()
         self.run_ready()
 
