@@ -210,28 +210,60 @@ class Findings:
 
     def walk(self, root: Any) -> None:
         stack: Stack = [(root, NO_NAMES)]
+        any_node, visit_of = pg.Node, VISITS.get
         while stack:
             node, names = stack.pop()
-            if type(node) is pg.Node:
+            if type(node) is any_node:
                 kind = node.WhichOneof("node")
                 if kind is None or kind in LEAVES:
                     continue
                 node = getattr(node, kind)
-            visit = VISITS.get(type(node))
+            visit = visit_of(type(node))
             if visit is None:
                 push_fields(node, names, stack)
             else:
                 visit(self, node, names, stack)
 
 
+FEW: Final = 6
+"""ListFields, which knows what is set, takes as long as asking for so many fields one by one."""
+
+
+class _Fields(dict[Any, tuple[tuple[str, bool], ...] | None]):
+    """For each type of node the fields that may hold others, and whether one may hold several; None for a
+    type that has many fields.
+    """
+
+    def __missing__(self, kind: Any) -> tuple[tuple[str, bool], ...] | None:
+        fields = [field for field in kind.DESCRIPTOR.fields if field.message_type is not None]
+        found = tuple((field.name, field.is_repeated) for field in fields) if len(fields) <= FEW else None
+        self[kind] = found
+        return found
+
+
+FIELDS: Final = _Fields()
+
+
 def push_fields(node: Any, names: Names, stack: Stack, skip: tuple[str, ...] = ()) -> None:
-    for field, value in node.ListFields():
-        if field.message_type is None or field.name in skip:
+    """What is in a node comes next."""
+    few = FIELDS[type(node)]
+    if few is None:
+        for field, value in node.ListFields():
+            if field.message_type is None or field.name in skip:
+                continue
+            if field.is_repeated:
+                stack.extend([(item, names) for item in value])
+            else:
+                stack.append((value, names))
+        return
+    for name, is_repeated in few:
+        if name in skip:
             continue
-        if field.is_repeated:
-            stack.extend([(item, names) for item in value])
-        else:
-            stack.append((value, names))
+        if is_repeated:
+            for item in getattr(node, name):
+                stack.append((item, names))
+        elif node.HasField(name):
+            stack.append((getattr(node, name), names))
 
 
 def strings(nodes: Any) -> list[str]:
