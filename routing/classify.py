@@ -21,6 +21,9 @@ from pgshunt.routing.walk import Findings
 
 LONG_BYTES: Final = 4096
 """Of a longer text a sample of its key is parsed: what its length is due to are literals, mostly."""
+WHOLE_BYTES_MAX: Final = 32 * 1024
+"""A longer one is not parsed whole either where its literals matter. A worker parses about 1 MB in a second,
+and nobody else is served meanwhile."""
 
 
 def classify(sql: str, search_path: tuple[str, ...], catalogue: Catalogue) -> Shape:
@@ -37,11 +40,36 @@ def classify_bytes(sql: bytes, search_path: tuple[str, ...], catalogue: Catalogu
     if key is None:
         shape = _text(sql, sql.lower(), search_path, catalogue)
         return _hinted(shape) if b"pgshunt:" in sql.lower() else shape
-    is_sampled = len(sql) > LONG_BYTES and len(key) <= KEY_BYTES_MAX and b"??" not in key
-    shape = _text(sample(key) if is_sampled else sql, key, search_path, catalogue)
-    if is_sampled and (shape.kind is Kind.UNKNOWN or shape.literal_sensitive or shape.defines):
+    if len(sql) <= LONG_BYTES or len(key) > KEY_BYTES_MAX:
         shape = _text(sql, key, search_path, catalogue)
+    else:
+        shape = _long_text(sql, key, search_path, catalogue)
     return _hinted(shape) if HINT in key else shape
+
+
+def _long_text(sql: bytes, key: bytes, search_path: tuple[str, ...], catalogue: Catalogue) -> Shape:
+    """The shape of a text that is long by its literals: by a sample of its key where these do not matter."""
+    sampled = unknown("too_large")
+    if b"??" not in key:
+        sampled = _text(sample(key), key, search_path, catalogue)
+        if not (sampled.kind is Kind.UNKNOWN or sampled.literal_sensitive or sampled.defines):
+            return sampled
+    if len(sql) <= WHOLE_BYTES_MAX:
+        return _text(sql, key, search_path, catalogue)
+    named = frozenset(catalogue.relations.keys() & sampled.tables)
+    if not named or sampled.kind is Kind.UNKNOWN or sampled.stateful or sampled.defines:
+        return unknown("too_large")
+    # It uses the tables that it names, and may do anything besides.
+    return replace(
+        sampled,
+        kind=Kind.WRITE,
+        reads=sampled.reads & named,
+        writes=sampled.writes & named,
+        volatile=True,
+        strange=True,
+        literal_sensitive=True,
+        reason="too_large",
+    )
 
 
 def resolver(catalogue: Catalogue) -> Callable[[bytes, tuple[str, ...]], Shape]:

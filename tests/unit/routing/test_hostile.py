@@ -74,6 +74,46 @@ def test_a_long_text_whose_literals_matter_is_read_whole(catalogue: Catalogue) -
     assert classify(sql, PATH, catalogue).writes == {"public.users_id_seq"}
 
 
+@pytest.mark.parametrize(
+    ("sql", "kind", "tables"),
+    [
+        (b"INSERT INTO users VALUES (nextval('users_id_seq'), %s)", Kind.WRITE, {"public.users"}),
+        (b"SELECT 'users'::regclass, %s FROM roles", Kind.WRITE, {"public.roles"}),
+        (b"SELECT set_config('app.x', 'y', false), %s FROM roles", Kind.UNKNOWN, set()),
+        (b"DO %s", Kind.UNKNOWN, set()),
+        (b"SELECT current_timestamp(3), %s FROM users", Kind.UNKNOWN, set()),
+        (b"SELECT 'a' 'b', %s FROM users", Kind.UNKNOWN, set()),
+        (b"CREATE FUNCTION f() RETURNS int LANGUAGE sql AS %s", Kind.UNKNOWN, set()),
+    ],
+    ids=lambda value: value[:24].decode() if isinstance(value, bytes) else "",
+)
+def test_a_text_whose_literals_matter_is_parsed_up_to_a_length(
+    sql: bytes, kind: Kind, tables: set[str], catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: no more bytes are given to the grammar, however long the text is."""
+    parsed: list[int] = []
+    parse = classifying.parse
+
+    def noted(text: bytes, key: bytes | None = None) -> object:
+        parsed.append(len(text))
+        return parse(text, key)
+
+    monkeypatch.setattr(classifying, "parse", noted)
+    shape = classify_bytes(sql % (b"'" + b"x" * 240_000 + b"'"), PATH, catalogue)
+    assert sum(parsed) < 1000
+    assert (shape.kind, shape.reason, shape.writing, shape.literal_sensitive) == (
+        kind,
+        "too_large",
+        True,
+        True,
+    )
+    assert shape.unreadable
+    assert tables <= shape.tables
+    parsed.clear()
+    classify_bytes(sql % (b"'" + b"x" * 31_000 + b"'"), PATH, catalogue)
+    assert sum(parsed) < 33_000
+
+
 def test_a_sample_that_is_no_statement_gives_way_to_the_text(catalogue: Catalogue) -> None:
     sql = "SELECT '" + "x" * classifying.LONG_BYTES + "', current_timestamp(3) FROM users"
     assert classify(sql, PATH, catalogue).reads == {"public.users"}
