@@ -86,7 +86,7 @@ def _renamed(found: Findings, node: Any) -> Iterable[str]:
     """RENAME TO, SET SCHEMA."""
     kind = node.object_type if isinstance(node, pg.AlterObjectSchemaStmt) else node.rename_type
     if kind == pg.OBJECT_SCHEMA:
-        return _in_schema(found, node.subname)
+        return in_schema(found, node.subname)
     if kind in TYPES and not node.HasField("relation"):
         return [_type(found, strings(node.object.list.items))]
     return _relation(found, node)
@@ -161,7 +161,7 @@ def _dropped_schema(found: Findings, schema: str, cascades: bool) -> Iterator[st
     prefix = qualified(schema, "")
     if cascades and any(name.startswith(prefix) for name in found.catalogue.code.functions):
         yield from found.catalogue.relations
-    for name in _in_schema(found, schema):
+    for name in in_schema(found, schema):
         yield from _dropped_relation(found, name, cascades)
     yield from (name for name in found.catalogue.typed if name.startswith(prefix))
 
@@ -175,7 +175,7 @@ def _reindex(found: Findings, node: pg.ReindexStmt) -> Iterable[str]:
     if node.HasField("relation"):
         return _relation(found, node)
     if node.kind == pg.REINDEX_OBJECT_SCHEMA:
-        return _in_schema(found, node.name)
+        return in_schema(found, node.name)
     return () if node.kind == pg.REINDEX_OBJECT_SYSTEM else found.catalogue.relations
 
 
@@ -191,7 +191,7 @@ def _grant(found: Findings, node: pg.GrantStmt) -> Iterator[str]:
         return
     for item in node.objects:
         if node.targtype == pg.ACL_TARGET_ALL_IN_SCHEMA:
-            yield from _in_schema(found, item.string.sval)
+            yield from in_schema(found, item.string.sval)
         elif item.HasField("range_var"):
             yield _name(found, item.range_var)
 
@@ -218,7 +218,8 @@ def _type(found: Findings, parts: list[str]) -> str:
     return resolve(parts[-2] if len(parts) > 1 else "", parts[-1], found.search_path, found.catalogue.typed)
 
 
-def _in_schema(found: Findings, schema: str) -> Iterable[str]:
+def in_schema(found: Findings, schema: str) -> Iterable[str]:
+    """The relations of a schema."""
     prefix = qualified(schema, "")
     return (name for name in found.catalogue.relations if name.startswith(prefix))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable
+from functools import lru_cache
 from typing import Final
 
 SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
@@ -16,6 +17,7 @@ _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",.]+))\s*')
 _LAST_QUOTED: Final = re.compile(r'(?:^|\.)"((?:[^"]|"")*)"$')
 
 
+@lru_cache(maxsize=8192)
 def qualified(schema: str, name: str) -> str:
     return f"{quoted(schema)}.{quoted(name)}"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from pgshunt.routing.alterations import altered, relation_of
+from pgshunt.routing.alterations import altered, in_schema, relation_of
 from pgshunt.routing.effects import DEFINE, INSERT, READ, TRUNCATE
 from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import pg
@@ -69,7 +69,10 @@ def _drop(found: Findings, node: pg.DropStmt) -> None:
     found.write("definition")
     found.releases.add("temp_table")
     for item in node.objects:
-        _defined_object(found, node.remove_type, item)
+        if node.remove_type == pg.OBJECT_SCHEMA:
+            found.writes.update(in_schema(found, item.string.sval))
+        else:
+            _defined_object(found, node.remove_type, item)
 
 
 def _label(found: Findings, node: Any) -> None:

@@ -404,13 +404,14 @@ def _type(found: Findings, node: pg.TypeName, names: Names, stack: Stack) -> Non
 
 
 def _column(found: Findings, node: pg.ColumnRef, names: Names, stack: Stack) -> None:
-    if len(node.fields) == 1:
-        found.columns.add(node.fields[0].string.sval)
-    last = node.fields[-1].string.sval
+    fields = node.fields
+    last = fields[-1].string.sval
+    if len(fields) == 1:
+        found.columns.add(last)
+    elif last in found.catalogue.code.attributes:
+        found.calls |= found.catalogue.code.attributes[last]
     if last in SYSTEM_COLUMNS:
         found.local = found.local or "system_column"
-    elif last in found.catalogue.code.attributes and len(node.fields) > 1:
-        found.calls |= found.catalogue.code.attributes[last]
 
 
 def _indirection(found: Findings, node: pg.A_Indirection, names: Names, stack: Stack) -> None:
@@ -426,7 +427,8 @@ def _expression(found: Findings, node: pg.A_Expr, names: Names, stack: Stack) ->
     _operator(found, node.name)
     if node.kind in BETWEEN:
         _operators(found, COMPARING)
-    push_fields(node, names, stack, skip=("name",))
+    stack.append((node.lexpr, names))
+    stack.append((node.rexpr, names))
 
 
 def _sublink(found: Findings, node: pg.SubLink, names: Names, stack: Stack) -> None:

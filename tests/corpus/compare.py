@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 
+from corpus.expected import EXPECTED
 from corpus.judge import Judgement, Verdict, judge
 from corpus.observe import Behind, Observer, Unseen
 from corpus.tap import Statement
@@ -29,12 +30,20 @@ class Finding:
     statement: Statement
     shape: Shape
 
+    @property
+    def text(self) -> str:
+        return " ".join(self.statement.sql.decode(errors="replace").split())
+
+    @property
+    def reason(self) -> str:
+        """Why it is no fault that it was judged unsafe; empty where it is one."""
+        return EXPECTED.get((self.script, self.text), "")
+
     def __str__(self) -> str:
-        text = " ".join(self.statement.sql.decode(errors="replace").split())
         tables = f"reads {sorted(self.shape.reads)}, writes {sorted(self.shape.writes)}"
         names = ", ".join(self.judgement.names)
         verdict = f"{self.judgement.verdict.value}, {self.judgement.cause}"
-        return f"{self.script}: {text[:300]}\n    {verdict}: {names}\n    named: {tables}"
+        return f"{self.script}: {self.text[:300]}\n    {verdict}: {names}\n    named: {tables}"
 
 
 class Comparison:
@@ -100,11 +109,18 @@ class Comparison:
                 return classify_bytes(text, statement.search_path, self._catalogue).prepared or shape
         return shape
 
+    def faults(self) -> list[Finding]:
+        """What would be routed wrongly."""
+        unsafe = (finding for finding in self.findings if finding.judgement.verdict is Verdict.UNSAFE)
+        return [finding for finding in unsafe if not finding.reason]
+
     def summary(self) -> str:
         """How many statements were compared, how they came out, and why."""
         causes = Counter((finding.judgement.verdict, finding.judgement.cause) for finding in self.findings)
         counts = ", ".join(f"{verdict.value} {self.counts[verdict]}" for verdict in Verdict)
-        lines = [f"compared {self.counts.total()} statements: {counts}"]
+        named = Counter(finding.reason for finding in self.findings if finding.reason)
+        lines = [f"compared {self.counts.total()} statements: {counts}, of these faults {len(self.faults())}"]
+        lines += [f"{count:7} expected: {reason}" for reason, count in named.most_common()]
         for (verdict, cause), count in causes.most_common():
             lines.append(f"{count:7} {verdict.value}: {cause}")
         return "\n".join(lines)
