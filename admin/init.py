@@ -43,11 +43,15 @@ _PLAIN = re.compile(r"[A-Za-z_][\w.-]*")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The text of a configuration; `variables`: what must be set in the environment before it is good."""
+    """The text of a configuration; `variables`: what must be set in the environment before it is good.
+
+    `control`: pgshunt's own role, and where it is from.
+    """
 
     text: str
     proposal: Proposal
     variables: tuple[str, ...]
+    control: tuple[str, str]
 
 
 def parse_url(url: str) -> tuple[Endpoint, Control]:
@@ -112,13 +116,15 @@ def draft_from(endpoint: Endpoint, control: Control, observed: Observed | None =
 
 
 def write_draft(endpoint: Endpoint, user: str, survey: Survey, observed: Observed | None = None) -> Draft:
-    """Pure. `user` is the control role."""
+    """Pure. `user` is who asked: the control role, where the survey found none."""
+    control = survey.control or user
+    why = "who asked for this draft" if control == user else "which is in the database already"
     facts = [fact for fact in observed or () if len(fact.writes) > 1]
     together = [frozenset(Name(*table.split(".", 1)) for table in fact.writes) for fact in facts]
     proposal = propose(survey, together)
-    roles = sorted({role for service in proposal.services for role in service.users} - {user})
-    variables = _variables(user, roles or [user], proposal.services, survey.replicas)
-    lines = [*_head(endpoint, user, roles or [user], survey, variables)]
+    roles = sorted({role for service in proposal.services for role in service.users} - {control})
+    variables = _variables(control, roles or [user], proposal.services, survey.replicas)
+    lines = [*_head(endpoint, (control, why), roles or [user], survey, variables)]
     if proposal.services:
         lines += ["", "# To be made: an empty database for each service.", "databases:"]
         for service in proposal.services:
@@ -131,7 +137,8 @@ def write_draft(endpoint: Endpoint, user: str, survey: Survey, observed: Observe
         lines += ["", "# In no service, so they stay on the shared database:"]
         lines += [f"#   {_spelled(name)}" for name in proposal.unowned]
     lines += ["", f"admin: {{ token_env: {TOKEN_VARIABLE} }}", ""]
-    return Draft("\n".join(lines), proposal, (*dict.fromkeys(variables.values()), TOKEN_VARIABLE))
+    names = (*dict.fromkeys(variables.values()), TOKEN_VARIABLE)
+    return Draft("\n".join(lines), proposal, names, (control, why))
 
 
 def save(draft: Draft, path: Path) -> tuple[Found, ...]:
@@ -161,6 +168,7 @@ def document(draft: Draft, path: Path, problems: Iterable[Found]) -> dict[str, A
             for service in draft.proposal.services
         ],
         "unowned": [_spelled(name) for name in draft.proposal.unowned],
+        "control": dict(zip(("user", "why"), draft.control, strict=True)),
         "variables": list(draft.variables),
         "problems": [str(problem) for problem in problems],
     }
@@ -174,6 +182,8 @@ def told(answer: dict[str, Any]) -> str:
         f"{counted(len(answer['unowned']), 'table')} in none of them"
     ]
     lines += [f"  {one['name']}: {', '.join(one['tables'])} ({one['why']})" for one in services]
+    control = answer["control"]
+    lines += [f"control.user is {control['user']}, {control['why']}; README tells what this role needs"]
     lines += answer["problems"]
     lines += ["Correct it; set in the environment (a host or port may stand in the file instead):"]
     lines += [f"  {variable}" for variable in answer["variables"]]
@@ -184,7 +194,7 @@ def told(answer: dict[str, Any]) -> str:
 
 
 def _head(
-    endpoint: Endpoint, user: str, roles: list[str], survey: Survey, variables: dict[str, str]
+    endpoint: Endpoint, control: tuple[str, str], roles: list[str], survey: Survey, variables: dict[str, str]
 ) -> Iterator[str]:
     yield "version: 1"
     yield ""
@@ -196,8 +206,9 @@ def _head(
     for role in roles:
         yield f"    - {{ name: {_scalar(role)}, password_env: {variables[f'role {role}']} }}"
     yield ""
-    yield "# The role of pgshunt itself; README tells what it needs."
-    yield f"control: {{ user: {_scalar(user)}, password_env: {CONTROL_VARIABLE} }}"
+    role, why = control
+    yield f"# The role of pgshunt itself, {why}; README tells what it needs."
+    yield f"control: {{ user: {_scalar(role)}, password_env: {CONTROL_VARIABLE} }}"
     yield ""
     yield "shared:"
     yield f"  dbname: {_scalar(endpoint.dbname)}"
@@ -227,13 +238,13 @@ def _service(service: Proposed, survey: Survey) -> Iterator[str]:
 
 
 def _variables(
-    user: str, roles: Iterable[str], services: Iterable[Proposed], replicas: Sequence[Replica]
+    control: str, roles: Iterable[str], services: Iterable[Proposed], replicas: Sequence[Replica]
 ) -> dict[str, str]:
     """A variable for each password, host and port. The control role's serves it as a client, too."""
     wanted = {"control": CONTROL_VARIABLE}
     for role in roles:
         key = f"role {role}"
-        wanted[key] = CONTROL_VARIABLE if role == user else _free(f"{role}_PASSWORD", wanted)
+        wanted[key] = CONTROL_VARIABLE if role == control else _free(f"{role}_PASSWORD", wanted)
     for service in services:
         wanted[service.name] = _free(f"{service.name}_DB_HOST", wanted)
     for number in range(len(replicas)):

@@ -36,12 +36,37 @@ WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid AND NO
 ORDER BY 1, 2, k.conkey
 """
 
+# What a login may by itself or by its groups. What it may only as a member of another login is that one's.
 _WRITERS: Final = f"""
+WITH RECURSIVE granted AS (
+    SELECT oid AS login, oid AS role FROM pg_roles WHERE rolcanlogin
+    UNION
+    SELECT g.login, m.roleid
+    FROM granted g JOIN pg_auth_members m ON m.member = g.role JOIN pg_roles r ON r.oid = m.roleid
+    WHERE NOT r.rolcanlogin
+)
 SELECT n.nspname::text, c.relname::text, u.rolname::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN pg_roles u
-WHERE u.rolcanlogin AND NOT u.rolsuper AND u.rolname <> current_user AND u.rolname NOT LIKE 'pg\\_%'
-  AND has_table_privilege(u.oid, c.oid, 'INSERT, UPDATE, DELETE') AND {_OURS}
+WHERE u.rolcanlogin AND NOT u.rolsuper AND u.rolname NOT LIKE 'pg\\_%'
+  AND has_table_privilege(u.oid, c.oid, 'INSERT, UPDATE, DELETE')
+  AND EXISTS (
+      SELECT FROM granted g
+      WHERE g.login = u.oid AND (
+          g.role IN (c.relowner, 'pg_write_all_data'::regrole)
+          OR EXISTS (SELECT FROM aclexplode(c.relacl) a
+                     WHERE a.grantee IN (g.role, 0) AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE'))))
+  AND {_OURS}
 ORDER BY 1, 2, 3
+"""
+
+# Called as README calls it, or able to do what README asks of it: replicate, and publish others' tables.
+_CONTROL: Final = f"""
+SELECT coalesce((
+    SELECT u.rolname FROM pg_roles u
+    WHERE u.rolcanlogin AND (u.rolname = 'pgshunt' OR u.rolreplication AND NOT u.rolsuper AND EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relowner <> u.oid AND pg_has_role(u.oid, c.relowner, 'USAGE') AND {_OURS}))
+    ORDER BY u.rolname <> current_user, u.rolname <> 'pgshunt', u.rolname LIMIT 1), current_user)::text
 """
 
 # What a role without pg_monitor may not see is NULL; a decoder's walsender holds a logical slot. On which
@@ -84,7 +109,10 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`replicable`: tables with what identifies a row; `writers`: login roles that may write each table."""
+    """`replicable`: tables with what identifies a row; `writers`: login roles that may write each table.
+
+    `control`: the role that pgshunt itself seems to be given, or whoever asked; no writer. Empty: not known.
+    """
 
     tables: tuple[Name, ...]
     replicable: frozenset[Name]
@@ -92,6 +120,7 @@ class Survey:
     writers: dict[Name, tuple[str, ...]]
     max_connections: int
     replicas: tuple[Replica, ...] = ()
+    control: str = ""
 
 
 def read_survey(link: Link) -> Survey:
@@ -102,10 +131,12 @@ def read_survey(link: Link) -> Survey:
             Reference(Name(*row[:2]), Name(*row[2:4]), bool(row[4]), bool(row[5]))
             for row in link.rows(_REFERENCES)
         ]
+        control = str(link.value(_CONTROL))
         writers: dict[Name, tuple[str, ...]] = {}
         for schema, table, role in link.rows(_WRITERS):
-            name = Name(schema, table)
-            writers[name] = (*writers.get(name, ()), role)
+            if role != control:
+                name = Name(schema, table)
+                writers[name] = (*writers.get(name, ()), role)
         return Survey(
             tables=tuple(name for name, _ in tables),
             replicable=frozenset(name for name, replicable in tables if replicable),
@@ -113,4 +144,5 @@ def read_survey(link: Link) -> Survey:
             writers=writers,
             max_connections=int(link.value("SELECT setting FROM pg_settings WHERE name = 'max_connections'")),
             replicas=tuple(Replica(*row) for row in link.rows(_REPLICAS)),
+            control=control,
         )

@@ -83,6 +83,44 @@ def test_a_database_that_cannot_be_read_leaves_no_file(
     assert not path.exists()
 
 
+ROLES = """
+CREATE ROLE auth_app LOGIN; CREATE ROLE pay_owner; CREATE ROLE pay_app LOGIN IN ROLE pay_owner;
+CREATE ROLE alice LOGIN IN ROLE auth_app, pay_app;
+CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE tokens (id int PRIMARY KEY);
+CREATE TABLE bills (id int PRIMARY KEY); CREATE TABLE dues (id int PRIMARY KEY);
+ALTER TABLE users OWNER TO auth_app;
+ALTER TABLE bills OWNER TO pay_owner; ALTER TABLE dues OWNER TO pay_owner;
+GRANT INSERT ON tokens TO auth_app
+"""
+
+
+def test_what_a_role_may_as_a_member_of_a_login_is_not_its_own(
+    servers: Servers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = servers.start("memberships")
+    server.create_database("shop")
+    server.execute(ROLES, "shop")
+
+    def proposed(name: str) -> tuple[list[list[str]], str]:
+        """Services' users, and the control role."""
+        options = ("-c", str(tmp_path / name), "-o", "json")
+        assert run(monkeypatch, "init", server.dsn("shop"), *options) == Exit.OK
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["unowned"] == []
+        assert "PGSHUNT_PASSWORD" not in answer["variables"]
+        return [one["users"] for one in answer["services"]], answer["control"]["user"]
+
+    services = [["auth_app"], ["pay_app"]]
+    assert proposed("before") == (services, "postgres")
+    server.execute("CREATE ROLE mover LOGIN REPLICATION IN ROLE auth_app, pay_owner")
+    assert proposed("granted") == (services, "mover")
+    server.execute("CREATE ROLE pgshunt LOGIN REPLICATION IN ROLE auth_app, pay_owner; DROP ROLE mover")
+    assert proposed("recommended") == (services, "pgshunt")
+
+
 def test_a_standby_is_proposed_and_what_was_written_together_moves_together(
     servers: Servers,
     tmp_path: Path,

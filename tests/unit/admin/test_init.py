@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pgshunt.admin.init import observed_by, parse_url, save, write_draft
+from pgshunt.admin.init import document, observed_by, parse_url, save, told, write_draft
 from pgshunt.config import examine
 from pgshunt.migration.observed import Observed
 from pgshunt.migration.survey import Name, Reference, Replica, Survey
@@ -49,6 +49,19 @@ def test_where_nobody_else_may_write_the_control_role_is_the_client(tmp_path: Pa
     assert [problem for problem in save(draft, tmp_path / "new.yaml") if problem.severity == "error"] == []
     assert draft.variables.count("PGSHUNT_CONTROL_PASSWORD") == 1
     assert "#   alone" in draft.text
+
+
+def test_a_role_that_was_found_goes_before_who_asked_and_is_no_service_s_login(tmp_path: Path) -> None:
+    found = replace(survey(*ODD, writers=("web",)), control="mover")
+    draft = write_draft(SHARED, "me", found)
+    problems = save(draft, tmp_path / "new.yaml")
+    config = examine(tmp_path / "new.yaml", dict.fromkeys(draft.variables, "set")).config
+    assert config is not None
+    assert (config.control.user, [user.name for user in config.auth.users]) == ("mover", ["web"])
+    assert "control.user is mover, which is in the database" in told(document(draft, Path("x"), problems))
+    alone = replace(survey(Name("public", "alone")), control="mover")
+    draft = write_draft(SHARED, "me", alone)
+    assert draft.variables == ("PGSHUNT_CONTROL_PASSWORD", "ME_PASSWORD", "PGSHUNT_ADMIN_TOKEN")
 
 
 def test_a_file_that_exists_is_not_touched(tmp_path: Path) -> None:
