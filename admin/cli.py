@@ -142,6 +142,10 @@ def check(config: Path, file_only: bool, output: Output) -> None:
         _tell_problems(report)
         if report.config is not None:
             click.echo(f"{config} is good: {counted(len(report.config.services), 'service')}")
+            click.echo(
+                "Whether the databases are ready is for `pgshunt begin` to say: wal_level, free slots, keys "
+                "of tables, rights of control.user, the way from server to server"
+            )
     sys.exit(Exit.OK if report.config is not None else Exit.USAGE)
 
 

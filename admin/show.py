@@ -62,7 +62,7 @@ def events(documents: Iterable[Document]) -> str:
 
 def event(document: Document) -> str:
     """One line: number, time, what, and the details."""
-    detail = ", ".join(f"{name} {_brief(value)}" for name, value in document["detail"].items())
+    detail = _details(document["detail"])
     parts = (f"{document['id']:>6}", document["at"], document["kind"], document["service"], detail)
     return "  ".join(part for part in parts if part)
 
@@ -161,9 +161,18 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
+def _details(detail: Document) -> str:
+    return ", ".join(f"{name} {_brief(value)}" for name, value in detail.items())
+
+
 def _brief(value: object) -> str:
+    """A JSON value."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return str(value.get("reason") or value)
+        return str(value.get("reason") or f"{{{_details(value)}}}")
     if isinstance(value, list):
-        return f"[{', '.join(map(str, value))}]"
+        return f"[{', '.join(map(_brief, value))}]"
     return str(value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgshunt.admin.client import AdminClient
-from pgshunt.config import Config, Secret, load
+from pgshunt.config import Admin, Secret, load_admin
 
 DEFAULT_URL = "http://127.0.0.1:6433"
 
@@ -22,9 +22,9 @@ class Target:
 
     def client(self) -> AdminClient:
         """Explicit options win over the environment, that over the configuration."""
-        config = load(self.config) if self.config and not (self.url and self.token_file) else None
-        url = self.url or (_url_of(config) if config else DEFAULT_URL)
-        token, source = config.admin.token if config else None, f"admin of {self.config}"
+        admin = load_admin(self.config) if self.config and not (self.url and self.token_file) else None
+        url = self.url or (_url_of(admin) if admin else DEFAULT_URL)
+        token, source = admin.token if admin else None, f"admin of {self.config}"
         if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
             token, source = _first_line(variable), "PGSHUNT_ADMIN_TOKEN"
         if self.token_file:
@@ -38,6 +38,6 @@ def _first_line(text: str) -> Secret:
     return Secret(text.partition("\n")[0].strip())
 
 
-def _url_of(config: Config) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.admin.host, config.admin.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.admin.port}"
+def _url_of(admin: Admin) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{admin.port}"

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from pgshunt.config.check import check, check_sections
 from pgshunt.config.explain import explain, may_be_left_out, stand_in
-from pgshunt.config.model import Config
+from pgshunt.config.model import Admin, Config
 from pgshunt.config.problem import ConfigError, Path, Problem, Severity
-from pgshunt.config.resolve import resolve
+from pgshunt.config.resolve import resolve, resolve_admin
 from pgshunt.config.source import Source
 
 Ask = Callable[[Config], Iterable[Problem]]
@@ -46,6 +46,24 @@ def load(path: FilePath | str, environ: Mapping[str, str] | None = None) -> Conf
     return report.config
 
 
+def load_admin(path: FilePath | str, environ: Mapping[str, str] | None = None) -> Admin:
+    """What the file at `path` says of the admin API, with its token read.
+
+    For who only asks a running pgshunt: no other section's variables, secrets and files need to be there. The
+    file's form is looked at whole; raises ConfigError with all that is wrong with it.
+    """
+    environ = os.environ if environ is None else environ
+    source = _read(FilePath(path), environ)
+    config, problems, wrong = _form(source)
+    elsewhere = {place for place in source.unset if place[0] != "admin"}
+    problems = [problem for problem in problems if problem.path not in elsewhere]
+    admin, unread = resolve_admin(config.admin, FilePath(path).absolute().parent, environ)
+    problems += _certain(unread, wrong)
+    if _has_errors(problems):
+        raise ConfigError(_in_order(_placed(problems, source)))
+    return admin
+
+
 def examine(path: FilePath | str, environ: Mapping[str, str] | None = None, ask: Ask = ask_nobody) -> Report:
     """All there is to say about the file at `path`, warnings and notes too; a bad file raises nothing.
 
@@ -54,26 +72,30 @@ def examine(path: FilePath | str, environ: Mapping[str, str] | None = None, ask:
     environ = os.environ if environ is None else environ
     path = FilePath(path)
     try:
+        source = _read(path, environ)
+    except ConfigError as unreadable:
+        return Report(unreadable.problems, None)
+    return _examine(source, path.absolute().parent, environ, ask)
+
+
+def _read(path: FilePath, environ: Mapping[str, str]) -> Source:
+    """Raises ConfigError if there is no tree of values."""
+    try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         problem = Problem((), f"{path}: {error.strerror or error}", "name a file that can be read")
-        return Report((problem,), None)
+        raise ConfigError((problem,)) from error
     except UnicodeDecodeError as error:
         problem = Problem((), f"{path}: byte {error.start} is not UTF-8", "save the file as UTF-8")
-        return Report((problem,), None)
-    return _examine(Source(text, str(path), environ), path.absolute().parent, environ, ask)
+        raise ConfigError((problem,)) from error
+    source = Source(text, str(path), environ)
+    if not source.values and source.problems:
+        raise ConfigError(source.problems)
+    return source
 
 
 def _examine(source: Source, folder: FilePath, environ: Mapping[str, str], ask: Ask) -> Report:
-    problems = list(source.problems)
-    if not source.values and problems:
-        return Report(tuple(problems), None)
-    config, shape_problems = _validate(source)
-    known = set(_wrong(problems))
-    problems += (problem for problem in shape_problems if problem.path not in known)
-    # From here on rules look at a configuration that has stand-ins in the places of what is wrong.
-    wrong = set(_wrong(problems))
-    problems += _certain(check_sections(config), wrong)
+    config, problems, wrong = _form(source)
     config, unread = resolve(config, folder, environ)
     problems += _certain(unread, wrong)
     wrong |= {path for path in _wrong(unread) if source.written(path) is not None}
@@ -81,6 +103,19 @@ def _examine(source: Source, folder: FilePath, environ: Mapping[str, str], ask: 
     if not _has_errors(problems):
         problems += ask(config)
     return Report(_in_order(_placed(problems, source)), None if _has_errors(problems) else config)
+
+
+def _form(source: Source) -> tuple[Config, list[Problem], set[Path]]:
+    """The configuration with stand-ins in the places of what is wrong, which rules may look at; what is wrong
+    with single values and sections; and these places.
+    """
+    problems = list(source.problems)
+    config, shape_problems = _validate(source)
+    known = set(_wrong(problems))
+    problems += (problem for problem in shape_problems if problem.path not in known)
+    wrong = set(_wrong(problems))
+    problems += _certain(check_sections(config), wrong)
+    return config, problems, wrong
 
 
 def _has_errors(problems: Iterable[Problem]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 from typing import TypeVar
 
 from pgshunt.config import tls
-from pgshunt.config.model import Config, Database, ListenTls, SecretSection, ServerTls
+from pgshunt.config.model import Admin, Config, Database, ListenTls, SecretSection, ServerTls
 from pgshunt.config.problem import Path, Problem, Severity
 from pgshunt.config.secret import Secret
 from pgshunt.config.users import read_users
@@ -25,15 +25,7 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
     problems: list[Problem] = []
 
     def secured(section: S, path: Path) -> S:
-        _, file, variable = section.secret_fields()
-        given = section.given_secrets()
-        secret = None
-        if given == (file,):
-            secret = _from_file(folder / getattr(section, file), (*path, file), problems.append)
-        elif given == (variable,):
-            name = getattr(section, variable)
-            secret = _from_environment(name, (*path, variable), environ, problems.append)
-        return section.with_secret(secret) if secret else section
+        return _secured(section, path, folder, environ, problems.append)
 
     def placed(section: T, path: Path, make_context: Callable[[T], object]) -> T:
         files = {name: getattr(section, name) for name in _TLS_FILES}
@@ -71,6 +63,25 @@ def resolve(config: Config, folder: FilePath, environ: Mapping[str, str]) -> tup
         }
     )
     return resolved, problems
+
+
+def resolve_admin(admin: Admin, folder: FilePath, environ: Mapping[str, str]) -> tuple[Admin, list[Problem]]:
+    """The same for the section of the admin API alone."""
+    problems: list[Problem] = []
+    return _secured(admin, ("admin",), folder, environ, problems.append), problems
+
+
+def _secured(
+    section: S, path: Path, folder: FilePath, environ: Mapping[str, str], report: Callable[[Problem], None]
+) -> S:
+    _, file, variable = section.secret_fields()
+    given = section.given_secrets()
+    secret = None
+    if given == (file,):
+        secret = _from_file(folder / getattr(section, file), (*path, file), report)
+    elif given == (variable,):
+        secret = _from_environment(getattr(section, variable), (*path, variable), environ, report)
+    return section.with_secret(secret) if secret else section
 
 
 _TLS_FILES = ("certificate_file", "key_file", "ca_file", "crl_file")

@@ -27,11 +27,15 @@ _VARIABLE: Final = re.compile(
 
 
 class Source:
-    """One configuration file, read. `values` is the tree; `problems` what was wrong with it so far."""
+    """One configuration file, read. `values` is the tree; `problems` what was wrong with it so far.
+
+    `unset`: the values that miss a variable, which is no fault of the file.
+    """
 
     def __init__(self, text: str, file: str, environ: Mapping[str, str]) -> None:
         self.file = file
         self.problems: list[Problem] = []
+        self.unset: set[Path] = set()
         self._environ = environ
         self._values_at: dict[Path, Place] = {}
         self._keys_at: dict[Path, Place] = {}
@@ -125,12 +129,14 @@ class Source:
         value = self._environ.get(name)
         if operator is None:
             if value is None:
+                self.unset.add(path)
                 remedy = f"set it, or write ${{{name}:-default}}"
                 self._problem(path, f"the environment variable {name} is not set", remedy, node)
             return value or ""
         if value:
             return value
         if operator == ":?":
+            self.unset.add(path)
             self._problem(
                 path, f"the environment variable {name} is empty or not set", rest or "set it", node
             )

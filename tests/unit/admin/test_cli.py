@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -36,7 +38,13 @@ EVENT = {
     "at": "2026-11-22T12:00:00.123Z",
     "kind": "shifted",
     "service": "auth_service",
-    "detail": {"reads": 50, "tables": ["public.a", "public.b"]},
+    "detail": {
+        "reads": 50,
+        "tables": ["public.a", "public.b"],
+        "lag_s": {"auth_db": None},
+        "signal": None,
+        "forced": True,
+    },
 }
 
 PROBLEMS = [
@@ -258,7 +266,8 @@ def test_events_are_lines(api: Asked, monkeypatch: Patch, capsys: Printed) -> No
         "2026-11-22T12:00:00.123Z",
         "shifted",
         "auth_service",
-        *("reads", "50,", "tables", "[public.a,", "public.b]"),
+        *("reads", "50,", "tables", "[public.a,", "public.b],", "lag_s", "{auth_db", "-},"),
+        *("signal", "-,", "forced", "yes"),
     ]
 
 
@@ -311,6 +320,7 @@ def test_check_tells_every_problem_at_once(monkeypatch: Patch, capsys: Printed, 
     path = tmp_path / "pgshunt.yaml"
     path.write_text(GOOD)
     assert pgshunt(monkeypatch, "check", "--file-only", "-c", str(path)) == Exit.OK
+    assert "ready is for `pgshunt begin` to say" in capsys.readouterr().out
     path.write_text(GOOD.replace("user: pgshunt", "usr: pgshunt").replace("version: 1", "version: 7"))
     assert pgshunt(monkeypatch, "check", "-c", str(path)) == Exit.USAGE
     said = capsys.readouterr().err
@@ -321,6 +331,41 @@ def test_check_tells_every_problem_at_once(monkeypatch: Patch, capsys: Printed, 
     assert document["ok"] is False
     assert len(document["problems"]) >= 2
     assert "control.usr" in {problem["path"] for problem in document["problems"]}
+
+
+def test_who_asks_a_running_one_needs_its_address_and_token_alone(
+    api: Asked, monkeypatch: Patch, capsys: Printed, tmp_path: Path
+) -> None:
+    port = urlsplit(os.environ["PGSHUNT_ADMIN_URL"]).port
+    for variable in ("PGSHUNT_ADMIN_URL", "PGSHUNT_ADMIN_TOKEN"):
+        monkeypatch.delenv(variable)
+    path = tmp_path / "pgshunt.yaml"
+    path.write_text(
+        f"""
+version: 1
+shared: {{dbname: monolith, primary: {{host: "${{SHARED_HOST:?the host}}", port: "${{SHARED_PORT}}"}}}}
+control: {{user: pgshunt, password_env: CONTROL_UNSET}}
+auth: {{users: [{{name: app, password_env: APP_UNSET}}], users_file: nowhere}}
+listen: {{tls: {{mode: require, certificate_file: no.crt, key_file: no.key}}}}
+admin: {{port: {port}, token_env: TOKEN}}
+"""
+    )
+    asked = ("shift", "auth_service", "--reads", "50", "-c", str(path))
+    assert pgshunt(monkeypatch, *asked) == Exit.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "admin.token_env: the environment variable TOKEN is empty or not set" in line
+    monkeypatch.setenv("TOKEN", "mine")
+    assert pgshunt(monkeypatch, *asked) == Exit.OK
+    assert api[0][1] == "Bearer mine"
+    assert pgshunt(monkeypatch, "check", "--file-only", "-c", str(path)) == Exit.USAGE
+    told = capsys.readouterr().err
+    assert all(
+        name in told for name in ("SHARED_HOST", "SHARED_PORT", "CONTROL_UNSET", "APP_UNSET", "no.crt")
+    )
+    path.write_text(path.read_text().replace("version: 1", "version: 7"))
+    assert pgshunt(monkeypatch, *asked) == Exit.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "version" in line
 
 
 def test_serve_refuses_a_wrong_configuration(monkeypatch: Patch, capsys: Printed, tmp_path: Path) -> None:
