@@ -141,10 +141,8 @@ def summary(documents: Sequence[Mapping[str, Any]], workers_live: int, workers: 
     )
     latched = [one["name"] for one in documents if one["latch"]]
     held = f"; rolled back: {', '.join(latched)}" if latched else ""
-    return (
-        f"{counted(len(documents), 'service')} ({moving}), "
-        f"{workers_live} of {counted(workers, 'worker')} live, epoch {epoch}{held}"
-    )
+    live = f"{workers_live} of {counted(workers, 'worker')} live, " if workers_live else ""  # none: a warning
+    return f"{counted(len(documents), 'service')} ({moving}), {live}epoch {epoch}{held}"
 
 
 def readiness_document(service: Service, readiness: Readiness, observed: Observed) -> Document:

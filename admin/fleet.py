@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pgshunt.admin.words import counted
 from pgshunt.config.model import Config
 from pgshunt.config.values import WORKERS_MAX
 from pgshunt.proxy.board import Board
@@ -217,6 +218,12 @@ class Fleet:
             return f"no worker has ticked for {TICKED_S_MAX:g} s"
         if any(_is_full(listener) for listener in self.listeners):
             return "the queue of clients that wait to be accepted is full"
+        return ""
+
+    def missing(self) -> str:
+        """How many workers are live while others are missing; empty if all are, or none: see `unready`."""
+        if 0 < self.live < len(self.members):
+            return f"{self.live} of {counted(len(self.members), 'worker')} live"
         return ""
 
     def check(self) -> None:

@@ -254,8 +254,8 @@ class SupervisorOperations:
 
     def _warnings(self) -> list[str]:
         warnings = [reason for reason in self.readiness() if reason != "draining"]
-        if self.fleet.live < len(self.fleet.members):
-            warnings.append(f"{self.fleet.live} of {counted(len(self.fleet.members), 'worker')} live")
+        if missing := self.fleet.missing():
+            warnings.append(missing)
         failures = self.health.lookup_failures
         if 0 < len(failures) < self.fleet.live:
             warnings.append(f"in {counted(len(failures), 'worker')}, {_lookup_fails(failures)}")

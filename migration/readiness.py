@@ -19,6 +19,7 @@ from pgshunt.migration.sql import relation
 from pgshunt.routing.classify import classify
 from pgshunt.routing.crossing import holding
 from pgshunt.routing.names import split_search_path
+from pgshunt.routing.refusal import APART
 from pgshunt.routing.table import Catalogue, Service
 
 Remedy = Literal[
@@ -164,7 +165,7 @@ def _judge(view: View, fact: Fact) -> _Judged | None:
     if view.mine(fact.writes) and view.foreign(fact.writes):
         unit = "transaction" if fact.kind == "transaction" else "statement"
         breaks = f"one {unit} would write to two databases: it is refused"
-        return breaks, *_written_together(view, fact.writes, unit)
+        return breaks, *_written_together(view, fact.writes)
     if fact.writes and not view.mine(fact.writes):
         return _read_by_others(view, fact, view.others(fact.writes)[0])
     users = set(view.service.users)
@@ -181,14 +182,13 @@ def _judge(view: View, fact: Fact) -> _Judged | None:
     return _read_by_others(view, fact, view.others(fact.tables)[0])
 
 
-def _written_together(view: View, writes: Iterable[str], unit: str) -> tuple[tuple[Remedy, ...], str]:
+def _written_together(view: View, writes: Iterable[str]) -> tuple[tuple[Remedy, ...], str]:
     others = view.others(writes)
     together = [f"move it together with {owner}" for owner in others if owner != NOBODY]
     unowned = [table for table in view.foreign(writes) if view.owner(table) == NOBODY]
     if unowned:
         together.append(f"give {_named(unowned)} to {view.name}, if nobody else writes it")
-    apart = "two transactions" if unit == "transaction" else "a statement for each"
-    advice = f"{' and '.join(together)}; or make it {apart}, or use two-phase commit"
+    advice = f"{' and '.join(together)}; {APART}, or use two-phase commit"
     return ("move_together", "two_phase"), advice
 
 

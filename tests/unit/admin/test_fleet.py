@@ -272,10 +272,14 @@ def test_an_acknowledgement_that_comes_behind_a_pause_of_the_whole_machine_is_ta
 
 def test_it_is_ready_while_one_worker_ticks_and_the_kernel_has_room() -> None:
     async def scenario(watched: Watched) -> None:
-        assert watched.fleet.unready() == "no worker is live"
+        assert (watched.fleet.unready(), watched.fleet.missing()) == ("no worker is live", "")
         await watched.fleet.start()
         await watched.all_live()
+        assert watched.fleet.missing() == ""
         first, second = watched.fleet.members
+        first.stage = "draining"
+        assert (watched.fleet.unready(), watched.fleet.missing()) == ("", "1 of 2 workers live")
+        first.stage = "live"
         os.kill(first.pid, signal.SIGSTOP)
         watched.fleet.board.alive[first.index] = 1
         assert watched.fleet.unready() == ""

@@ -191,6 +191,7 @@ def test_sentences() -> None:
         "all statements on the shared database, auth_db does not answer, "
         "`pgshunt abandon auth_service` goes on from there"
     )
+    assert summary([], 0, 2, 7) == "0 services (none of them moving), epoch 7"
     documents = [service_document(standing, scene.now_s) for standing in (scene.standing(), latched)]
     assert summary(documents, 1, 2, 7) == (
         "2 services (1 reading), 1 of 2 workers live, epoch 7; rolled back: auth_service"

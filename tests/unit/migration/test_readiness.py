@@ -17,6 +17,9 @@ ORDERS = Service("orders", "orders_db", ("public.orders", "public.lines"), ("pub
 USERS = Service("users", "users_db", ("public.users",), ("public.lines",), users=("auth",))
 GOOD = Table("", "r", "d", "p", False, True, False, (), (), 8192)
 EMPTY = Catalogue()
+APART_OR_TWO_PHASE = (
+    "or do it one database after the other, each in a transaction of its own, or use two-phase commit"
+)
 ALL = Couplings({"public.orders": GOOD, "public.lines": GOOD})
 
 
@@ -83,14 +86,14 @@ def found(readiness: Readiness, kind: str) -> Finding:
             seen("", "orders users"),
             ("users",),
             ("move_together", "two_phase"),
-            "move it together with users; or make it a statement for each, or use two-phase commit",
+            f"move it together with users; {APART_OR_TWO_PHASE}",
         ),
         (
             seen("", "orders stock users", kind="transaction"),
             ("users", NOBODY),
             ("move_together", "two_phase"),
-            "move it together with users and give stock to orders, if nobody else writes it; or make it two "
-            "transactions, or use two-phase commit",
+            "move it together with users and give stock to orders, if nobody else writes it; "
+            + APART_OR_TWO_PHASE,
         ),
     ],
 )
