@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pgshunt.admin.latency import LastMinute
-from pgshunt.migration.guard import Guard, Run, Trip
+from pgshunt.migration.guard import Guard, Run, Stuck, Trip
 from pgshunt.migration.window import NOTHING, Counts
 from pgshunt.proxy.channel import Message
 
@@ -67,8 +67,10 @@ class Watch:
         for service, consecutive, of_last_20, links in delta.get("runs", ()):
             run = Run(consecutive, of_last_20, links, self._has_only_link(service, worker))
             self.guard.report_run(service, worker, run)
-        for service, side, calls in delta.get("slow_now", ()):
-            self.guard.report_slow_now(service, worker, side, calls)
+        if "stuck" in delta:
+            self.guard.report_stuck(
+                worker, {service: Stuck(calls, limits) for service, calls, limits in delta["stuck"]}
+            )
         for service, result, count, _, began_ns in delta.get("shadow", ()):
             self._take_shadow(service, result, count, now_s, began_ns / 1e9)
         for service, *mismatch in delta.get("shadow_mismatches", ()):

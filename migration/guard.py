@@ -6,8 +6,9 @@ verdicts; *inconclusive* never rolls back.
 
     error_rate   D1  5 infrastructure failures in a row or 10 of 20, over two links (or the only one), or
                      3 failed probes in a row while the baseline's pass; else D2 to D4 of detector.py
-    latency      D2 to D4 on the share of slow calls: more than 5 % slow is P95 > latency_ms_max, and two
-                 exact counters add up over workers where percentiles do not
+    latency      D1  no read has ended for 2 s, and 3 or more have waited for ten times latency_ms_max
+                 altogether; else D2 to D4 on the share of slow calls: more than 5 % slow is
+                 P95 > latency_ms_max, and two exact counters add up over workers where percentiles do not
     consistency  5 or more confirmed differences, more than 0.1 % of what was compared, and not explainable
                  by noise of a tenth of that
 
@@ -16,9 +17,9 @@ A simulation of healthy and failing services stands in tests/unit/migration/test
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from pgshunt.migration.detector import (
     CHANCE_MAX,
@@ -32,12 +33,11 @@ from pgshunt.migration.detector import (
 )
 from pgshunt.migration.window import NOTHING, Counts, Window
 
-Side = Literal["baseline", "candidate"]
-
 SLOW_PERCENT_MAX = 5.0
 
 _RUN_LENGTH, _RUN_OF_20, _RUN_LINKS = 5, 10, 2
 _PROBE_RUN = 3
+_STUCK_CALLS, _STUCK_LIMITS, _STALL_S = 3, 10.0, 2.0
 _SLOW_RATIO_MIN = 1.5  # slow at the baseline too: a slow query, not a slow database
 _DIFFERENCES_MIN, _COMPARED_MIN = 5, 1000
 _UNDECIDED_SHARE_MAX = 0.2
@@ -71,6 +71,17 @@ class Run:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Reads that wait at the candidate for longer than latency_ms_max and have had nothing of an answer yet.
+
+    `limits` is how long all of them together have waited, in units of that limit.
+    """
+
+    calls: int = 0
+    limits: float = 0.0
+
+
 class _Watch:
     """What is known about one service since it was armed."""
 
@@ -84,7 +95,8 @@ class _Watch:
         self.compared = Window(900.0, 10.0)
         self.compared_total = NOTHING
         self.runs: dict[int, Run] = {}
-        self.slow_now: dict[int, dict[Side, int]] = {}
+        self.stuck: dict[int, Stuck] = {}
+        self.ended_s = -math.inf
         self.probe_failures = 0
         self.baseline_answers = True
         self.exposed = False
@@ -148,13 +160,15 @@ class Guard:
         """A worker ended: what it reported as going on is over."""
         for watch in self._watches.values():
             watch.runs.pop(worker, None)
-            watch.slow_now.pop(worker, None)
+            watch.stuck.pop(worker, None)
 
     def count(self, service: str, now_s: float, candidate: Counts, baseline: Counts) -> None:
         """Adds read calls that ended, of one worker's delta."""
         watch = self._watches.get(service)
         if watch is not None:
             watch.total += candidate
+            if candidate.calls:
+                watch.ended_s = now_s
             for window in (watch.fast, watch.sustained, watch.quiet):
                 window.add(now_s, candidate, baseline)
 
@@ -163,11 +177,10 @@ class Guard:
         if service in self._watches:
             self._watches[service].runs[worker] = run
 
-    def report_slow_now(self, service: str, worker: int, side: Side, calls: int) -> None:
-        """Replaces how many calls of a worker are in flight for longer than the latency limit."""
-        if service in self._watches:
-            slow = self._watches[service].slow_now.setdefault(worker, {"baseline": 0, "candidate": 0})
-            slow[side] = calls
+    def report_stuck(self, worker: int, stuck: Mapping[str, Stuck]) -> None:
+        """Replaces what a worker last said of the services whose reads wait."""
+        for service, watch in self._watches.items():
+            watch.stuck[worker] = stuck.get(service, Stuck())
 
     def probe(self, service: str, *, candidate_answers: bool | None, baseline_answers: bool | None) -> None:
         """One probe of both sides; None: not known. One that both fail says nothing."""
@@ -217,7 +230,7 @@ class Guard:
         windows = watch.windows(now_s)
         for judgement in (
             self._judge_errors(watch, windows),
-            self._judge_latency(watch, windows),
+            self._judge_latency(watch, windows, now_s),
             self._judge_consistency(watch, now_s),
         ):
             if judgement.verdict is Verdict.FAIL and not watch.baseline_answers:
@@ -241,20 +254,28 @@ class Guard:
             return rule.judgement(found[1], Verdict.FAIL, found[0])
         return undetected(rule, samples)
 
-    def _judge_latency(self, watch: _Watch, windows: tuple[Window, Window, Window]) -> Judgement:
+    def _judge_latency(
+        self, watch: _Watch, windows: tuple[Window, Window, Window], now_s: float
+    ) -> Judgement:
         rule = self._latency
-        slow_now: dict[Side, int] = {
-            "baseline": sum(slow["baseline"] for slow in watch.slow_now.values()),
-            "candidate": sum(slow["candidate"] for slow in watch.slow_now.values()),
-        }
-        samples = tuple(_slow_sample(window, slow_now) for window in windows)
+        samples = tuple(_slow_sample(window) for window in windows)
+        calls = sum(stuck.calls for stuck in watch.stuck.values())
+        limits = sum(stuck.limits for stuck in watch.stuck.values())
         found = rule.detect(*samples)
+        if found is None and limits >= _STUCK_LIMITS:
+            why = f"{calls} reads have had no answer for {limits / calls:.3g} times the limit on average"
+            if calls < _STUCK_CALLS or now_s - watch.ended_s < _STALL_S:
+                return rule.judgement(samples[0], Verdict.INCONCLUSIVE, None, why)
+            found = "D1", samples[0]
         if found is None:
             return undetected(rule, samples)
         detector, sample = found
-        if sample.share < _SLOW_RATIO_MIN * sample.baseline_share:
+        is_known = detector != "D1" or sample.baseline_share > rule.limit
+        if is_known and sample.share < _SLOW_RATIO_MIN * sample.baseline_share:
             why = f"the baseline is slow too ({100 * sample.baseline_share:.3g} % of its calls)"
             return rule.judgement(sample, Verdict.INCONCLUSIVE, None, why)
+        if detector == "D1":
+            return _hard_failure(rule, sample, f"{why}, and none has ended since")
         return rule.judgement(sample, Verdict.FAIL, detector)
 
     def _judge_consistency(self, watch: _Watch, now_s: float) -> Judgement:
@@ -327,18 +348,13 @@ def _error_sample(window: Window) -> Sample:
     )
 
 
-def _slow_sample(window: Window, slow_now: Mapping[Side, int]) -> Sample:
-    """Slow calls, with those still in flight counted the moment they pass the limit.
-
-    A worker may count such a call as slow at once and as a call when it ends, or report it as slow now.
-    """
+def _slow_sample(window: Window) -> Sample:
+    """A worker counts a call as slow the moment it passes the limit, and as a call when it ends."""
     candidate, baseline = window.candidate, window.baseline
-    slow = candidate.slow + slow_now["candidate"]
-    baseline_slow = baseline.slow + slow_now["baseline"]
     return Sample(
         window.span_s,
-        slow,
-        max(slow, candidate.calls + slow_now["candidate"]),
-        baseline_slow,
-        max(baseline_slow, baseline.calls + slow_now["baseline"]),
+        candidate.slow,
+        max(candidate.slow, candidate.calls),
+        baseline.slow,
+        max(baseline.slow, baseline.calls),
     )

@@ -119,10 +119,16 @@ cdef class Clock(Routes):
         cdef Link link
         cdef Reply* reply
         cdef int64_t began_ns
+        cdef dict stuck = {}
         for link in list(self.links):
             reply = link.under_way()
             if reply == NULL:
                 continue
+            if (reply.op == OP_READ and reply.started_ns and now - reply.started_ns > self.latency_ns_max
+                    and link.session is not None and not link.session.answered
+                    and link.pool.state.index in self.copies.get(reply.service, ())):
+                calls, waited_ns = stuck.get(reply.service, (0, 0))
+                stuck[reply.service] = calls + 1, waited_ns + now - reply.started_ns
             if (reply.started_ns and now - reply.started_ns > self.latency_ns_max and not reply.flags & FLAG_SLOW
                     and (link.session is None or not link.session.blocked_since_ns)):
                 reply.flags |= FLAG_SLOW
@@ -135,6 +141,9 @@ cdef class Clock(Routes):
                 began_ns = max(reply.started_ns if reply.started_ns else link.session.active_ns, link.ready_ns)
                 if now - began_ns > self.query_ns_max:
                     self.end_statement(link, reply, now - began_ns)
+        if stuck or self.stuck:
+            self.stuck = stuck
+            self.counters.changed = True
         return 0
 
     cdef str query_limit(self):

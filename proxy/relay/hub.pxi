@@ -33,6 +33,7 @@ cdef class Relay(Arrivals):
         self.ready = []
         self.endpoints = []
         self.error_classes = {}
+        self.stuck = {}
         self.random_state = int.from_bytes(os.urandom(8), "big") | 1
         self.first_process = first_process_id(index)
         self.next_process = int.from_bytes(os.urandom(3), "big")
@@ -354,9 +355,19 @@ cdef class Relay(Arrivals):
                 session = <Session> pool.waiters[0]
                 pool.forget(session)
                 session.phase = PHASE_READY
+                if pool.state.index == 0:      # of others, each connection that failed was counted
+                    self.count_refused(session, error.sqlstate.encode())
                 session.refuse_unit(error.sqlstate, error.message, error.hint or "")
                 self.resume(session)
         return 0
+
+    cdef int count_refused(self, Session session, bytes sqlstate) except -1:
+        """A statement for which the shared primary could not be had has failed there."""
+        cdef Entry entry = session.first_entry
+        self.count_call(session.unit_service, 0,
+                        OP_WRITE if entry.writes else OP_READ if entry.kind == KIND_READ else OP_OTHER,
+                        0, 1, False, 0)
+        return self.count_sqlstate(session.unit_service, 0, sqlstate)
 
     def reload_tls(self, listen):
         """New clients are met with the certificates of this config.model.ListenTls. Raises OSError."""

@@ -34,6 +34,7 @@ cdef class Routes(Owners):
     cdef bint causal                       # some service's sessions must see what others have written
     cdef bint shadowing                    # some service's writes are validated
     cdef dict copies                       # service index -> indexes of the endpoints it is read from
+    cdef dict stuck                        # service index -> (reads that wait too long there, ns they have waited)
     cdef ShapeCache shapes
     cdef Entry unknown
     cdef Counters counters
@@ -175,6 +176,7 @@ cdef class Routes(Owners):
             session.unit_service = -1
             session.wrote = -1
             session.shadow = None
+        self.stuck = {}
         return 0
 
     cdef int group(self) except -1:
@@ -435,6 +437,8 @@ cdef class Routes(Owners):
         self.gauges = gauges
         delta = self.counters.drain(self.service_names, self.endpoint_names, self.sides, self.reason_names)
         delta["gauges"] = gauges
+        delta["stuck"] = [[self.service_names[service + 1], calls, waited_ns / self.latency_ns_max]
+                          for service, (calls, waited_ns) in self.stuck.items()]
         delta["parses"] = self.shapes.misses - self.parses
         self.parses = self.shapes.misses
         delta.update(shadow or {})

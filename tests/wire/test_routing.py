@@ -251,6 +251,55 @@ def test_a_hanging_read_is_counted_as_slow_while_it_hangs(databases: tuple[Datab
         blocker.close()
 
 
+def test_reads_that_have_no_answer_are_told_of_until_they_have_one(
+    databases: tuple[Database, Database],
+) -> None:
+    config = {"rollback": {"latency_ms_max": 50}}
+    with (
+        RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(client_of(relay)) for _ in range(3)]
+        blocker = databases[1].connect()
+        blocker.run("BEGIN")
+        blocker.run("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        for client in clients:
+            client.send(b"Q" + (33).to_bytes(4) + b"SELECT v FROM t WHERE id = 1" + b"\0")
+
+        def stuck() -> list[list[Any]]:
+            relay.count("calls")
+            return next((delta["stuck"] for delta in reversed(relay.deltas)), [])
+
+        relay.wait_for(lambda: [row[:2] for row in stuck()] == [["svc", 3]], "all three are told of")
+        before = stuck()[0][2]
+        relay.wait_for(lambda: stuck()[0][2] > before + 3, "they grow older")
+        blocker.run("COMMIT")
+        for client in clients:
+            assert client.until_ready()[1].body.endswith(b"copy")
+        relay.wait_for(lambda: stuck() == [], "they are not told of any more")
+        blocker.close()
+
+
+def test_statements_for_which_the_shared_database_is_not_there_count_as_failed(
+    databases: tuple[Database, Database],
+) -> None:
+    with RunningRelay(*databases, tables=TABLES) as relay, client_of(relay) as client:
+        assert asked(client) == "shared"
+        server, dbname = databases[0].server, databases[0].dbname
+        server.execute(f"ALTER DATABASE {dbname} WITH ALLOW_CONNECTIONS false")
+        try:
+            server.execute(
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{dbname}'"
+            )
+            relay.wait_for(lambda: relay.call(lambda relay: len(relay.links)) == 0, "its links are gone")
+            assert client.query("SELECT v FROM t WHERE id = 1")[0].kind == "E"
+        finally:
+            server.execute(f"ALTER DATABASE {dbname} WITH ALLOW_CONNECTIONS true")
+        relay.count("calls")
+        rows = [row for delta in relay.deltas for row in delta["calls"]]
+        assert sum(row[5] for row in rows if row[0] == "svc" and row[3] == "read") == 1
+
+
 def test_a_service_database_that_is_down_costs_reads_nothing(databases: tuple[Database, Database]) -> None:
     with moving(databases) as relay:
         databases[1].server.execute(f"ALTER DATABASE {databases[1].dbname} WITH ALLOW_CONNECTIONS false")

@@ -76,8 +76,18 @@ def test_a_hard_run_trips_and_a_single_link_counts_when_it_is_the_only_one() -> 
 
 def test_calls_that_hang_trip_before_they_end() -> None:
     scene = Scene()
-    scene.watch.take({"index": 0, "slow_now": [[SERVICE, "candidate", 12]]})
+    scene.watch.take({"index": 0, "stuck": [[SERVICE, 4, 9.9]]})
+    scene.watch.take({"index": 1, "stuck": []})
+    assert scene.trips == []
+    scene.watch.take({"index": 0, "stuck": [[SERVICE, 4, 10.1]]})
     assert [trip.judgement.trigger for trip in scene.trips] == ["latency"]
+
+
+def test_calls_that_hung_and_were_answered_are_no_more_held_against_a_service() -> None:
+    scene = Scene()
+    for delta in ({"stuck": [[SERVICE, 2, 30.0]]}, {"stuck": []}, {"stuck": [[SERVICE, 1, 30.0]]}):
+        scene.watch.take({"index": 0, **delta})
+    assert scene.trips == []
 
 
 def test_shadow_results_and_verified_rows_are_compared() -> None:

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from pgshunt.migration.detector import CHANCE_MAX, Judgement, Verdict, binomial_tail
-from pgshunt.migration.guard import Guard, Run, Trip
+from pgshunt.migration.guard import Guard, Run, Stuck, Trip
 from pgshunt.migration.window import NOTHING, Counts
 
 SERVICE = "auth_service"
@@ -92,7 +92,7 @@ def test_what_a_dead_worker_reported_is_over() -> None:
     guard = armed()
     guard.count(SERVICE, 0.0, Counts(calls=1000, infrastructure=5), NOTHING)
     guard.report_run(SERVICE, 1, Run(5, 5, 2))
-    guard.report_slow_now(SERVICE, 1, "candidate", 50)
+    guard.report_stuck(1, {SERVICE: Stuck(50, 500.0)})
     guard.forget_worker(1)
     assert guard.trips(0.0) == []
 
@@ -226,17 +226,42 @@ def test_more_than_five_percent_slow_calls_trip() -> None:
     assert found.judgement.limit_percent == 5.0
 
 
-def test_calls_in_flight_count_as_slow_before_they_end() -> None:
+def test_reads_that_wait_for_ever_trip_when_none_ends() -> None:
+    """However many there were before: they only count as slow once, and so are a small share of all."""
+    guard = armed()
+    assert feed(guard, 0.0, Counts(calls=600)) == []
+    guard.report_stuck(0, {SERVICE: Stuck(2, 8.0)})
+    guard.report_stuck(1, {SERVICE: Stuck(2, 4.0)})
+    assert guard.trips(1.9) == []
+    (trip,) = guard.trips(2.0)
+    assert (trip.judgement.trigger, trip.judgement.detector) == ("latency", "D1")
+    assert trip.judgement.reason == (
+        "4 reads have had no answer for 3 times the limit on average, and none has ended since"
+    )
+
+
+@pytest.mark.parametrize("stuck", [Stuck(2, 60.0), Stuck(3, 9.9)])
+def test_a_few_reads_that_take_long_do_not_trip(stuck: Stuck) -> None:
     guard = armed()
     assert feed(guard, 0.0, Counts(calls=30)) == []
-    for worker in (0, 1):
-        guard.report_slow_now(SERVICE, worker, "candidate", 5)
-    (trip,) = guard.trips(1.0)
-    assert (trip.judgement.trigger, trip.judgement.numerator, trip.judgement.denominator) == (
-        "latency",
-        10,
-        40,
-    )
+    guard.report_stuck(0, {SERVICE: stuck})
+    assert guard.trips(60.0) == []
+
+
+def test_reads_that_wait_do_not_trip_while_others_end() -> None:
+    guard = armed()
+    guard.report_stuck(0, {SERVICE: Stuck(20, 400.0)})
+    assert [feed(guard, float(second), Counts(calls=200)) for second in range(30)] == [[]] * 30
+    latency = guard.judge(SERVICE, 29.5)[1]
+    assert latency.verdict is Verdict.INCONCLUSIVE
+    assert latency.reason.endswith(": 20 reads have had no answer for 20 times the limit on average")
+
+
+def test_reads_that_wait_while_the_baseline_is_slow_too_do_not_trip() -> None:
+    guard = armed()
+    guard.report_stuck(0, {SERVICE: Stuck(4, 40.0)})
+    guard.count(SERVICE, 5.0, NOTHING, Counts(calls=50, slow=20))
+    assert guard.trips(8.0) == []
 
 
 def test_calls_that_were_slow_before_they_ended_trip_without_a_single_answer() -> None:
