@@ -22,10 +22,14 @@ class Target:
 
     def client(self) -> AdminClient:
         """Explicit options win over the environment, that over the configuration."""
-        admin = load_admin(self.config) if self.config and not (self.url and self.token_file) else None
+        variable = os.environ.get("PGSHUNT_ADMIN_TOKEN")
+        needs_token = not (self.token_file or variable)
+        admin = None
+        if self.config and (needs_token or not self.url):
+            admin = load_admin(self.config, with_token=needs_token)
         url = self.url or (_url_of(admin) if admin else DEFAULT_URL)
         token, source = admin.token if admin else None, f"admin of {self.config}"
-        if variable := os.environ.get("PGSHUNT_ADMIN_TOKEN"):
+        if variable:
             token, source = _first_line(variable), "PGSHUNT_ADMIN_TOKEN"
         if self.token_file:
             text = self.token_file.read_text(encoding="utf-8", errors="replace")

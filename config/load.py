@@ -46,8 +46,10 @@ def load(path: FilePath | str, environ: Mapping[str, str] | None = None) -> Conf
     return report.config
 
 
-def load_admin(path: FilePath | str, environ: Mapping[str, str] | None = None) -> Admin:
-    """What the file at `path` says of the admin API, with its token read.
+def load_admin(
+    path: FilePath | str, environ: Mapping[str, str] | None = None, *, with_token: bool = True
+) -> Admin:
+    """What the file at `path` says of the admin API, with its token read unless `with_token` is false.
 
     For who only asks a running pgshunt: no other section's variables, secrets and files need to be there. The
     file's form is looked at whole; raises ConfigError with all that is wrong with it.
@@ -57,8 +59,10 @@ def load_admin(path: FilePath | str, environ: Mapping[str, str] | None = None) -
     config, problems, wrong = _form(source)
     elsewhere = {place for place in source.unset if place[0] != "admin"}
     problems = [problem for problem in problems if problem.path not in elsewhere]
-    admin, unread = resolve_admin(config.admin, FilePath(path).absolute().parent, environ)
-    problems += _certain(unread, wrong)
+    admin = config.admin
+    if with_token:
+        admin, unread = resolve_admin(admin, FilePath(path).absolute().parent, environ)
+        problems += _certain(unread, wrong)
     if _has_errors(problems):
         raise ConfigError(_in_order(_placed(problems, source)))
     return admin

@@ -354,9 +354,12 @@ admin: {{port: {port}, token_env: TOKEN}}
     assert pgshunt(monkeypatch, *asked) == Exit.USAGE
     (line,) = capsys.readouterr().err.splitlines()
     assert "admin.token_env: the environment variable TOKEN is empty or not set" in line
+    monkeypatch.setenv("PGSHUNT_ADMIN_TOKEN", "given")
+    assert pgshunt(monkeypatch, *asked) == Exit.OK
+    monkeypatch.delenv("PGSHUNT_ADMIN_TOKEN")
     monkeypatch.setenv("TOKEN", "mine")
     assert pgshunt(monkeypatch, *asked) == Exit.OK
-    assert api[0][1] == "Bearer mine"
+    assert [token for _, token, _ in api] == ["Bearer given", "Bearer mine"]
     assert pgshunt(monkeypatch, "check", "--file-only", "-c", str(path)) == Exit.USAGE
     told = capsys.readouterr().err
     assert all(
