@@ -85,6 +85,7 @@ class RunningRelay:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self.board.close()
 
     # --- what a test does with it -----------------------------------------------------------------------
 
