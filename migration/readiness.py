@@ -22,9 +22,7 @@ from pgshunt.routing.names import split_search_path
 from pgshunt.routing.refusal import APART
 from pgshunt.routing.table import Catalogue, Service
 
-Remedy = Literal[
-    "move_together", "external_ref", "two_phase", "drop_foreign_key", "own_copy", "look", "alter"
-]
+Remedy = Literal["move_together", "external_ref", "apart", "drop_foreign_key", "own_copy", "look", "alter"]
 
 NOBODY: Final = "nobody"
 """In the place of a service: the tables in no service, which stay on the shared database."""
@@ -188,8 +186,8 @@ def _written_together(view: View, writes: Iterable[str]) -> tuple[tuple[Remedy, 
     unowned = [table for table in view.foreign(writes) if view.owner(table) == NOBODY]
     if unowned:
         together.append(f"give {_named(unowned)} to {view.name}, if nobody else writes it")
-    advice = f"{' and '.join(together)}; {APART}, or use two-phase commit"
-    return ("move_together", "two_phase"), advice
+    advice = f"{' and '.join(together)}; {APART}"
+    return ("move_together", "apart"), advice
 
 
 def _read_by_others(view: View, fact: Fact, reader: str) -> _Judged | None:

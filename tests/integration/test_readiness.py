@@ -108,7 +108,7 @@ def test_what_would_break_is_ranked_by_its_traffic_with_callers_and_remedies(
     assert join["what"] == "select o.id from orders o join users u on u.id = o.who where u.email = ?"
     assert [caller["application_name"] for caller in join["callers"]] == ["shop"]
     assert join["remedy"] == "add external_refs: [users] to orders"
-    assert (transaction["kind"], transaction["remedies"]) == ("transaction", ["move_together", "two_phase"])
+    assert (transaction["kind"], transaction["remedies"]) == ("transaction", ["move_together", "apart"])
     assert [caller["application_name"] for caller in transaction["callers"]] == ["billing"]
     assert join["calls_per_minute"] > transaction["calls_per_minute"] > 0
     assert {(found["kind"], found["what"]) for found in objects} == {

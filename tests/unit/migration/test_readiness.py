@@ -17,9 +17,7 @@ ORDERS = Service("orders", "orders_db", ("public.orders", "public.lines"), ("pub
 USERS = Service("users", "users_db", ("public.users",), ("public.lines",), users=("auth",))
 GOOD = Table("", "r", "d", "p", False, True, False, (), (), 8192)
 EMPTY = Catalogue()
-APART_OR_TWO_PHASE = (
-    "or do it one database after the other, each in a transaction of its own, or use two-phase commit"
-)
+APART = "or do it one database after the other, each in a transaction of its own"
 ALL = Couplings({"public.orders": GOOD, "public.lines": GOOD})
 
 
@@ -85,15 +83,14 @@ def found(readiness: Readiness, kind: str) -> Finding:
         (
             seen("", "orders users"),
             ("users",),
-            ("move_together", "two_phase"),
-            f"move it together with users; {APART_OR_TWO_PHASE}",
+            ("move_together", "apart"),
+            f"move it together with users; {APART}",
         ),
         (
             seen("", "orders stock users", kind="transaction"),
             ("users", NOBODY),
-            ("move_together", "two_phase"),
-            "move it together with users and give stock to orders, if nobody else writes it; "
-            + APART_OR_TWO_PHASE,
+            ("move_together", "apart"),
+            "move it together with users and give stock to orders, if nobody else writes it; " + APART,
         ),
     ],
 )
