@@ -63,6 +63,9 @@ STANDING_ALONE: Final = frozenset(
 )
 """Objects on which nothing of a table depends: CASCADE takes none along."""
 
+DROPPED_MAX: Final = 256
+"""Objects in one DROP that are looked at; of more it is taken to concern every relation."""
+
 ONLY_NUMBERS: Final = frozenset({"restart", "last_value"})
 """Options of ALTER SEQUENCE that say what it gives out next, and leave it as it is defined."""
 
@@ -138,6 +141,9 @@ def _create_foreign_table(found: Findings, node: pg.CreateForeignTableStmt) -> I
 
 def _drop(found: Findings, node: pg.DropStmt) -> Iterator[str]:
     cascades = node.behavior == pg.DROP_CASCADE
+    if len(node.objects) > DROPPED_MAX:
+        yield from found.catalogue.relations
+        return
     for item in node.objects:
         if node.remove_type == pg.OBJECT_SCHEMA:
             yield from _dropped_schema(found, item.string.sval, cascades)
@@ -148,6 +154,7 @@ def _drop(found: Findings, node: pg.DropStmt) -> Iterator[str]:
             yield from (relation,) if is_part else _dropped_relation(found, relation, cascades)
         elif cascades and node.remove_type not in STANDING_ALONE:
             yield from found.catalogue.relations  # whatever depends on it goes with it
+            return
 
 
 def _dropped_relation(found: Findings, relation: str, cascades: bool) -> Iterator[str]:

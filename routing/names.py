@@ -11,14 +11,22 @@ from collections.abc import Container, Iterable
 from functools import lru_cache
 from typing import Final
 
+NAME_LENGTH_MAX: Final = 63
 SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 
 _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",.]+))\s*')
 _LAST_QUOTED: Final = re.compile(r'(?:^|\.)"((?:[^"]|"")*)"$')
 
 
-@lru_cache(maxsize=8192)
 def qualified(schema: str, name: str) -> str:
+    """Names in string literals may be of any length; those longer than PostgreSQL's are not kept."""
+    if len(schema) > NAME_LENGTH_MAX or len(name) > NAME_LENGTH_MAX:
+        return f"{quoted(schema)}.{quoted(name)}"
+    return _qualified(schema, name)
+
+
+@lru_cache(maxsize=8192)
+def _qualified(schema: str, name: str) -> str:
     return f"{quoted(schema)}.{quoted(name)}"
 
 

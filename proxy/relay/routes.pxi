@@ -257,13 +257,13 @@ cdef class Routes(Owners):
         if entry.epoch != self.epoch:
             self.plan(entry)
         session.unit_service = entry.service
+        session.at_copy = session.loose = False
         reason = entry.reason
         if entry.plan_kind == PLAN_PROVEN:
-            session.at_copy = session.moved_up = False
+            session.moved_up = False
             state = self.place(entry, session, &reason)
             return self.decided(session, entry, state, reason)
         if buffer_waiting(&session.begin):
-            session.at_copy = False
             session.loose = self.parted and entry.introduces and session.status == b"T"
             if session.may_begin_at_copy() and whole and entry.steady and entry.plan_kind == PLAN_SPLIT:
                 state = self.split(entry, session)

@@ -275,6 +275,7 @@ cdef class Unit(Moving):
             return False
         buffer_free(&self.begin)
         self.begin_statement = None
+        self.end_at_copy()
         return True
 
     cdef bytes local_answer(self, Entry entry):
@@ -477,6 +478,7 @@ cdef class Unit(Moving):
         """No link can be had for the unit that begins: an error, and the session goes on."""
         if buffer_waiting(&self.begin):
             self.status = b"E"
+        self.end_at_copy()
         self.write_bytes(self.relay.error_frame("ERROR", sqlstate, message, hint))
         self.forget_signals()
         buffer_free(&self.replay)

@@ -8,7 +8,7 @@ import pytest
 from support.fixtures import Database
 from support.forwarder import LoginForwarder
 from support.relay import RunningRelay
-from support.split import asked, client_of, databases, moving
+from support.split import TABLES, asked, client_of, databases, moving
 from support.wire import SYNC, Frame, WireClient, bind, close, describe, execute, kinds, parse, sqlstate
 
 from pgshunt.protocol import messages
@@ -512,3 +512,28 @@ def test_a_batch_of_two_statements_is_no_read_because_its_first_is_one(databases
         client.send(bind("", "read"), execute(), bind("", ""), execute(), SYNC)
         assert kinds(client.until_ready()) == "2DC2CZ"
         assert [database.execute("SELECT count(*) FROM u") for database in databases] == [[[1]], [[0]]]
+
+
+def test_a_transaction_that_was_refused_before_it_began_leaves_nothing_to_the_next(databases: Pair) -> None:
+    """The next one may begin where no BEGIN waits: it is not taken for one that runs at a copy."""
+    config = {"pools": {"default_pool_size": 1}}
+    with (
+        RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay,
+        client_of(relay) as holder,
+        client_of(relay) as client,
+    ):
+        holder.query("BEGIN")
+        assert asked(holder) == "copy"
+        client.query("BEGIN")
+        client.send(query(READ))
+        relay.wait_for(lambda: relay.call(lambda relay: relay.waiting) == 1, "the read waits at the copy")
+        process_id, secret_key = client.process_id, client.secret_key
+        relay.call(lambda relay: relay.cancel(process_id, secret_key))
+        assert sqlstate(client.until_ready()) == "57014"
+        assert kinds(client.query("ROLLBACK")) == "CZ"
+        assert client.query("BEGIN; INSERT INTO u VALUES (78)")[-1].body == b"T"
+        assert client.query("UPDATE t SET v = 'mine' WHERE id = 1")[-1].body == b"T"
+        assert client.query("COMMIT")[-1].body == b"I"
+        holder.query("COMMIT")
+    assert databases[0].execute("SELECT count(*) FROM u WHERE id = 78") == [[1]]
+    assert databases[0].execute("SELECT v FROM t WHERE id = 1") == [["mine"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pgshunt.routing.alterations import DROPPED_MAX
 from pgshunt.routing.classify import classify
 from pgshunt.routing.effects import NO_EFFECTS, READ, TRUNCATE, Code, Effects
 from pgshunt.routing.grammar import parse, pg
@@ -114,6 +115,8 @@ EVERY = set(RELATIONS) - {"public.a_id_seq"}
         ("DROP TABLE a, s.a", A | {"s.a"}),
         ("DROP TABLE a CASCADE", A | {"public.b"}),
         ("DROP TABLE b", B),
+        pytest.param(f"DROP TABLE {', '.join(['b'] * DROPPED_MAX)}", B, id="as many as are looked at"),
+        pytest.param(f"DROP TABLE b{', b' * DROPPED_MAX}", EVERY, id="more than are looked at"),
         ("DROP FOREIGN TABLE c", C),
         ("DROP INDEX CONCURRENTLY i", A),
         ("DROP INDEX IF EXISTS i, s.i CASCADE", A | {"s.a", "public.b"}),

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pgshunt.routing.names import resolve, split_qualified, split_search_path
+from pgshunt.routing.names import (
+    NAME_LENGTH_MAX,
+    _qualified,
+    qualified,
+    resolve,
+    split_qualified,
+    split_search_path,
+)
 
 RELATIONS = {"public.users": "r", "audit.users": "r", 'audit."a.b"': "r"}
 
@@ -56,3 +63,10 @@ def test_split_search_path(text: str, path: tuple[str, ...]) -> None:
 )
 def test_split_qualified(text: str, parts: tuple[str, str] | None) -> None:
     assert split_qualified(text) == parts
+
+
+def test_long_names_from_literals_are_not_kept() -> None:
+    kept = _qualified.cache_info().currsize
+    long = "n" * (NAME_LENGTH_MAX + 1)
+    assert (qualified("s", long), qualified(long, "n")) == (f"s.{long}", f"{long}.n")
+    assert _qualified.cache_info().currsize == kept
