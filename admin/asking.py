@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TypeVar
+from collections.abc import Iterator
 
 from pgshunt.admin.table import routing_table
-from pgshunt.config.model import Config, Control
+from pgshunt.config.model import Config
 from pgshunt.config.ownership import check_tables
 from pgshunt.config.problem import Path, Problem, Severity
 from pgshunt.migration.catalogue import read_relations
 from pgshunt.migration.reaching import connection_of, reach
-from pgshunt.migration.servers import Link, ServerError, connect
+from pgshunt.migration.servers import ServerError, connected
 from pgshunt.routing.table import Endpoint
-
-Result = TypeVar("Result")
 
 ASK_S_MAX = 30.0
 
@@ -24,7 +20,8 @@ def ask_servers(config: Config) -> Iterator[Problem]:
     """A server that does not answer is no error: the file may be right, and it reached from elsewhere."""
     endpoints = routing_table(config).endpoints
     try:
-        catalogue = _asked(endpoints[0], config.control, read_relations)
+        with connected(endpoints[0], config.control, "check", ASK_S_MAX) as link:
+            catalogue = read_relations(link)
     except ServerError as error:
         yield _silent(("shared", "primary"), "which tables there are", error)
         return
@@ -41,22 +38,13 @@ def _check_certificates(config: Config, shared: Endpoint, own: Endpoint) -> Iter
     connection = connection_of(shared, config.control)
     path = ("databases", own.database)
     try:
-        refusal = _asked(own, config.control, partial(reach, connection=connection, name="pgshunt_check"))
+        with connected(own, config.control, "check", ASK_S_MAX) as link:
+            refusal = reach(link, connection=connection, name="pgshunt_check")
     except ServerError as error:
         yield _silent((*path, "primary"), "whether its server verifies the shared database", error)
     else:
         if refusal is not None:
             yield Problem((*path, "primary"), *refusal)
-
-
-def _asked(endpoint: Endpoint, control: Control, work: Callable[[Link], Result]) -> Result:
-    """Raises ServerError."""
-    link = connect(endpoint, control, "check")
-    try:
-        link.limit(ASK_S_MAX)
-        return work(link)
-    finally:
-        link.close()
 
 
 def _silent(path: Path, what: str, error: ServerError) -> Problem:

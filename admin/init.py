@@ -20,7 +20,7 @@ from pgshunt.config.model import Control, ServerTls
 from pgshunt.config.problem import Problem as Found
 from pgshunt.migration.observed import Observed
 from pgshunt.migration.propose import Proposal, Proposed, propose
-from pgshunt.migration.servers import connect
+from pgshunt.migration.servers import connected
 from pgshunt.migration.survey import Name, Replica, Survey, read_survey
 from pgshunt.routing.table import SHARED, Endpoint
 
@@ -106,12 +106,8 @@ def observed_by(source: str) -> Observed:
 
 def draft_from(endpoint: Endpoint, control: Control, observed: Observed | None = None) -> Draft:
     """Looks at the database and proposes; `observed`: by a pgshunt in front of it. Raises ServerError."""
-    link = connect(endpoint, control, "init")
-    try:
-        link.limit(SURVEY_TIMEOUT_S)
+    with connected(endpoint, control, "init", SURVEY_TIMEOUT_S) as link:
         survey = read_survey(link)
-    finally:
-        link.close()
     return write_draft(endpoint, control.user, survey, observed)
 
 

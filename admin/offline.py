@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from pgshunt.admin.table import routing_table
 from pgshunt.admin.viewpoint import Viewpoint
 from pgshunt.config.model import Config
 from pgshunt.migration.catalogue import read_catalogue, read_search_path
-from pgshunt.migration.servers import connect
+from pgshunt.migration.servers import connected
 from pgshunt.routing.explain import explain
 from pgshunt.routing.table import RoutingTable
+
+READ_S_MAX: Final = 30.0
 
 
 def explain_offline(config: Config, sql: str, user: str, search_path: str) -> dict[str, Any]:
     """The same document as the admin API's. Raises ServerError when the shared database cannot be read."""
-    link = connect(routing_table(config).endpoints[0], config.control, "explain")
-    try:
-        link.limit(30.0)
+    shared = routing_table(config).endpoints[0]
+    with connected(shared, config.control, "explain", READ_S_MAX) as link:
         catalogue = read_catalogue(link, 1)
         own_path = read_search_path(link, user) if user and not search_path else ""
-    finally:
-        link.close()
     table = planned(config, catalogue.tables())
     view = Viewpoint(user, search_path, own_path)
     path = view.path(catalogue.search_path)

@@ -229,6 +229,20 @@ def connect(
     return link
 
 
+@contextmanager
+def connected(endpoint: Endpoint, control: Control, purpose: str, timeout_s: float) -> Iterator[Link]:
+    """A connection for a few questions, each of which may take so long; closed behind them.
+
+    Raises ServerError.
+    """
+    link = connect(endpoint, control, purpose)
+    try:
+        link.limit(timeout_s)
+        yield link
+    finally:
+        link.close()
+
+
 def _ssl_context(tls: ServerTls) -> ssl.SSLContext | bool | None:
     """pg8000's word for a mode: False does without, None takes what the server offers."""
     if tls.mode == "disable":

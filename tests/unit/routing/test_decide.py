@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.shapes import names, read, write
 
 from pgshunt.routing.decide import Fixed, Plan, Refused, Split, decide
 from pgshunt.routing.placement import Placement
@@ -42,18 +43,6 @@ INTEGRITY = Service(
 TABLE = RoutingTable(7, ENDPOINTS, (AUTH, INTEGRITY))
 COPIED_AUTH = Split(service=0, percent=10, baseline=0, candidates=(2, 3))
 COPIED_INTEGRITY = Split(service=1, percent=50, baseline=0, candidates=(4,))
-
-
-def names(text: str) -> frozenset[str]:
-    return frozenset(f"public.{name}" for name in text.split())
-
-
-def read(tables: str, **traits: object) -> Shape:
-    return Shape(Kind.READ, names(tables), **traits)  # type: ignore[arg-type]
-
-
-def write(tables: str, reads: str = "", **traits: object) -> Shape:
-    return Shape(Kind.WRITE, names(reads), names(tables), **traits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

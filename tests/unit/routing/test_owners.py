@@ -13,6 +13,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.shapes import names, read, write
 
 from pgshunt.routing.decide import Fixed, Place, Plan, Proven, Refused, Split, decide, is_tied, needs
 from pgshunt.routing.placement import Placement, placed
@@ -44,18 +45,6 @@ SHOP = Service(
 )
 LOGS = Service("logging", "logs_db", ("public.logs",))
 TABLE = RoutingTable(7, ENDPOINTS, (AUTH, SHOP, LOGS))
-
-
-def names(text: str) -> frozenset[str]:
-    return frozenset(f"public.{name}" for name in text.split())
-
-
-def read(tables: str, **traits: object) -> Shape:
-    return Shape(Kind.READ, names(tables), **traits)  # type: ignore[arg-type]
-
-
-def write(tables: str, reads: str = "", **traits: object) -> Shape:
-    return Shape(Kind.WRITE, names(reads), names(tables), **traits)  # type: ignore[arg-type]
 
 
 def planned(shape: Shape, table: RoutingTable = TABLE) -> Plan:
