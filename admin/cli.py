@@ -52,6 +52,7 @@ _EXIT_OF_KIND = {
     "held": Exit.HELD,
     "conflict": Exit.CONFLICT,
     "not_ready": Exit.FAILED,
+    "not_yet": Exit.FAILED,
 }
 _EXIT_OF_STATUS = {
     HTTPStatus.NOT_FOUND: Exit.USAGE,
@@ -226,10 +227,27 @@ def readiness(service: str, output: Output, **target: Any) -> None:
 
 @cli.command()
 @_about_a_pgshunt
+@click.option(
+    "--wait", is_flag=True, help="Return when the copy is whole and follows (4 if it stops before)."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --wait: how long at most; the copy goes on all the same.",
+)
 @click.argument("service")
-def begin(service: str, output: Output, **target: Any) -> None:
+def begin(service: str, wait: bool, timeout_s: float, output: Output, **target: Any) -> None:
     """Start copying a service into its own database."""
-    _change(output, target, service, "begin")
+    if not wait:
+        _change(output, target, service, "begin")
+        return
+    from pgshunt.admin.waiting import copied
+
+    _answer(output, copied(Target(**target).client(), _path(service), timeout_s), _sentence)
 
 
 @cli.command()
@@ -332,7 +350,11 @@ def explain(
 
 def _change(output: Output, target: dict[str, Any], service: str, action: str, **body: Any) -> None:
     document = Target(**target).client().post(f"{_path(service)}/{action}", 60.0, **body)
-    _answer(output, document, lambda answered: str(answered["sentence"]))
+    _answer(output, document, _sentence)
+
+
+def _sentence(document: Any) -> str:
+    return str(document["sentence"])
 
 
 def _path(service: str) -> str:

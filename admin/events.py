@@ -1,7 +1,8 @@
 """The event log: what happened, in order, with numbers to ask by; kept in a file of JSON lines.
 
 Each event is one line `{"id": 7, "at": "2026-11-22T12:00:00.123Z", "kind": "rolled_back", "service": …, …}`.
-The ids go on where the file ends, so a reader that asks for what came after 7 is right across restarts.
+Each run's ids begin behind all that the runs before may have shown, also where a crash kept the last of them
+from the file: a reader that asks for what came after 7 is right across restarts.
 The file is written aside: a disk that hangs costs lines of it, and never the event loop's time.
 """
 
@@ -19,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from pgshunt.migration.aside import Aside, Crowded
+from pgshunt.migration.private_file import private
 
 log = logging.getLogger("pgshunt.events")
 
 KEPT_MAX = 2000
 FILE_BYTES_MAX = 4 * 1024 * 1024
+IDS_OF_A_RUN = 100_000
+"""Far more than can have been shown and not be in the file: a full queue, and what a hung disk costs."""
 FLUSH_S_MAX = 2.0
 WARNINGS = frozenset(
     {
@@ -93,7 +97,7 @@ class EventLog:
         if path is not None:
             for file in (_old(path), path):
                 self._kept.extend(_events_in(file))
-        self.last_id = self._kept[-1].id if self._kept else 0
+        self.last_id = (self._kept[-1].id // IDS_OF_A_RUN + 1) * IDS_OF_A_RUN if self._kept else 0
 
     def add(self, kind: str, service: str = "", /, **detail: Any) -> Event:
         """Appends an event; it is seen at once, and on its way to the disk when this returns."""
@@ -150,7 +154,7 @@ class EventLog:
 
     def _write(self, path: Path, line: str) -> None:
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8", opener=private) as file:
                 # A crash can leave half a line: what follows must not become part of it.
                 file.write(line if file.tell() == 0 or _ends_line(path) else "\n" + line)
                 size = file.tell()

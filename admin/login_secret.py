@@ -7,7 +7,7 @@ restarts too: hence a file beside the state.
 import secrets
 from pathlib import Path
 
-from pgshunt.admin.private_file import write_private
+from pgshunt.migration.private_file import write_private
 
 SECRET_BYTES = 32
 

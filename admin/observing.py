@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pgshunt.admin.private_file import write_private
 from pgshunt.config.model import Control
 from pgshunt.migration.aside import Aside
 from pgshunt.migration.couplings import read_couplings
 from pgshunt.migration.observed import Observed
+from pgshunt.migration.private_file import write_private
 from pgshunt.migration.readiness import Readiness, assess
 from pgshunt.migration.servers import Server
 from pgshunt.proxy.channel import Message
@@ -22,6 +22,7 @@ from pgshunt.routing.table import Catalogue, Endpoint, Service
 
 SAVE_S: Final = 60.0
 """What a crash may lose."""
+WRITE_S_MAX: Final = 10.0
 CLOSE_S_MAX: Final = 2.0
 READ_S_MAX: Final = 8.0
 
@@ -59,7 +60,7 @@ class Observing:
             await asyncio.sleep(SAVE_S)
             await self.save()
 
-    async def save(self) -> None:
+    async def save(self, timeout_s: float = WRITE_S_MAX) -> None:
         """For its owner only, as statements say much about those who send them.
 
         What cannot be written stays in memory, and `error` says why.
@@ -67,7 +68,10 @@ class Observing:
         self.observed.forget_old(time.time())
         text = json.dumps(self.observed.to_document())  # in ASCII, whatever clients call themselves
         try:
-            await self._aside.run(partial(write_private, self._path, text.encode()))
+            async with asyncio.timeout(timeout_s):
+                await self._aside.run(partial(write_private, self._path, text.encode()))
+        except TimeoutError:  # an OSError by descent
+            self.error = f"{self._path}: the disk does not answer"
         except OSError as error:
             self.error = f"{self._path}: {error.strerror}"
         else:
@@ -75,11 +79,7 @@ class Observing:
 
     async def close(self) -> None:
         if self._is_ours:
-            try:
-                async with asyncio.timeout(CLOSE_S_MAX):
-                    await self.save()
-            except TimeoutError:
-                self.error = f"{self._path}: the disk does not answer"
+            await self.save(CLOSE_S_MAX)
         self._aside.close()
         await self._server.close()
 

@@ -101,7 +101,11 @@ class Supervisor:
             self._shared, config.control, self._catalogue_changed, self._report, self._definitions
         )
         self.watch = Watch(
-            self.guard, clock=time.monotonic, on_trip=self._tripped, has_only_link=self._has_only_link
+            self.guard,
+            clock=time.monotonic,
+            on_trip=self._tripped,
+            has_only_link=self._has_only_link,
+            shared=self._shared.name,
         )
         self.observing = Observing(
             config.state.path.with_suffix(".observed.json"), self._shared, config.control

@@ -42,13 +42,15 @@ class Watch:
         clock: Callable[[], float],
         on_trip: Callable[[Trip], None],
         has_only_link: Callable[[str, int], bool],
+        shared: str = "shared",
     ) -> None:
         """`clock`: monotonic seconds. `has_only_link(service, worker)`: whether the worker holds no more than
-        one link to the service's own database."""
+        one link to the service's own database. `shared`: the endpoint that reads are taken back to."""
         self.guard = guard
         self._clock = clock
         self._on_trip = on_trip
         self._has_only_link = has_only_link
+        self._shared = shared
         self._seen: dict[str, Seen] = {}
         self._armed_s: dict[str, float] = {}
 
@@ -106,9 +108,12 @@ class Watch:
         passed over, and its reads are answered elsewhere: that is no failure of the database.
         """
         sums: dict[str, dict[str, Counts]] = {}
-        for service, side, _, op, calls, infrastructure, application, slow, _, buckets in delta.get(
+        at_shared = NOTHING
+        for service, side, endpoint, op, calls, infrastructure, application, slow, _, buckets in delta.get(
             "calls", ()
         ):
+            if endpoint == self._shared:
+                at_shared += Counts(calls, infrastructure)
             if service:
                 self.seen(service).calls.add(now_s, calls, infrastructure + application, buckets)
             if op == "read" and service:
@@ -120,6 +125,8 @@ class Watch:
                 seen = self.seen(service)
                 minute = seen.candidate if side == "candidate" else seen.baseline
                 minute.add(now_s, calls, infrastructure + application, buckets)
+        if at_shared.calls:
+            self.guard.serve(now_s, failed=at_shared.infrastructure > 0)
         for service, sides in sums.items():
             self.guard.count(service, now_s, sides["candidate"], sides["baseline"])
 

@@ -169,7 +169,8 @@ def main() -> int:
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{result['machine']['commit']}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    print(f"written to {name}: commit it with what quotes it, or remove it")
     return 0
 
 

@@ -55,7 +55,7 @@ SELECT DISTINCT n.nspname || '.' || c.relname
 FROM shown JOIN pg_attribute a ON a.atttypid = shown.oid JOIN pg_class c ON c.oid = a.attrelid
      JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE shown.typtype <> 'd' AND shown.base >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
-  AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
 """
 
 # Indexes, and the sequences of columns, with their tables.
@@ -68,25 +68,28 @@ FROM (SELECT indexrelid, indrelid FROM pg_index
      JOIN pg_class p ON p.oid = part JOIN pg_namespace pn ON pn.oid = p.relnamespace
      JOIN pg_class c ON c.oid = whole JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE p.relkind IN ('i', 'I', 'S') AND c.oid >= 16384 AND n.nspname <> 'pg_toast'
+      AND c.relpersistence <> 't'
 """
 
 # Of what is made of a type: arrays, domains, ranges, and the rows of composite types and tables.
-_TYPED: Final = """
+_TYPED: Final = r"""
 WITH RECURSIVE within(part, whole) AS (
   SELECT typelem, oid FROM pg_type WHERE typtype = 'b' AND typcategory = 'A'
   UNION ALL SELECT typbasetype, oid FROM pg_type WHERE typtype = 'd'
   UNION ALL SELECT rngsubtype, rngtypid FROM pg_range
   UNION ALL SELECT rngtypid, rngmultitypid FROM pg_range
   UNION ALL SELECT a.atttypid, c.reltype FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-            WHERE c.relkind IN ('c', 'r', 'p') AND a.attnum > 0 AND NOT a.attisdropped),
+            WHERE c.relkind IN ('c', 'r', 'p') AND c.relpersistence <> 't' AND a.attnum > 0
+              AND NOT a.attisdropped),
 reached(made, type) AS (
-  SELECT oid, oid FROM pg_type WHERE oid >= 16384 AND NOT (typtype = 'b' AND typcategory = 'A')
+  SELECT t.oid, t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+  WHERE t.oid >= 16384 AND NOT (typtype = 'b' AND typcategory = 'A') AND n.nspname NOT LIKE 'pg\_temp\_%'
   UNION SELECT made, whole FROM reached JOIN within ON part = type)
 SELECT DISTINCT tn.nspname::text, t.typname::text, n.nspname::text, c.relname::text
 FROM reached JOIN pg_type t ON t.oid = made JOIN pg_namespace tn ON tn.oid = t.typnamespace
      JOIN pg_attribute a ON a.atttypid = type JOIN pg_class c ON c.oid = a.attrelid
      JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 # Children with several parents go with the first of them.

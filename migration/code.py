@@ -41,28 +41,36 @@ _OURS: Final = r"""
   n.nspname <> 'pg_catalog' AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast%'
 """
 
-_STAMP: Final = f"""
+_SCHEMA: Final = "{} NOT IN (SELECT oid FROM passing_schemas)"
+_RELATION: Final = "{} NOT IN (SELECT oid FROM passing_relations)"
+
+# What is temporary is its session's own business, and comes and goes all the time.
+_STAMP: Final = rf"""
+WITH passing_schemas AS (
+  SELECT oid FROM pg_namespace WHERE nspname LIKE 'pg\_temp\_%' OR nspname LIKE 'pg\_toast%'),
+passing_relations AS (
+  SELECT oid FROM pg_class WHERE relnamespace IN (SELECT oid FROM passing_schemas))
 SELECT md5(string_agg(kind || ':' || number || ':' || stamp, ' ' ORDER BY kind)) FROM (
   {
     " UNION ALL ".join(
         f"SELECT '{table}' AS kind, count(*) AS number,"
         f" coalesce(sum(hashtext({key}::text || xmin::text)::bigint), 0) AS stamp FROM {table}"
-        for table, key in (
-            *(("pg_proc", "oid"), ("pg_trigger", "oid"), ("pg_rewrite", "oid"), ("pg_attrdef", "oid")),
-            *(
-                ("pg_constraint", "oid"),
-                ("pg_policy", "oid"),
-                ("pg_operator", "oid"),
-                ("pg_cast", "oid"),
-                ("pg_namespace", "oid"),
-            ),
-            *(
-                ("pg_event_trigger", "oid"),
-                ("pg_index", "indexrelid"),
-                ("pg_class", "oid"),
-                ("pg_type", "oid"),
-            ),
-            ("pg_inherits", "inhrelid::text || inhparent"),
+        f" WHERE {lasts}"
+        for table, key, lasts in (
+            ("pg_proc", "oid", _SCHEMA.format("pronamespace")),
+            ("pg_trigger", "oid", _RELATION.format("tgrelid")),
+            ("pg_rewrite", "oid", _RELATION.format("ev_class")),
+            ("pg_attrdef", "oid", _RELATION.format("adrelid")),
+            ("pg_constraint", "oid", _SCHEMA.format("connamespace")),
+            ("pg_policy", "oid", _RELATION.format("polrelid")),
+            ("pg_operator", "oid", _SCHEMA.format("oprnamespace")),
+            ("pg_cast", "oid", "true"),
+            ("pg_namespace", "oid", _SCHEMA.format("oid")),
+            ("pg_event_trigger", "oid", "true"),
+            ("pg_index", "indexrelid", _RELATION.format("indrelid")),
+            ("pg_class", "oid", _SCHEMA.format("relnamespace")),
+            ("pg_type", "oid", _SCHEMA.format("typnamespace")),
+            ("pg_inherits", "inhrelid::text || inhparent", _RELATION.format("inhrelid")),
         )
     )
 }) AS counted
@@ -132,7 +140,7 @@ SELECT n.nspname::text, c.relname::text, t.tgtype, fn.nspname::text, f.proname::
        CASE WHEN t.tgqual IS NOT NULL THEN pg_get_triggerdef(t.oid) END
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_namespace fn ON fn.oid = f.pronamespace
-WHERE NOT t.tgisinternal
+WHERE NOT t.tgisinternal AND c.relpersistence <> 't'
 """
 
 _RULES: Final = f"""
@@ -167,14 +175,14 @@ SELECT rn.nspname::text, r.relname::text, n.nspname::text, c.relname::text,
        k.confdeltype::text, k.confupdtype::text
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
-WHERE k.contype = 'f'
+WHERE k.contype = 'f' AND c.relpersistence <> 't'
 """
 
 _CHILDREN: Final = """
 SELECT pn.nspname::text, p.relname::text, n.nspname::text, c.relname::text
 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
      JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE p.relkind IN ('r', 'p', 'f')
+WHERE p.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
 """
 
 _EVENT_TRIGGERS: Final = """

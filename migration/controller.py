@@ -16,7 +16,7 @@ from typing import Any
 
 from pgshunt.config.model import Control
 from pgshunt.migration.copying import Copying, Events
-from pgshunt.migration.heartbeat import Heartbeat, Publish
+from pgshunt.migration.heartbeat import TABLE, Heartbeat, Publish
 from pgshunt.migration.keeper import Keeper, PublishTable
 from pgshunt.migration.mover import Options, PreflightFailed
 from pgshunt.migration.preflight import Problem
@@ -87,7 +87,14 @@ class MigrationController:
     def trouble(self, service: str) -> str:
         """What holds the service up, and the way out; empty when nothing does."""
         mover = self._copying.movers.get(service)
-        return self._copying.failures.get(service, "") or (mover.trouble if mover else "")
+        if found := self._copying.failures.get(service, "") or (mover.trouble if mover else ""):
+            return found
+        if self._heartbeat.is_locked(service):
+            return (
+                f"its row in {TABLE} is locked, so its copy cannot be shown to be fresh: "
+                "end the transaction that holds it, see pg_locks"
+            )
+        return ""
 
     def doing(self, service: str) -> Doing:
         """What is being done for the service in stage `syncing`, or was when it failed; else empty."""
@@ -273,12 +280,9 @@ class MigrationController:
             return
         move(self._state(service).stage, "rearm")
         await self._require_healthy(service)
-        if not self._copying.movers[service].tally.is_clean_since(latch.at, time.time()):
-            found = self._copying.movers[service].tally
-            state = (
-                f"{found.open_total} rows differ" if found.open else "no recent clean pass since the rollback"
-            )
-            raise Held(f"{service} cannot be armed: {state}. Repair the copy and let verification see it")
+        tally, now = self._copying.movers[service].tally, time.time()
+        if not tally.is_clean_since(latch.at, now):
+            raise Held(f"{service} cannot be armed: {tally.unclean(latch.at, now)}")
 
         def rearmed(state: ServiceState) -> ServiceState:
             move(state.stage, "rearm")  # not if it was abandoned meanwhile
@@ -352,10 +356,18 @@ class MigrationController:
         if not status.is_healthy:
             raise Held(f"the lane of {service} is not healthy: {status.problem}")
         lag_s_max = self._keeper.base.lag_ms_max / 1000
-        lags = [self.lag_s(index) for index in self._own_endpoints(self._configured(service))]
-        if not any(lag_s is not None and lag_s <= lag_s_max for lag_s in lags):
+        lags = {
+            self._keeper.base.endpoints[index].name: self.lag_s(index)
+            for index in self._own_endpoints(self._configured(service))
+        }
+        if not any(lag_s is not None and lag_s <= lag_s_max for lag_s in lags.values()):
+            behind = ", ".join(
+                f"{name} {'of unknown freshness' if lag_s is None else f'{lag_s:.1f} s'}"
+                for name, lag_s in lags.items()
+            )
             raise Held(
-                f"no endpoint of {service}'s own database is known to be less than {lag_s_max:g} s behind"
+                f"no endpoint of {service}'s own database is known to be less than {lag_s_max:g} s behind: "
+                f"{behind}. Its lane is healthy, so it may catch up by itself: ask again"
             )
 
     def _state(self, service: str) -> ServiceState:

@@ -11,13 +11,14 @@ import importlib.util
 import os
 import re
 import shutil
+import ssl
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pgshunt.config.model import Control
+from pgshunt.config.model import Control, ServerTls
 from pgshunt.migration.sql import conninfo, tls_options
 from pgshunt.routing.table import Endpoint
 
@@ -90,12 +91,16 @@ async def dump_script(
     """
     with tempfile.TemporaryDirectory(prefix="pgshunt-") as directory:
         archive, contents = Path(directory, "schema"), Path(directory, "contents")
+        try:
+            tls = await asyncio.to_thread(_with_authorities, endpoint.tls, Path(directory, "authorities"))
+        except OSError as error:
+            raise DumpFailed(f"the system's authorities cannot be read: {error}") from error
         source = conninfo(
             host=endpoint.host,
             port=endpoint.port,
             dbname=endpoint.dbname,
             user=control.user,
-            **tls_options(endpoint.tls),
+            **tls_options(tls),
         )
         await _run(
             [
@@ -126,6 +131,18 @@ async def dump_script(
             [restore, "--no-owner", "--no-privileges", f"--use-list={contents}", "--file=-", str(archive)]
         )
     return _NOT_FOR_US.sub("", script)
+
+
+def _with_authorities(tls: ServerTls, file: Path) -> ServerTls:
+    """With a file of the system's authorities where it is to verify by them: libpq wants one."""
+    if not tls.mode.startswith("verify") or tls.ca_file is not None:
+        return tls
+    system = ssl.get_default_verify_paths()
+    # In OpenSSL's folder each certificate goes by its hash (openssl-rehash), and by other names besides.
+    hashed = sorted(Path(system.capath).glob("*.[0-9]")) if system.capath else []
+    files = [Path(system.cafile), *hashed] if system.cafile else hashed
+    file.write_bytes(b"\n".join(one.read_bytes() for one in files))
+    return tls.model_copy(update={"ca_file": file})
 
 
 def _entries(listing: str) -> Iterator[Entry]:

@@ -37,6 +37,7 @@ SLOW_PERCENT_MAX = 5.0
 
 _RUN_LENGTH, _RUN_OF_20, _RUN_LINKS = 5, 10, 2
 _PROBE_RUN = 3
+_SERVED_S = 1.0  # for so long clients' answers from the shared database vouch for it, whatever probes find
 _STUCK_CALLS, _STUCK_LIMITS, _STALL_S = 3, 10.0, 2.0
 _SLOW_RATIO_MIN = 1.5  # slow at the baseline too: a slow query, not a slow database
 _DIFFERENCES_MIN, _COMPARED_MIN = 5, 1000
@@ -63,12 +64,20 @@ class Run:
     links: int
     only_link: bool = False
 
-    def is_hard(self, failures_max: int) -> bool:
-        """D1, for no more failures than were counted since the service was armed."""
-        return (self.links >= _RUN_LINKS or self.only_link) and (
+    def is_long(self, failures_max: int) -> bool:
+        """As many as D1 wants, of no more failures than were counted since the service was armed."""
+        return (
             min(self.consecutive, failures_max) >= _RUN_LENGTH
             or min(self.of_last_20, failures_max) >= _RUN_OF_20
         )
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether it is more than one bad link."""
+        return self.links >= _RUN_LINKS or self.only_link
+
+    def __str__(self) -> str:
+        return f"{self.consecutive} infrastructure failures in a row, {self.of_last_20} of the last 20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ class Guard:
         self.configure(
             error_rate_percent_max=error_rate_percent_max, consistency_percent_min=consistency_percent_min
         )
+        self._served_s = -math.inf
         self._watches: dict[str, _Watch] = {}
         self._latched: dict[str, Judgement | None] = {}
 
@@ -171,6 +181,10 @@ class Guard:
                 watch.ended_s = now_s
             for window in (watch.fast, watch.sustained, watch.quiet):
                 window.add(now_s, candidate, baseline)
+
+    def serve(self, now_s: float, *, failed: bool) -> None:
+        """Tells how statements, of whomever, have fared at the shared database itself since the last time."""
+        self._served_s = -math.inf if failed else now_s
 
     def report_run(self, service: str, worker: int, run: Run) -> None:
         """Replaces what a worker last said about failures in a row."""
@@ -226,14 +240,18 @@ class Guard:
     # -- how it decides -------------------------------------------------------------------------------
 
     def _judge(self, watch: _Watch, now_s: float) -> Iterable[Judgement]:
-        """In the order of severity. Rolling back into a baseline that is down helps nobody: hold instead."""
+        """In the order of severity. Rolling back into a baseline that is down helps nobody: hold instead.
+
+        That our own role cannot reach it is not enough for that while clients can.
+        """
+        is_served = now_s - self._served_s <= _SERVED_S
         windows = watch.windows(now_s)
         for judgement in (
             self._judge_errors(watch, windows),
             self._judge_latency(watch, windows, now_s),
             self._judge_consistency(watch, now_s),
         ):
-            if judgement.verdict is Verdict.FAIL and not watch.baseline_answers:
+            if judgement.verdict is Verdict.FAIL and not (watch.baseline_answers or is_served):
                 yield held(judgement, "the baseline does not answer either, so rolling back would not help")
             else:
                 yield judgement
@@ -245,13 +263,15 @@ class Guard:
             why = f"{watch.probe_failures} probes in a row failed while the baseline answered"
             return _hard_failure(rule, fast, why)
         failures = watch.total.infrastructure
-        hard = next((run for run in watch.runs.values() if run.is_hard(failures)), None)
-        if hard is not None:
-            why = f"{hard.consecutive} infrastructure failures in a row, {hard.of_last_20} of the last 20"
-            return _hard_failure(rule, fast, why)
+        long = sorted(
+            (run for run in watch.runs.values() if run.is_long(failures)), key=lambda run: not run.is_spread
+        )
+        if long and long[0].is_spread:
+            return _hard_failure(rule, fast, str(long[0]))
         found = rule.detect(fast, sustained, quiet)
         if found is not None:
-            return rule.judgement(found[1], Verdict.FAIL, found[0])
+            why = f"{long[0]}, all at one link of several, which alone is no hard failure" if long else ""
+            return rule.judgement(found[1], Verdict.FAIL, found[0], why)
         return undetected(rule, samples)
 
     def _judge_latency(

@@ -35,6 +35,8 @@ INTERVAL_S: Final = 0.1
 WRITE_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 1.0
 RECONNECT_S: Final = 0.5
+LOCKED_NS_MIN: Final = 1_000_000_000
+"""A beat of another pgshunt holds the row for a moment, too."""
 BEATS_MAX: Final = 600
 """Beats whose time is remembered: a copy that lags by more than a minute is as good as unknown."""
 
@@ -49,10 +51,16 @@ _CREATE: Final = (
     f"CREATE TABLE IF NOT EXISTS {TABLE} "
     "(service text PRIMARY KEY, beat bigint NOT NULL, sent_at timestamptz NOT NULL)",
 )
+# No row comes back when somebody has locked the service's: the others must not wait for it.
 _BEAT: Final = f"""
-INSERT INTO {TABLE} AS row VALUES (:service, :least, clock_timestamp())
-ON CONFLICT (service) DO UPDATE SET beat = greatest(row.beat + 1, excluded.beat), sent_at = excluded.sent_at
-RETURNING beat
+WITH beaten AS (
+  UPDATE {TABLE} AS row SET beat = greatest(row.beat + 1, :least), sent_at = clock_timestamp()
+  WHERE service = (SELECT service FROM {TABLE} WHERE service = :service FOR UPDATE SKIP LOCKED)
+  RETURNING beat),
+made AS (
+  INSERT INTO {TABLE} SELECT :service, :least, clock_timestamp()
+  WHERE NOT EXISTS (SELECT FROM {TABLE} WHERE service = :service) ON CONFLICT DO NOTHING RETURNING beat)
+SELECT beat FROM beaten UNION ALL SELECT beat FROM made
 """
 _LOOK: Final = f"SELECT service, beat FROM {TABLE}"
 
@@ -78,6 +86,7 @@ class Beats:
 
     numbers: deque[int] = field(default_factory=lambda: deque(maxlen=BEATS_MAX))
     times_ns: deque[int] = field(default_factory=lambda: deque(maxlen=BEATS_MAX))
+    began_ns: int = field(default_factory=time.monotonic_ns)
 
     def least(self, unix_ns: int) -> int:
         """What the next number must not be below, whatever the row holds by then."""
@@ -91,6 +100,11 @@ class Beats:
         """When the greatest beat of ours up to `seen` was sent, in ns; 0 if none of them is ours."""
         place = bisect_right(self.numbers, seen)
         return self.times_ns[place - 1] if place else 0
+
+    @property
+    def last_ns(self) -> int:
+        """When the latest was sent; if there is none yet, when they should have begun."""
+        return self.times_ns[-1] if self.times_ns else self.began_ns
 
     @property
     def latest(self) -> int:
@@ -131,6 +145,12 @@ class Heartbeat:
     def watching(self) -> tuple[int, ...]:
         """The endpoints that are looked at, by index."""
         return tuple(self._readers)
+
+    def is_locked(self, service: str) -> bool:
+        """Whether others' beats are sent and the service's are not: somebody holds a lock on its row."""
+        with self._changed:
+            beats = self._beats.get(service)
+            return beats is not None and self._beat_ns - beats.last_ns > LOCKED_NS_MIN
 
     def beat_age_s(self) -> float | None:
         """How long ago the last round of beats that were committed was begun; None if there was none."""
@@ -210,9 +230,9 @@ class Heartbeat:
                 begun_ns = time.monotonic_ns()
                 for service, beats in list(self._beats.items()):
                     sent_ns = time.monotonic_ns()
-                    ((number,),) = link.prepared(_BEAT, service=service, least=beats.least(time.time_ns()))
-                    with self._changed:
-                        beats.committed(number, sent_ns)
+                    for (number,) in link.prepared(_BEAT, service=service, least=beats.least(time.time_ns())):
+                        with self._changed:
+                            beats.committed(number, sent_ns)
                 self.write_error = ""
                 self._beat_ns = begun_ns
                 with self._changed:

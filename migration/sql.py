@@ -40,9 +40,22 @@ def conninfo(**fields: object) -> str:
 
 
 def tls_options(tls: ServerTls) -> dict[str, object]:
-    """The words of a connection string for a mode and its files, for a program on this machine."""
-    files = {"sslrootcert": tls.ca_file, "sslcert": tls.certificate_file, "sslkey": tls.key_file}
-    return {"sslmode": tls.mode} | {word: file for word, file in files.items() if file is not None}
+    """The words of a connection string for what is configured, for a program on this machine.
+
+    The system's authorities are not among them: libpq knows none, but for one mode since version 16.
+    """
+    files = {
+        "sslrootcert": tls.ca_file,
+        "sslcrl": tls.crl_file,
+        "sslcert": tls.certificate_file,
+        "sslkey": tls.key_file,
+    }
+    return {
+        "sslmode": tls.mode,
+        "ssl_min_protocol_version": f"TLSv{tls.minimum_version}",
+        "channel_binding": tls.channel_binding,
+        **{word: file for word, file in files.items() if file is not None},
+    }
 
 
 def _conninfo_value(text: str) -> str:

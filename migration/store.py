@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, TextIO
 
+from pgshunt.migration.private_file import private
+
 Document = Mapping[str, Any]
 
 ENVELOPE: Final = "pgshunt state 1"
@@ -113,7 +115,7 @@ class FileStore:
             "checksum": _checksum(generation, document),
             "document": document,
         }
-        with self._next.open("w", encoding="utf-8") as file:
+        with open(self._next, "w", encoding="utf-8", opener=private) as file:
             json.dump(envelope, file, indent=1, sort_keys=True)
             file.write("\n")
             file.flush()
@@ -136,7 +138,7 @@ class FileStore:
     @staticmethod
     def _take_lock(path: Path) -> TextIO:
         try:
-            file = path.open("a+", encoding="ascii")
+            file = open(path, "a+", encoding="ascii", opener=private)  # noqa: SIM115 - held while we live
         except OSError as error:
             raise StoreError(
                 f"cannot open {path}: {error}; `state.path` must be in a directory we may write"

@@ -63,6 +63,32 @@ class Tally:
         took_s = self.pass_ended_at - self.clean_since
         return now - self.pass_ended_at <= max(RECENT_S_MIN, 2 * took_s)
 
+    def unclean(self, moment: float, now: float) -> str:
+        """Why `is_clean_since` says no, with what to do: two sentences."""
+        if self.open:
+            return f"{self.open_total} rows differ. Repair the copy and let verification see it"
+        if self.clean_since is not None and self.clean_since > moment:
+            age_s = now - self.pass_ended_at
+            return f"no pass of verification has ended for {age_s:.0f} s. See in the status what holds it up"
+        if not self.passes:
+            last = "none has ended yet"
+        elif self.clean_since is None:
+            last = (
+                f"the last one, which ended {now - self.pass_ended_at:.0f} s ago, or what came since, was not"
+            )
+        else:
+            last = f"the last clean one began {moment - self.clean_since:.0f} s before it"
+        if self.pass_began_at is None:
+            under_way = "the next begins soon"
+        elif self.pass_began_at > moment:
+            under_way = f"one is under way for {now - self.pass_began_at:.0f} s"
+        else:
+            under_way = "the one under way began before it"
+        return (
+            "no whole pass of verification that began after the rollback was clean: "
+            f"{last}, {under_way}. Waiting is enough if nothing is wrong: ask again when a pass has ended"
+        )
+
     @property
     def consistency_percent(self) -> float | None:
         """Of the rows decided; None before any was."""

@@ -14,7 +14,9 @@ from pgshunt.proxy.welcome import Welcome
 from pgshunt.routing.table import Catalogue, RoutingTable
 
 class Session:
-    """One client connection."""
+    """One client connection; `fd` is its socket."""
+
+    fd: int
 
 class Link:
     """One server connection."""

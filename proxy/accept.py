@@ -33,6 +33,15 @@ _CLIENT, _CANCEL, _NOTE = b"c", b"x", b"n"
 _DATAGRAM_BYTES_MAX = 512
 
 
+def address_of(fd: int) -> str:
+    """Where a connection comes from, without its port; empty once the other side has gone."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            return str(connection.getpeername()[0])
+    except OSError:
+        return ""
+
+
 class Clients(Protocol):
     """What the acceptor needs of a relay."""
 

@@ -22,6 +22,7 @@ from pgshunt.protocol.errors import INVALID_AUTHORIZATION, INVALID_PASSWORD, PgE
 from pgshunt.protocol.login import Credential, WeakPassword
 from pgshunt.protocol.scram import Proof, parse_verifier
 from pgshunt.protocol.startup import Encryption, Handshake
+from pgshunt.proxy.accept import address_of
 from pgshunt.proxy.connect import LinkError, OpenedLink, open_link, send_cancel
 from pgshunt.proxy.lookup import LookupFailed, Verifiers
 from pgshunt.proxy.signals import worker_of
@@ -174,7 +175,8 @@ class Policy:
         failed = FAILED_LOGINS.get(last.error.sqlstate)
         if failed is not None:
             if self._relay.on_event is not None:
-                self._relay.on_event({"type": "event", "kind": "login_failed", "reason": last.error.message})
+                told = {"client": address_of(session.fd), "reason": last.error.message}
+                self._relay.on_event({"type": "event", "kind": "login_failed", **told})
             delay_s = self._config.auth.failure_delay_ms / 1000
             self._loop.call_later(delay_s, self._relay.refuse_login, session, actions)
         return failed

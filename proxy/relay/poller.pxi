@@ -130,7 +130,7 @@ cdef class Connection:
     """
 
     cdef Poller poller
-    cdef int fd
+    cdef readonly int fd
     cdef uint32_t interest
     cdef bint closed
     cdef bint broken               # a send failed: the next event closes the connection

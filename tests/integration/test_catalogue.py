@@ -30,6 +30,43 @@ def _keeper(database: Database, told: Told) -> CatalogueKeeper:
     )
 
 
+def test_what_is_temporary_changes_nothing_in_the_catalogue(database: Database) -> None:
+    """Else every report that sorts something in a temporary table has all code read again."""
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('well'); CREATE TABLE base (id serial PRIMARY KEY, of mood); "
+        "CREATE VIEW seen AS SELECT id FROM base; "
+        "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    )
+
+    async def scenario() -> None:
+        keeper = _keeper(database, [])
+        assert await keeper.read()
+        known = keeper.catalogue
+        session = database.connect()
+        session.run(
+            "CREATE TEMP TABLE sorted (id serial PRIMARY KEY, of mood, moods mood[], "
+            "note text DEFAULT now()::text, CHECK (id > 0)); "
+            "CREATE TEMP TABLE part (parent int REFERENCES sorted ON DELETE CASCADE) INHERITS (sorted); "
+            "CREATE TEMP VIEW looked AS SELECT * FROM seen JOIN sorted USING (id); "
+            "CREATE TYPE pg_temp.pair AS (a mood, b int); "
+            "CREATE DOMAIN pg_temp.few AS int CHECK (VALUE < 9); "
+            "CREATE FUNCTION pg_temp.one() RETURNS int LANGUAGE sql AS 'SELECT 1'; "
+            "ALTER TABLE sorted ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON sorted USING (true); "
+            "CREATE INDEX ON sorted (lower(note)) WHERE id > 0; "
+            "CREATE TRIGGER t BEFORE INSERT ON sorted FOR EACH ROW EXECUTE FUNCTION noted(); "
+            "CREATE RULE r AS ON DELETE TO sorted DO ALSO SELECT 1"
+        )
+        assert not await keeper.read()
+        assert keeper.catalogue is known
+        session.run("CREATE INDEX ON base (of)")
+        assert await keeper.read()
+        assert keeper.catalogue.code is not known.code
+        session.close()
+        await keeper.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_lock_on_a_table_keeps_the_catalogue_old_but_not_the_database_from_being_used(
     database: Database,
 ) -> None:

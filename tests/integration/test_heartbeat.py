@@ -149,6 +149,44 @@ def test_the_endpoint_of_two_services_is_as_fresh_as_the_slower_lane(pair: tuple
     asyncio.run(scenario())
 
 
+def test_a_locked_row_holds_up_the_beats_of_its_service_only(pair: tuple[Database, Database]) -> None:
+    shared, own = pair
+    shared.execute("CREATE TABLE logs (id bigint PRIMARY KEY)")
+
+    async def scenario() -> None:
+        async with (
+            moving(shared, own, "auth_service", ("public.notes",)) as first,
+            moving(shared, own, "log_service", ("public.logs",)) as second,
+        ):
+            second.heartbeat.stop()
+            ends = {TARGET: "log_service", TARGET + 1: "auth_service"}
+            both = Heartbeat(endpoint(shared, "shared"), CONTROL, lambda index, at_ns: None)
+            first.heartbeat.stop()
+            both.watch(
+                {
+                    index: Watched(index, endpoint(own, name), frozenset({name}))
+                    for index, name in ends.items()
+                }
+            )
+            for index in ends:
+                assert await both.waiting(index, time.monotonic_ns(), 5)
+            holder = shared.connect()
+            holder.run("BEGIN")
+            holder.run(f"SELECT FROM {TABLE} WHERE service = 'log_service' FOR UPDATE")
+            locked_ns = time.monotonic_ns()
+            await asyncio.to_thread(_until, lambda: both.is_locked("log_service"))
+            assert await both.waiting(TARGET + 1, time.monotonic_ns(), 1)
+            assert (both.write_error, both.is_locked("auth_service")) == ("", False)
+            assert both.freshness_ns(TARGET) < locked_ns
+            holder.run("ROLLBACK")
+            holder.close()
+            assert await both.waiting(TARGET, time.monotonic_ns(), 5)
+            assert not both.is_locked("log_service")
+            both.stop()
+
+    asyncio.run(scenario())
+
+
 def test_standbys_beat_too_and_a_dead_one_delays_nobody(servers: Servers) -> None:
     shared = servers.start("heart", LOGICAL)
     standbys = [servers.replica(shared, f"heart_{number}") for number in (1, 2)]

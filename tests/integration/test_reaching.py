@@ -20,6 +20,7 @@ from pgshunt.admin.cli import Exit, main
 from pgshunt.config.model import ServerTls
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.demo.postgres import Servers
+from pgshunt.migration.dump import DumpFailed, dump_script, find_programs
 from pgshunt.migration.heartbeat import Heartbeat
 from pgshunt.migration.mover import Mover, Options, PreflightFailed
 from pgshunt.migration.reaching import connection_of, reach
@@ -115,6 +116,28 @@ def test_preflight_names_a_root_certificate_that_is_not_there(verifying: Verifyi
     assert problem.subject == "own database"
     assert 'root certificate file "' in problem.message and "root.crt" in problem.message
     assert problem.remedy.startswith("put the certificate of the shared database's authority there")
+
+
+def test_the_schema_is_read_by_the_system_s_authorities_where_no_others_are_named(
+    verifying: Verifying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_dump would look for a root.crt of ours, and find none."""
+
+    async def dumped(mode: str) -> str:
+        tls = ServerTls.model_validate({"mode": mode, "channel_binding": "require"})
+        source = replace(verifying.source(), tls=tls)
+        return await dump_script(await find_programs(14), source, CONTROL, lambda entry: True)
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(verifying.authority))
+    for mode in ("verify-ca", "verify-full"):
+        assert "CREATE TABLE public.users" in asyncio.run(dumped(mode))
+    (tmp_path / f"{'0' * 8}.0").write_bytes(verifying.authority.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert "CREATE TABLE public.users" in asyncio.run(dumped("verify-full"))
+    monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
+    with pytest.raises(DumpFailed, match="certificate"):
+        asyncio.run(dumped("verify-full"))
 
 
 def test_check_names_it_too(

@@ -25,6 +25,7 @@ from support.serve import Serving, address, configuration
 
 from pgshunt.admin import show
 from pgshunt.admin.problem import Problem
+from pgshunt.admin.waiting import copied
 from pgshunt.demo.postgres import Server, Servers, free_port
 from pgshunt.proxy.signals import worker_of as worker_of_process
 
@@ -462,9 +463,8 @@ def test_weights_and_latch(postgres_pair: tuple[Server, Server], tmp_path: Path)
             services={"items": {"database": "own_db", "tables": ["item"]}},
         )
         with Serving(tmp_path, config) as serving:
-            serving.api.post("/api/v1/services/items/begin")
             service = "/api/v1/services/items"
-            serving.until("the copy is made", lambda: serving.api.get(service)["stage"] == "shadowing")
+            assert copied(serving.api, service, 60.0)["stage"] == "shadowing"
             clients = [psycopg.connect(**keywords(serving, source, **role)) for _ in range(2)]
             with contextlib.ExitStack() as stack:
                 for client in clients:

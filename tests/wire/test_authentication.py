@@ -237,8 +237,9 @@ def test_a_failed_login_is_told_in_the_end(relay: RunningRelay) -> None:
     with failed_login(relay) as client:
         assert sqlstate(client.until_ready()) == "28P01"
     relay.wait_for(lambda: relay.call(lambda it: it.clients) == 0, "it is gone")
-    told = [event["reason"] for event in relay.events if event["kind"] == "login_failed"]
-    assert told[-1] == 'password authentication failed for user "nobody"'
+    told = [event for event in relay.events if event["kind"] == "login_failed"]
+    reason = 'password authentication failed for user "nobody"'
+    assert told[-1] == {"type": "event", "kind": "login_failed", "client": "127.0.0.1", "reason": reason}
 
 
 # --- certificates -----------------------------------------------------------------------------------------

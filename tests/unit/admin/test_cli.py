@@ -51,7 +51,7 @@ PROBLEMS = [
     {"subject": "public.a", "message": "no key", "remedy": "add one"},
     {"subject": "public.b", "message": "unlogged", "remedy": "log it"},
 ]
-ANSWERS: dict[str, tuple[int, Any]] = {
+ANSWERS: dict[str, Any] = {
     "GET /api/v1/status": (200, {"sentence": "1 service", "warnings": ["slow\ndisk"], "services": [SERVICE]}),
     "GET /api/v1/services/auth_service": (200, SERVICE),
     "GET /api/v1/services/late": (200, LATE),
@@ -96,7 +96,8 @@ class Stub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         key = f"{self.command} {self.path}"
         self.asked.append((key, self.headers["Authorization"], json.loads(body or "null")))
-        status, document = ANSWERS[key]
+        answer = ANSWERS[key]
+        status, document = answer.pop(0) if isinstance(answer, list) else answer
         text = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
@@ -246,6 +247,48 @@ def test_what_a_move_lacks_is_told_line_by_line(api: Asked, monkeypatch: Patch, 
     first, *lines = capsys.readouterr().err.splitlines()
     assert first.startswith("pgshunt: early cannot be moved yet, nothing was changed: 2 problems; ")
     assert lines == ["  public.a: no key; add one", "  public.b: unlogged; log it"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "code", "said"),
+    [
+        (["copying", "shadowing"], Exit.OK, "new is copied"),
+        (["copying_stopped"], Exit.HELD, "then: pgshunt begin new --wait"),
+        (["copying", "abandoning"], Exit.CONFLICT, "pgshunt status new"),
+        (["shared"], Exit.CONFLICT, "it was abandoned meanwhile"),
+    ],
+)
+def test_begin_can_wait_for_the_copy(
+    stages: list[str], code: Exit, said: str, api: Asked, monkeypatch: Patch, capsys: Printed
+) -> None:
+    def answer(what: str) -> tuple[int, Any]:
+        stage = what if what in ("shared", "shadowing") else "syncing"
+        doing = what if stage == "syncing" else ""
+        return 200, {"name": "new", "sentence": "new is copied", "stage": stage, "doing": doing}
+
+    path = "/api/v1/services/new"
+    questions = [f"GET /api/v1/events?after={at}&wait_s=20.0" for at in range(7, 7 + len(stages))]
+    answers = {f"POST {path}/begin": answer("copying"), f"GET {path}": [answer(stage) for stage in stages]}
+    answers[f"GET /api/v1/events?after={2**53}"] = (200, {"events": [], "last_id": 7})
+    for at, question in enumerate(questions, 8):
+        answers[question] = (200, {"events": [], "last_id": at})
+    monkeypatch.setattr(f"{__name__}.ANSWERS", answers)
+    assert pgshunt(monkeypatch, "begin", "new", "--wait") == code
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+    asked = [one for one, _, _ in api]
+    polled = [one for question in questions for one in (question, f"GET {path}")]
+    assert asked == [f"GET /api/v1/events?after={2**53}", f"POST {path}/begin", *polled]
+
+
+def test_waiting_for_the_copy_has_an_end(api: Asked, monkeypatch: Patch, capsys: Printed) -> None:
+    copying = (200, {"name": "new", "sentence": "", "stage": "syncing", "doing": "copying"})
+    news = (200, {"events": [], "last_id": 7})
+    path = "/api/v1/services/new"
+    answers: dict[str, Any] = {f"POST {path}/begin": copying, f"GET /api/v1/events?after={2**53}": news}
+    monkeypatch.setattr(f"{__name__}.ANSWERS", answers)
+    assert pgshunt(monkeypatch, "begin", "new", "--wait", "--timeout", "1e-9") == Exit.FAILED
+    assert "the copy goes on, see: pgshunt status new" in capsys.readouterr().err
 
 
 def test_a_rolled_back_service_can_be_an_exit_code(api: Asked, monkeypatch: Patch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -22,9 +23,33 @@ def test_ids_go_on_after_a_restart(tmp_path: Path) -> None:
     first.flush()
     second = EventLog(path)
     assert [event.kind for event in second.after(0)] == ["started", "shifted"]
-    assert second.add("rolled_back", "auth_service").id == 3
+    assert second.add("rolled_back", "auth_service").id == 100_001
     second.flush()
-    assert [event.id for event in EventLog(path).after(1)] == [2, 3]
+    assert [event.id for event in EventLog(path).after(1)] == [2, 100_001]
+
+
+def test_no_id_is_used_twice_although_a_crash_kept_the_last_events_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    killed = EventLog(path)
+    killed.add("started")
+    killed.flush()
+    written = path.read_bytes()
+    shown = killed.add("rolled_back", "auth_service")
+    killed.flush()
+    path.write_bytes(written)  # as if the line was still on its way
+    anew = EventLog(path).add("started")
+    assert anew.id > shown.id
+
+
+def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        log = EventLog(tmp_path / "events.jsonl")
+        log.add("started")
+        log.flush()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "events.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
@@ -37,7 +62,8 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     log = EventLog(path)
     log.add("shifted")
     log.flush()
-    assert [(event.id, event.kind) for event in EventLog(path).after(0)] == [(1, "started"), (2, "shifted")]
+    found = [(event.id, event.kind) for event in EventLog(path).after(0)]
+    assert found == [(1, "started"), (100_001, "shifted")]
 
 
 def test_the_file_is_bounded_and_what_it_replaced_is_still_read(

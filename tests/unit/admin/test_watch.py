@@ -57,6 +57,18 @@ def test_failing_reads_at_the_candidate_trip_with_the_delta_that_tells() -> None
     assert len(scene.trips) == 1
 
 
+def test_what_clients_are_answered_at_the_shared_database_goes_before_probes_of_it() -> None:
+    for infrastructure, tripped in ((1, 0), (0, 1)):
+        scene = Scene()
+        scene.watch.probed(SERVICE, candidate_answers=False, baseline_answers=False)
+        scene.watch.take(scene.calls("candidate", calls=50, infrastructure=50))
+        assert scene.trips == []
+        answered = scene.calls("baseline", "write", calls=9, infrastructure=infrastructure)
+        answered["calls"][0][0:3] = ["", "baseline", "shared"]  # nobody's statements count as well
+        scene.watch.take(answered)
+        assert len(scene.trips) == tripped
+
+
 def test_writes_and_the_baseline_do_not_trip() -> None:
     scene = Scene()
     scene.watch.take(scene.calls("baseline", calls=50, infrastructure=50))

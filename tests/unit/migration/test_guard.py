@@ -82,6 +82,18 @@ def test_five_in_a_row_or_ten_of_twenty_trip_at_once(run: Run, trips: bool) -> N
     assert [trip.judgement.detector for trip in guard.trips(0.0)] == (["D1"] if trips else [])
 
 
+def test_a_run_at_one_link_of_several_stands_in_the_evidence_of_the_rate() -> None:
+    guard = armed()
+    guard.report_run(SERVICE, 0, Run(12, 12, 1))
+    (trip,) = feed(guard, 0.0, Counts(calls=12, infrastructure=12))
+    assert trip.judgement.detector == "D2"
+    assert trip.judgement.reason == (
+        "100 % of 12 calls failed in the last 10 s, limit 3 %: "
+        "12 infrastructure failures in a row, 12 of the last 20, "
+        "all at one link of several, which alone is no hard failure"
+    )
+
+
 def test_a_run_from_before_the_service_was_armed_is_not_held_against_it() -> None:
     guard = armed()
     guard.report_run(SERVICE, 0, Run(7, 12, 4))
@@ -143,6 +155,21 @@ def test_nothing_is_rolled_back_into_a_baseline_that_is_down() -> None:
     assert "baseline does not answer" in judgement.reason
     guard.probe(SERVICE, candidate_answers=False, baseline_answers=True)
     assert [trip.service for trip in guard.trips(0.2)] == [SERVICE]
+
+
+def test_clients_that_are_served_by_the_baseline_vouch_for_it_when_only_probes_fail() -> None:
+    """The control role may be kept out of a shared database that serves everybody else."""
+    guard = armed()
+    guard.probe(SERVICE, candidate_answers=False, baseline_answers=False)
+    assert feed(guard, 0.0, Counts(calls=50, infrastructure=50)) == []
+    guard.serve(0.1, failed=False)
+    guard.serve(0.2, failed=True)
+    assert guard.trips(0.2) == []
+    guard.serve(0.3, failed=False)
+    assert guard.trips(1.4) == []
+    guard.serve(1.5, failed=False)
+    (trip,) = guard.trips(1.5)
+    assert (trip.judgement.trigger, trip.judgement.verdict) == ("error_rate", Verdict.FAIL)
 
 
 # -- D2 to D4: the error rate ------------------------------------------------------------------------------

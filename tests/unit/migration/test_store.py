@@ -1,6 +1,7 @@
 """The file store: compare-and-set, crashes, corruption, and a second process."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,18 @@ def test_a_document_survives_a_restart(path: Path) -> None:
         assert store.write({"name": "é", "list": [1, None]}, 0) == 1
     with FileStore(path) as store:
         assert store.read() == (1, {"name": "é", "list": [1, None]})
+
+
+def test_its_files_are_for_their_owner_only(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with FileStore(path) as store:
+            store.write({}, 0)
+            store.write({}, 1)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(("state.json", "state.json.bak", "state.json.lock"), 0o600)
 
 
 def test_a_write_from_an_old_generation_is_a_conflict_and_changes_nothing(path: Path) -> None:

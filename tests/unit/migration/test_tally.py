@@ -25,6 +25,21 @@ def test_a_pass_is_clean_if_it_began_later_and_found_every_row_equal() -> None:
     assert not tally.is_clean_since(0, 370)
 
 
+def test_why_it_is_not_clean_says_whether_waiting_is_enough() -> None:
+    tally = Tally()
+    assert "none has ended yet, the next begins soon. Waiting is enough" in tally.unclean(50, 60)
+    passed(tally, 100, 160)
+    assert "the last clean one began 70 s before it, the next begins soon. Waiting" in tally.unclean(170, 200)
+    tally.add(VerifyResult("public.users", 100, (), 0, 1.0), 191.0)
+    assert "before it, one is under way for 10 s. Waiting is enough" in tally.unclean(170, 200)
+    assert "before it, the one under way began before it. Waiting is enough" in tally.unclean(195, 200)
+    assert tally.unclean(99, 1000).startswith("no pass of verification has ended for 840 s. See in")
+    passed(tally, 200, 260, undecided=1)
+    assert "which ended 5 s ago, or what came since, was not, the next" in tally.unclean(0, 265)
+    passed(tally, 300, 360, Divergence("public.users", ("1",), "missing"))
+    assert tally.unclean(0, 370).startswith("1 rows differ. Repair the copy")
+
+
 def test_a_clean_pass_grows_old_unless_another_follows() -> None:
     tally = Tally()
     passed(tally, 100, 160)
