@@ -31,10 +31,11 @@ cdef class Batch(Showing):
             if verdict != SHOW_NOT_OURS:
                 return verdict
         if self.begins_unit():
-            ahead = self.local_batch(entry, data, size, available)
-            if ahead:
-                self.consumed_ahead = ahead
-                return TAKEN
+            if self.may_be_local(entry):
+                ahead = self.local_batch(entry, data, size, available)
+                if ahead:
+                    self.consumed_ahead = ahead
+                    return TAKEN
             if self.acquire(entry, self.is_whole(data, available), text == 6) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
@@ -128,10 +129,11 @@ cdef class Batch(Showing):
                 if self.called_off:
                     return self.fail_called_off(entry, data, here, False)
         if self.begins_unit():
-            ahead = self.local_batch(entry, data, here, available)
-            if ahead:
-                self.consumed_ahead = ahead
-                return TAKEN
+            if self.may_be_local(entry):
+                ahead = self.local_batch(entry, data, here, available)
+                if ahead:
+                    self.consumed_ahead = ahead
+                    return TAKEN
             if self.acquire(entry, self.is_whole(data, available)) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:

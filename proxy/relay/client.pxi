@@ -238,7 +238,7 @@ cdef class Client(Connection):
             if size == 0:
                 break
             if size < 0:
-                self.protocol_error(f"invalid message length of {read_int32(data + at + 1)} bytes")
+                self.invalid_length(read_int32(data + at + 1))
                 return count
             kind = data[at]
             here = <size_t> size
@@ -271,6 +271,9 @@ cdef class Client(Connection):
         if self.link is not None and self.link.replies.count == 0:
             self.link.release_if_done()
         return at
+
+    cdef int invalid_length(self, int32_t length) except -1:
+        return self.protocol_error(f"invalid message length of {length} bytes")
 
     cdef size_t streamable(self, uint8_t kind, const uint8_t* data, size_t available, int64_t size) except? 0:
         """How much of an incomplete message may be dealt with now; 0: wait for the rest."""

@@ -37,8 +37,12 @@ cdef class Session(Batch):
             return TAKEN
         if kind == b"F":
             return self.on_function_call(data, here)
-        self.protocol_error(f"invalid frontend message type {kind}")
+        self.unknown_message(kind)
         return TAKEN
+
+    cdef int unknown_message(self, uint8_t kind) except -1:
+        # On its own, for the words it puts together would cost `dispatch` registers with every message.
+        return self.protocol_error(f"invalid frontend message type {kind}")
 
     cdef int on_query(self, const uint8_t* data, size_t here, int64_t size) except -1:
         cdef Entry entry, outer

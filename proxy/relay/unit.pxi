@@ -285,6 +285,10 @@ cdef class Unit(Moving):
             self.status = b"I"
         return COMMAND_COMPLETE["ROLLBACK"] if failed else command_complete(entry)
 
+    cdef inline bint may_be_local(self, Entry entry) noexcept:
+        return self.link is None and (
+            entry.kind == KIND_BEGIN or entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK)
+
     cdef size_t local_batch(self, Entry entry, const uint8_t* data, int64_t size, size_t available) except? 0:
         """Answers [Parse] Bind [Describe] Execute of BEGIN, COMMIT or ROLLBACK without a server.
 
@@ -297,9 +301,6 @@ cdef class Unit(Moving):
         cdef bytes answers = b"", frames
         cdef bint executed = False
         cdef Statement statement = None
-        if self.link is not None or (
-                entry.kind != KIND_BEGIN and entry.kind != KIND_COMMIT and entry.kind != KIND_ROLLBACK):
-            return 0
         while not executed:
             here = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
             if here <= 0 or <size_t> here > available - at:
@@ -350,8 +351,7 @@ cdef class Unit(Moving):
         cdef Statement statement
         cdef bint inside = self.status != b"I"
         cdef bint parsed = False
-        if not self.relay.splitting or self.force_owner or (
-                inside and not self.at_copy and not self.may_begin_at_copy()):
+        if inside and not self.at_copy and not self.may_begin_at_copy():
             return 0
         while True:
             size = frame_size(data + at, available - at, HELD_FRAME_BYTES_MAX)
@@ -414,7 +414,8 @@ cdef class Unit(Moving):
 
         While answers are due it will be asked again: what could be sent once more is still the unit before.
         """
-        return (self.link is None or (self.at_copy and self.link.replies.count == 0)) and (
+        return self.relay.splitting and not self.force_owner and (
+            self.link is None or (self.at_copy and self.link.replies.count == 0)) and (
             self.whole_batch(data, available) > 0)
 
     cdef int keep_replay(self, const uint8_t* data, int64_t size) except -1:
