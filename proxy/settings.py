@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
+from pgshunt.routing.findings import RENAMING, REREADING
 from pgshunt.routing.names import split_search_path
 from pgshunt.routing.shape import READ_COMMITTED
-from pgshunt.routing.walk import RENAMING, REREADING
 
 SETTINGS_BYTES_MAX: Final = 65_536
 """Of one session's settings, names and values; with more, it keeps its link."""

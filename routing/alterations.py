@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from pgshunt.routing.effects import READ, TRUNCATE
-from pgshunt.routing.grammar import pg
+from pgshunt.routing.grammar import pg, strings
 from pgshunt.routing.names import qualified, resolve
-from pgshunt.routing.walk import strings
 
 if TYPE_CHECKING:
-    from pgshunt.routing.walk import Findings
+    from pgshunt.routing.findings import Findings
 
 HARMLESS: Final = frozenset(
     {

@@ -26,6 +26,7 @@ from pgshunt.routing.effects import (
     merged,
     united,
 )
+from pgshunt.routing.findings import OBSCURING, RENAMING, REREADING, Findings
 from pgshunt.routing.functions import OWN, effect_of
 from pgshunt.routing.grammar import Unreadable, parse, pg
 from pgshunt.routing.names import quoted, split_search_path
@@ -33,7 +34,7 @@ from pgshunt.routing.plpgsql import Body, read_body
 from pgshunt.routing.signature import header_like
 from pgshunt.routing.statements import examine
 from pgshunt.routing.table import Catalogue
-from pgshunt.routing.walk import OBSCURING, RENAMING, REREADING, Findings
+from pgshunt.routing.walk import walk
 
 READABLE: Final = frozenset({"sql", "plpgsql"})
 """Languages whose bodies are read."""
@@ -167,7 +168,7 @@ class Reader:
 
     def _expression(self, node: pg.Node) -> Effects:
         found = Findings((), self._known)
-        found.walk(node)
+        walk(found, node)
         return _effects(found)
 
     def _plpgsql(self, body: str, header: str) -> Effects:
@@ -185,7 +186,7 @@ class Reader:
         """What EXECUTE does with the value of an expression."""
         try:
             found = texts(_select_item(expression), variables)
-        except (Opaque, Unreadable):
+        except (Opaque, Unreadable, RecursionError):
             return OPAQUE
         return reduce(merged, map(self.sql, found), NO_EFFECTS)
 
@@ -262,9 +263,8 @@ def _flat(node: pg.Node) -> list[pg.Node]:
     if node.WhichOneof("node") == "list":
         return [inner for item in node.list.items for inner in _flat(item)]
     if node.WhichOneof("node") == "return_stmt":
-        select = pg.Node()
-        select.select_stmt.target_list.add().res_target.val.CopyFrom(node.return_stmt.returnval)
-        return [select]
+        item = {"ResTarget": {"val": node.return_stmt.returnval.given}}
+        return [pg.Node({"SelectStmt": {"targetList": [item]}})]
     return [node] if node.WhichOneof("node") else []
 
 
@@ -302,7 +302,7 @@ def _variables(body: Body) -> Variables:
     for _ in range(ASSIGNED_DEPTH_MAX):
         known = len(found)
         for name, values in list(waiting.items()):
-            with suppress(Opaque):
+            with suppress(Opaque, RecursionError):
                 found[name] = tuple({text for value in values for text in texts(value, found)})
                 del waiting[name]
         if len(found) == known:

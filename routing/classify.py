@@ -11,13 +11,13 @@ from pgshunt.routing._shapes import strip_bytes
 from pgshunt.routing.bodies import Reader
 from pgshunt.routing.definitions import made
 from pgshunt.routing.effects import added
+from pgshunt.routing.findings import Findings
 from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import KEY_BYTES_MAX, Unreadable, parse, pg
 from pgshunt.routing.lexer import HINT, sample
 from pgshunt.routing.shape import Kind, Shape, unknown
 from pgshunt.routing.statements import examine
 from pgshunt.routing.table import Catalogue
-from pgshunt.routing.walk import Findings
 
 LONG_BYTES: Final = 4096
 """Of a longer text a sample of its key is parsed: what its length is due to are literals, mostly."""

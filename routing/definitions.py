@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from pgshunt.routing.bodies import Reader
 from pgshunt.routing.effects import CHANGES, EVENTS, NO_CODE, Code, Effects, added
-from pgshunt.routing.grammar import pg
+from pgshunt.routing.findings import Findings
+from pgshunt.routing.grammar import pg, strings
 from pgshunt.routing.names import qualified, quoted
-from pgshunt.routing.walk import Findings, strings
 
 
 def made(found: Findings, node: pg.Node) -> Code | None:

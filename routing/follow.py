@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from pgshunt.routing.effects import ANY, NO_CODE, NO_EFFECTS, READ, Effects
+from pgshunt.routing.findings import Findings
 from pgshunt.routing.names import last_part, qualified, quoted, resolve
 from pgshunt.routing.shape import Kind, Shape
-from pgshunt.routing.walk import Findings
 
 Path = tuple[str, ...]
 

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from pgshunt.routing.alterations import altered, in_schema, relation_of
 from pgshunt.routing.effects import DEFINE, INSERT, READ, TRUNCATE
+from pgshunt.routing.findings import Findings
 from pgshunt.routing.follow import followed
 from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import qualified
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind
-from pgshunt.routing.walk import Findings
+from pgshunt.routing.walk import walk
 
 CURSOR_OPT_HOLD: Final = 0x0020  # nodes/parsenodes.h
 
@@ -31,12 +32,12 @@ def examine(found: Findings, node: pg.Node) -> None:
 def _query(found: Findings, node: Any) -> None:
     if isinstance(node, pg.SelectStmt):
         found.ordered = bool(node.sort_clause)
-    found.walk(node)
+    walk(found, node)
 
 
 def _definition(found: Findings, node: Any) -> None:
     """Of a part of a table, an index or a column's sequence, it is one of the table."""
-    found.walk(node)
+    walk(found, node)
     belongs = found.catalogue.belongs
     found.writes = {belongs.get(name, name) for name in found.writes | found.reads}
     found.reads.clear()
@@ -52,7 +53,7 @@ def _create_table(found: Findings, node: pg.CreateStmt) -> None:
 
 
 def _create_table_as(found: Findings, node: pg.CreateTableAsStmt) -> None:
-    found.walk(node.into)
+    walk(found, node.into)
     examine(found, node.query)
     found.write("creates_table")
 
@@ -135,7 +136,7 @@ def _copy(found: Findings, node: pg.CopyStmt) -> None:
     """
     if node.HasField("query"):
         examine(found, node.query)
-    found.walk(node.where_clause)
+    walk(found, node.where_clause)
     if node.HasField("relation"):
         found.uses(found.relation(node.relation), INSERT if node.is_from else READ)
     found.local = found.local or "copy"
@@ -189,7 +190,7 @@ def _is_off(option: pg.DefElem) -> bool:
 def _call_procedure(found: Findings, node: pg.CallStmt) -> None:
     found.write("procedure")
     found.volatile = True
-    found.walk(node.funccall)
+    walk(found, node.funccall)
 
 
 def _do(found: Findings, node: pg.DoStmt) -> None:
@@ -331,7 +332,7 @@ def _prepare(found: Findings, node: pg.PrepareStmt) -> None:
 def _execute(found: Findings, node: pg.ExecuteStmt) -> None:
     """A write unless it is known what was prepared; `volatile` tells of its parameters."""
     found.write("execute")
-    found.walk(node)
+    walk(found, node)
     found.executes.add(node.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from postgast.pg_query_pb2 import ObjectType
 
 from pgshunt.routing.alterations import DROPPED_MAX
 from pgshunt.routing.classify import classify
@@ -213,9 +214,9 @@ ELSEWHERE = {
 
 def test_every_kind_of_object_is_here() -> None:
     """As the grammar knows them, which is that of PostgreSQL 18."""
-    known = {pg.ObjectType.Name(kind) for kind in (*FAR_REACHING, *NEAR, *ABOVE)}
+    known = {ObjectType.Name(kind) for kind in (*FAR_REACHING, *NEAR, *ABOVE)}
     known |= {f"OBJECT_{name}" for name in ELSEWHERE}
-    assert set(pg.ObjectType.keys()) == known | {"OBJECT_TYPE_UNDEFINED"}
+    assert set(ObjectType.keys()) == known | {"OBJECT_TYPE_UNDEFINED"}
     for kind, text in (FAR_REACHING | NEAR | ABOVE).items():
         (statement,) = parse(f"DROP {text}".encode()).stmts
         assert statement.stmt.drop_stmt.remove_type == kind
