@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -135,3 +137,91 @@ def test_a_user_may_have_a_pool_of_another_size(database: Database) -> None:
             client.query("BEGIN")
             client.query("SELECT 1")
         assert relay.call(lambda r: len(r.links)) == 2
+
+
+def test_a_server_is_given_no_more_links_than_its_max_connections(database: Database) -> None:
+    """Whatever the pools allow: here each client, having a name of its own, is of another pool."""
+    server = database.server
+    shared = {
+        "dbname": database.dbname,
+        "primary": {"host": server.host, "port": server.port},
+        "max_connections": 2,
+    }
+    with RunningRelay(database, config={"shared": shared}) as relay, ExitStack() as stack:
+        clients = [
+            stack.enter_context(WireClient(relay.connect())).log_in(
+                server.user, database.dbname, application_name=f"a{number}"
+            )
+            for number in range(3)
+        ]
+        for client in clients[:2]:
+            client.query("BEGIN; SELECT 1")
+        clients[2].send(messages.query(b"SELECT 1"))
+        relay.wait_for(lambda: relay.call(lambda r: r.waiting) == 1, "the third one waits")
+        assert relay.call(lambda r: r.links_open) == 2
+        clients[0].query("COMMIT")
+        assert kinds(clients[2].until_ready()) == "TDCZ"
+
+
+def test_a_busy_database_leaves_others_their_share_of_all_connections(
+    database_pair: tuple[Database, Database],
+) -> None:
+    """One connection in all, and always somebody who waits for it at the shared database."""
+    for database, name in zip(database_pair, ("shared", "copy"), strict=True):
+        database.create_app()
+        database.execute(f"CREATE TABLE t (v text); INSERT INTO t VALUES ('{name}')")
+    servers = {"total": 1, "reserved": 0, "monitoring": 0}
+    shared, copy = database_pair
+    enough = threading.Event()
+
+    def keep_busy(client: WireClient) -> None:
+        while not enough.is_set():
+            assert client.value("SELECT 1 FROM pg_sleep(0.01)") == "1"
+
+    with (
+        RunningRelay(
+            shared, copy, tables=("t",), reads_percent=100, config={"pools": {"server_connections": servers}}
+        ) as relay,
+        ExitStack() as stack,
+    ):
+        reader, *busy = (
+            stack.enter_context(WireClient(relay.connect())).log_in("app", shared.dbname) for _ in range(4)
+        )
+        threads = [threading.Thread(target=keep_busy, args=(client,)) for client in busy]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(3):
+                assert reader.value("SELECT v FROM t") == "copy"
+                assert relay.call(lambda r: r.links_open) <= 1
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
+
+
+# --- logins -------------------------------------------------------------------------------------------------
+
+
+def test_a_login_has_its_time_however_slowly_it_comes(database: Database) -> None:
+    """A byte now and then is no reason to wait for longer; nor is a part of the exchange that went well."""
+    server = database.server
+    listen = {"login_timeout_ms": 300}
+    users = {"users": [{"name": server.user, "password": server.password}]}
+    named = {b"user": server.user.encode(), b"database": database.dbname.encode()}
+    first = messages.sasl_initial_response(b"SCRAM-SHA-256", b"n,,n=,r=" + b"abc" * 300)
+    packet = messages.startup_message({**named, b"application_name": b"a" * 9000})
+    with RunningRelay(database, config={"listen": listen, "auth": users}) as relay:
+        for quick, slow in ((b"", packet), (messages.startup_message(named), first)):
+            with WireClient(relay.connect()) as client:
+                client.send(quick)
+                if quick:
+                    assert client.frame().kind == "R"
+                for byte in slow:
+                    client.send(bytes([byte]))
+                    if select.select([client.socket], [], [], 0.01)[0]:
+                        break
+                told = last_words(client)
+                assert (kinds(told), sqlstate(told)) == ("E", "08P01")
+                assert "listen.login_timeout_ms, 300 ms" in hint(told)
+        assert relay.count("timeouts", "login") == 2

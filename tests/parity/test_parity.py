@@ -1,7 +1,7 @@
 """Through the relay every client gets, byte for byte, what PostgreSQL sends to a direct connection.
 
 `make test` plays the same scripts each time, as many as fit into its time; PARITY_SEEDS=n plays n of them,
-from PARITY_SEED (default 1) on.
+from PARITY_SEED (default 1) on, as `make parity` does at length. Both tell how many messages were compared.
 """
 
 from __future__ import annotations
