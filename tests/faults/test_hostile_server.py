@@ -26,6 +26,7 @@ from support.relay import RunningRelay
 from support.wire import SYNC, Frame, WireClient, bind, copy_data, execute, hint, kinds, parse, sqlstate
 
 from pgshunt.protocol import messages
+from pgshunt.protocol.errors import read_error
 
 HARMLESS = Answer(ROW_DONE + READY)
 EXTENDED = {"P": frame("1"), "B": frame("2"), "E": ROW + frame("C", b"SELECT 1\0"), "S": READY}
@@ -160,6 +161,7 @@ def test_a_lost_server_is_told_as_what_it_means(name: str, said: bytes, how: str
     with hostile({("Q", statement): Answer(said, how)}) as (server, relay):
         frames = ask(relay, sent, before=before)
         assert (sqlstate(frames), frames[-1].body) == (expected, b"closed")
+        assert [read_error(frame.body).severity for frame in frames if frame.kind == "E"] == ["FATAL"]
         assert server.heard.count(("Q", statement)) == 1, "it was sent again"
 
 

@@ -62,6 +62,8 @@ class HostileServer:
 
     A ReadyForQuery at the end of an answer tells by itself whether a transaction is open.
 
+    `cancels` counts cancel requests; each is closed as soon as `takes_cancels` is set, which it is.
+
     Stands where the tests have a real Database: `server` is its address, and its catalogue is empty.
     """
 
@@ -69,12 +71,16 @@ class HostileServer:
     login: Answer = field(default_factory=lambda: Answer(WELCOME))
     dbname: str = "somewhere"
     heard: list[tuple[str, str]] = field(default_factory=list)
+    cancels: int = 0
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.server = Address("127.0.0.1", self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
+        self.takes_cancels = threading.Event()
+        self.takes_cancels.set()
 
+    takes_cancels: threading.Event = field(init=False)
     _listener: socket.socket = field(init=False)
     server: Address = field(init=False)
     _open: list[socket.socket] = field(init=False)
@@ -105,7 +111,9 @@ class HostileServer:
         with suppress(OSError), _closed_at_its_end(connection):
             startup = _exactly(connection, int.from_bytes(_exactly(connection, 4)) - 4)
             if startup[:4] == (80877102).to_bytes(4):
-                connection.close()  # a cancel request
+                self.cancels += 1
+                self.takes_cancels.wait()
+                connection.close()
                 return
             if not self._give(connection, self.login):
                 return

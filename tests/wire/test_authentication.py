@@ -204,6 +204,21 @@ def test_nothing_a_stranger_sets_reaches_a_server(relay: RunningRelay, shared: D
         assert ["pgshunt lookup"] in names and ["stranger"] not in names
 
 
+def test_a_lookup_is_made_on_its_own_search_path(shared: Database) -> None:
+    """The same: this query finds a verifier on no other one."""
+    shared.execute("CREATE ROLE astray LOGIN PASSWORD 'astray'; ALTER ROLE astray SET search_path = evil")
+    query = (
+        "SELECT rolpassword FROM pg_authid WHERE rolname = $1"
+        " AND current_setting('search_path') = 'pg_catalog, pg_temp'"
+    )
+    lookup = {"user": shared.server.user, "password": shared.server.password, "query": query}
+    with (
+        RunningRelay(shared, config={"auth": {"lookup": lookup}}) as relay,
+        psycopg.connect(relay.dsn("astray", "astray"), options="-c search_path=elsewhere") as client,
+    ):
+        assert client.execute("SHOW search_path").fetchone() == ("elsewhere",)
+
+
 # --- failures take their time -----------------------------------------------------------------------------
 
 

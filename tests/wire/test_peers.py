@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.fixtures import Database
+from support.hostile import COLUMN, READY, ROW_DONE, Answer, HostileServer, frame
 from support.relay import RunningRelay
 from support.wire import (
     COPY_DONE,
@@ -148,6 +149,37 @@ def test_eviction_never_closes_what_the_same_batch_binds(relay: RunningRelay) ->
         assert [frame.body[6:] for frame in frames if frame.kind == "D"] == [b"%d" % n for n in range(700)]
 
 
+def test_eviction_behind_a_batch_that_failed(relay: RunningRelay) -> None:
+    """pgbouncer's prepare.c: an error skipped the Close, and the statement was taken for closed."""
+    with client_of(relay) as client:
+        client.send(*[parse(f"s{number}", f"SELECT {number}") for number in range(700)])
+        client.send(parse("", "SELECT 1/0"), ask(""), SYNC)
+        assert kinds(client.until_ready()) == "1" * 701 + "EZ"
+        client.send(*[ask(f"s{number}") for number in range(700)], SYNC)
+        assert [frame.body[6:] for frame in client.until_ready() if frame.kind == "D"] == [
+            b"%d" % number for number in range(700)
+        ]
+
+
+def test_a_value_that_the_server_spells_otherwise_is_brought_once() -> None:
+    """pgbouncer#776: compared with what the client had written, it never matched, and was set for ever."""
+    spelt = [b"UTF8", b"UTF8", b"ISO, DMY"]
+    told = frame("D", b"\0\3" + b"".join(len(value).to_bytes(4) + value for value in spelt))
+
+    def script(_kind: str, statement: str) -> Answer:
+        asked = statement.startswith("SELECT pg_catalog.current_setting")
+        return Answer((COLUMN + told + frame("C", b"SELECT 1\0") if asked else ROW_DONE) + READY)
+
+    with HostileServer(script) as server, RunningRelay(server) as relay, client_of(relay) as client:  # type: ignore[arg-type]
+        client.query("SET datestyle = dmy")
+        for _ in range(3):
+            client.query("SELECT 1")
+        assert [sql for _, sql in server.heard if "pg_catalog" not in sql] == [
+            "SET datestyle = dmy",
+            *["SELECT 1"] * 3,
+        ]
+
+
 def test_a_pipeline_is_one_transaction_up_to_its_sync(relay: RunningRelay) -> None:
     """proxysql#5119: a Sync of the proxy's own committed the first half."""
     with client_of(relay) as client:
@@ -254,11 +286,11 @@ def split(database_pair: tuple[Database, Database]) -> Iterator[RunningRelay]:
 
 
 @contextmanager
-def app_of(relay: RunningRelay) -> Iterator[WireClient]:
+def app_of(relay: RunningRelay, reads: str = "SELECT v FROM t WHERE id = 1") -> Iterator[WireClient]:
     """A client as a user that both servers know, which has read from the copy already."""
     with WireClient(relay.connect()) as client:
         client.log_in("app", relay.shared.dbname)
-        assert client.value("SELECT v FROM t WHERE id = 1") == "copy"
+        assert client.value(reads) == "copy"
         yield client
 
 
@@ -284,6 +316,40 @@ def test_a_transaction_does_not_move_when_the_weight_does(split: RunningRelay) -
             split.shift(percent)
             assert client.value("SELECT pg_backend_pid() FROM t LIMIT 1") == backend
         client.query("COMMIT")
+
+
+def test_a_transaction_with_an_error_commits_nothing_anywhere(split: RunningRelay) -> None:
+    """pgdog#454: COMMIT behind the error of one database committed at the others."""
+    with app_of(split) as client:
+        for sql in ("BEGIN", "SELECT v FROM t WHERE id = 1", "INSERT INTO t VALUES (300)"):
+            assert kinds(client.query(sql))[-2:] == "CZ"
+        assert sqlstate(client.query("INSERT INTO t VALUES (1)")) == "23505"
+        assert client.query("COMMIT")[0].body == b"ROLLBACK\0"
+    assert split.copy is not None
+    for database in (split.shared, split.copy):
+        assert database.execute("SELECT count(*) FROM t WHERE id = 300") == [[0]]
+
+
+def test_what_is_known_of_one_users_statement_is_not_applied_to_anothers(
+    database_pair: tuple[Database, Database],
+) -> None:
+    """Pgpool CVE-2024-45624: a cache without the user in its key; here "$user" makes it another table."""
+    shared, copy = database_pair
+    user = shared.server.user
+    for database, name in zip(database_pair, ("shared", "copy"), strict=True):
+        database.create_app()
+        database.execute(f"CREATE TABLE t (v text); INSERT INTO t VALUES ('{name}')")
+    shared.execute(
+        f"CREATE SCHEMA {user}; CREATE TABLE {user}.t (v text); INSERT INTO {user}.t VALUES ('own')"
+    )
+    with (
+        RunningRelay(shared, copy, tables=("t",), reads_percent=100) as relay,
+        client_of(relay) as one,
+        app_of(relay, "SELECT v FROM t") as another,
+    ):
+        for _ in range(2):
+            assert one.value("SELECT v FROM t") == "own"
+            assert another.value("SELECT v FROM t") == "copy"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.wire import SYNC, WireClient, bind, execute, kinds, parse, sqlstate
+from support.wire import SYNC, WireClient, bind, execute, function_call, kinds, parse, sqlstate
 
 from pgshunt.protocol.messages import query
+from pgshunt.proxy.policy import STATEMENT_BYTES_MAX
 
 ENDED = {
     "LISTEN jobs; UNLISTEN *": "listen",
@@ -29,6 +32,30 @@ LASTING = {
     "LISTEN jobs; BEGIN; UNLISTEN *; ROLLBACK": "listen",
     "SELECT setseed(0.5); DISCARD ALL": "seed",
     "LOAD 'plpgsql'; DISCARD ALL": "load",
+}
+
+COMPATIBILITY = Path(__file__).parents[2] / "docs" / "compatibility.md"
+LONG = "x" * 70_000
+ANY_NAME = "set_config(name, '6MB', false) FROM (VALUES ('work_mem')) AS parameters (name)"
+BY_CAUSE: dict[str, list[str | bytes]] = {
+    "prepared_statements": ["SELECT count(*) FROM pg_prepared_statements"],
+    "prepare": [f"PREPARE p AS SELECT '{LONG}'"],
+    "statement": [parse("", "SELECT 1" + " " * STATEMENT_BYTES_MAX) + SYNC],
+    "listen": ["LISTEN jobs"],
+    "advisory_lock": ["SELECT pg_advisory_lock(7)"],
+    "hold_cursor": ["DECLARE c CURSOR WITH HOLD FOR SELECT 1"],
+    "temp_table": ["CREATE TEMP TABLE mine (i int)"],
+    "seed": ["SET seed = 0.5"],
+    "load": ["LOAD 'plpgsql'"],
+    "set_config": [f"SELECT {ANY_NAME}"],
+    "unreadable": [function_call(177, "20", "3")],
+    "function": ["SELECT run('SET work_mem = 1024')"],
+    "code_block": [f"DO $$ BEGIN PERFORM {ANY_NAME}; END $$"],
+    "settings_size": [f"SET app.tenant = '{LONG}'"],
+    "encoding": [parse("s", "SELECT 'ü'") + SYNC, "SET client_encoding = 'LATIN1'"],
+    "not_told": ["BEGIN; SET dynamic_library_path = '$libdir'; SET ROLE may_read_nothing; COMMIT"],
+    "signalled": [],  # by another session
+    "replication": ["IDENTIFY_SYSTEM"],
 }
 
 
@@ -62,6 +89,35 @@ def test_a_pin_ends_with_its_state_and_not_before(
         assert relay.count("pins", LASTING[statements]) == 1
         keeper.socket.close()
         relay.wait_for(lambda: kinds(other.query("SELECT 1")) == "TDCZ", "the link is free")
+
+
+@pytest.mark.parametrize("cause", BY_CAUSE)
+def test_pins_are_counted_by_cause(cause: str, database: Database) -> None:
+    database.execute(
+        "CREATE FUNCTION run(command text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE command; END $$;"
+        "DROP ROLE IF EXISTS may_read_nothing; CREATE ROLE may_read_nothing"
+    )
+    more = {"replication": "database"} if cause == "replication" else {}
+    with (
+        RunningRelay(database) as relay,
+        WireClient(relay.connect()) as client,
+        WireClient(relay.connect()) as other,
+    ):
+        client.log_in(database.server.user, database.dbname, **more)
+        other.log_in(database.server.user, database.dbname)
+        for sent in BY_CAUSE[cause]:
+            client.send(query(sent.encode()) if isinstance(sent, str) else sent)
+            assert kinds(client.until_ready())[-1] == "Z"
+        if cause == "signalled":
+            assert other.value(f"SELECT pg_cancel_backend({client.process_id})") == "t"
+        relay.wait_for(lambda: relay.count("pins") > 0, "it is counted")
+        assert [relay.count("pins", one) for one in (cause, None)] == [1, 1]
+    database.execute("DROP ROLE may_read_nothing")
+
+
+def test_every_cause_is_documented_and_tried() -> None:
+    documented = re.findall(r"pinned: ([^|]*) \|", COMPATIBILITY.read_text())
+    assert {cause for cell in documented for cause in re.findall(r"`(\w+)`", cell)} == set(BY_CAUSE)
 
 
 def test_a_statement_that_fails_to_parse_does_not_keep_the_link(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pgshunt.admin.cli import Exit, main
+from pgshunt.admin.cli import Exit, cli, main
 from pgshunt.admin.problem import not_ready
 
 SERVICE: dict[str, Any] = {
@@ -173,6 +173,13 @@ def test_every_answer_can_be_json(
 ) -> None:
     assert pgshunt(monkeypatch, *arguments, "-o", "json") == Exit.OK
     assert isinstance(json.loads(capsys.readouterr().out), dict)
+
+
+def test_every_command_that_answers_can_answer_in_json() -> None:
+    """`serve` has nothing to answer; `demo`, which is not among these, has --json."""
+    answers = [command for command in cli.commands.values() if not command.hidden]
+    without = {command.name for command in answers if "output" not in [one.name for one in command.params]}
+    assert without == {"serve"}
 
 
 @pytest.mark.parametrize(
