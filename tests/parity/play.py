@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import time
@@ -268,20 +269,30 @@ def play_together(script: Script, dial: Dial, login: Login) -> list[Heard]:
 
 
 # Refused in a failed transaction. A statement that the link's server has to be given first is refused as it
-# is parsed, not as it is bound: the answer names another line of PostgreSQL's source, and that is the only
-# known difference.
+# is parsed, not as it is bound or described: the answer names another line of PostgreSQL's source, and one
+# without rows is not described any more.
 _FAILED_TRANSACTION = b"\0C25P02\0"
+_REFUSED = Frame("E", _FAILED_TRANSACTION)
+_OF_LIBRARY = re.compile(rb"\0\x03\0\0\0.plpgsql\.", re.DOTALL)
+"""A row of SHOW ALL: its first column is a parameter of PL/pgSQL's."""
 
 
 def _comparable(frames: list[Frame] | None) -> list[Frame] | None:
+    """Without what docs/compatibility.md says may differ, and without the places in PostgreSQL's source."""
     if frames is None:
         return None
-    return [
-        Frame("E", frame.body.partition(b"\0F")[0])
-        if frame.kind == "E" and _FAILED_TRANSACTION in frame.body
-        else frame
-        for frame in frames
-    ]
+    comparable: list[Frame] = []
+    for frame in frames:
+        if frame.kind == "D" and _OF_LIBRARY.match(frame.body):
+            continue
+        if frame.kind == "E" and _FAILED_TRANSACTION in frame.body:
+            frame = _REFUSED
+        comparable.append(frame)
+        if [earlier.kind for earlier in comparable[-3:-1]] == ["t", "n"] and frame == _REFUSED:
+            del comparable[-3:-1]
+        elif [earlier.kind for earlier in comparable[-3:]] == ["t", "n", "Z"] and frame.body == b"E":
+            comparable[-3:-1] = [_REFUSED]
+    return comparable
 
 
 def first_difference(script: Script, direct: list[Heard], relayed: list[Heard]) -> str | None:
