@@ -12,6 +12,7 @@ from pgshunt.migration.mover import Options
 from pgshunt.migration.stages import Doing
 from pgshunt.migration.store import FileStore
 from pgshunt.migration.verify import VerifyResult
+from pgshunt.routing.additions import Addition
 from pgshunt.routing.table import RoutingTable
 
 
@@ -92,6 +93,9 @@ class Controller(Mover, Heart, Protocol):
 
     async def stop(self) -> None:
         """Ends all of it; nothing is undone."""
+
+    async def add_columns(self, addition: Addition, user: str) -> list[str]:
+        """To a table that moves, and to its copies; the copies that lack them. Raises Impossible, Held."""
 
     async def reconfigure(self, base: RoutingTable) -> None:
         """Takes the live changes of a reload and publishes them."""

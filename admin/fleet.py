@@ -196,6 +196,12 @@ class Fleet:
         await asyncio.gather(*(self._until_acknowledged(member, table.epoch) for member in told))
         return time.monotonic() - began_s
 
+    def tell(self, worker: int, message: Message) -> None:
+        """Sends something to one worker; if it has just ended, nobody waits for it."""
+        member = self.members[worker]
+        if member.greeted and member.channel is not None:
+            member.channel.send(message)
+
     def reload(self, config: Config) -> None:
         """Has every worker read its certificates again, and meet clients with those of this configuration."""
         self.config = config

@@ -17,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from pgshunt.admin.adding import answer
 from pgshunt.admin.catalogue import CatalogueKeeper
 from pgshunt.admin.controller import MakeController, migration_controller
 from pgshunt.admin.events import EventLog
@@ -48,6 +49,7 @@ GRACE_MS = 30_000
 CATALOGUE_S_MAX = 3.0
 CHECK_S = 1.0
 RELOAD_S_MAX = 10.0
+ADDING_S_MAX = 20.0
 ADMIN_GRACE_S = 2.0
 AGAIN_S = 1.0
 DEFECTS_MAX = 20
@@ -74,6 +76,7 @@ class Supervisor:
         self._started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._adding: set[asyncio.Task[None]] = set()
         self._stages: dict[str, str] = {}
         self._runner: web.AppRunner | None = None
         self.health = Health()
@@ -199,6 +202,8 @@ class Supervisor:
 
     async def close(self) -> None:
         """Gives everything back, also after a start that failed half-way."""
+        if self._adding:  # broken off between two commits it would stop a lane
+            await asyncio.wait(self._adding, timeout=ADDING_S_MAX)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -347,6 +352,10 @@ class Supervisor:
                 self.watch.take(message)
             self.observing.take(message)
             self.catalogue.look()
+        elif message["type"] == "add":
+            adding = asyncio.create_task(self._add(worker, message))
+            self._adding.add(adding)
+            adding.add_done_callback(self._adding.discard)
         elif message["type"] == "event":
             if message["kind"] in ("lookup_failed", "lookup_works"):
                 self._take_lookup(worker, str(message.get("reason", "")))
@@ -356,6 +365,9 @@ class Supervisor:
             detail = {"worker": worker, **detail}
             if self._repeats.is_first(time.monotonic(), message["kind"], service, detail):
                 self.events.add(message["kind"], service, **detail)
+
+    async def _add(self, worker: int, asked: Message) -> None:
+        self.fleet.tell(worker, await answer(asked, self.controller))
 
     def _take_lookup(self, worker: int, failure: str) -> None:
         """Told when it fails in the first worker, and when it works again in the last."""

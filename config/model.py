@@ -262,9 +262,10 @@ class Service(Section):
     """`validate` also runs a share of the write transactions at the service's own database, rolled back."""
     shadow_percent: Percent = 100.0
     """Share of the write transactions that `validate` runs."""
-    ddl: Literal["refuse", "owner"] = "refuse"
+    ddl: Literal["refuse", "owner", "both"] = "refuse"
     """What becomes of statements that change the definition of this service's tables while it moves: `refuse`
-    answers them with an error, `owner` runs them in the shared database alone."""
+    answers them with an error, `owner` runs them in the shared database alone, `both` adds columns in the
+    shared database and in the service's own one, and refuses everything else."""
     reads: int = Field(default=0, ge=0, le=100)
     """Percent of the reads that go to the service's own database once it is in stage `reading`."""
     causality: Literal["session", "service"] = "session"

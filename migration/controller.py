@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from pgshunt.config.model import Control
+from pgshunt.migration.altering import add_columns, statement
 from pgshunt.migration.copying import Copying, Events
 from pgshunt.migration.heartbeat import TABLE, Heartbeat, Publish
 from pgshunt.migration.keeper import Keeper, PublishTable
@@ -25,6 +27,7 @@ from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, Doing, Held, Wron
 from pgshunt.migration.state import Latch, ServiceState
 from pgshunt.migration.store import Store, StoreError
 from pgshunt.migration.verify import VerifyResult
+from pgshunt.routing.additions import Addition
 from pgshunt.routing.table import RoutingTable, Service
 
 
@@ -48,6 +51,7 @@ class MigrationController:
         """
         self._keeper = Keeper(base, store, publish_table, lambda kind, detail: events.add(kind, "", **detail))
         self._events = events
+        self._control = control
         self._heartbeat = Heartbeat(base.endpoints[0], control, publish_freshness)
         self._copying = Copying(
             self._keeper, control, self._heartbeat, events, verified, options or Options()
@@ -314,6 +318,46 @@ class MigrationController:
                 )
                 self._copying.take_down(service)
         await self._copying.settled(service)
+
+    async def add_columns(self, addition: Addition, user: str) -> list[str]:
+        """Adds columns to a table that is moving and to its copies; all or nothing, as `altering` has it.
+
+        `user` must be an owner of the table. Returns the copies that could not be reached any more. Raises
+        Impossible, ServerError, Held.
+        """
+        carriers = self._carriers(addition.table)
+        async with AsyncExitStack() as turns:
+            for service in carriers:
+                await turns.enter_async_context(self._turns[service])
+            for service in carriers:
+                stage = self._state(service).stage
+                if stage not in COPY_STAGES:
+                    raise Held(
+                        f"{service} is in stage {stage}: its tables keep their definition until it is copied"
+                    )
+            copies = [self._copying.movers[service].target for service in carriers]
+            shared = self._keeper.base.endpoints[0]
+            lacking = await add_columns(addition, user, shared, copies, self._control)
+        names = [column.name for column in addition.columns]
+        for service in carriers:
+            self._events.add("columns_added", service, table=addition.table, columns=names, user=user)
+        for copy in lacking:
+            remedy = f"run there: {statement(addition.table, addition.columns)}"
+            self._events.add("columns_lacking", table=addition.table, endpoint=copy, remedy=remedy)
+        return lacking
+
+    def _carriers(self, table: str) -> list[str]:
+        """The services whose lanes carry the table and whose copies change with it. Raises Held."""
+        carriers = []
+        for service in self._keeper.base.services:
+            state = self._state(service.name)
+            if state.stage == "shared" or service.ddl == "owner":
+                continue
+            if table in {*service.tables, *state.tables, *service.external_refs, *state.copied}:
+                if service.ddl != "both":
+                    raise Held(f"services.{service.name}.ddl is refuse, and it has a copy of {table}, too")
+                carriers.append(service.name)
+        return sorted(carriers)
 
     # How
 

@@ -106,6 +106,11 @@ class Mover:
         self._verify_gap = ""
         self._watching: list[asyncio.Task[None]] = []
 
+    @property
+    def target(self) -> Endpoint:
+        """Where the copy is."""
+        return self._target.endpoint
+
     # The steps of stage `syncing`, by name in stages.STEPS
 
     async def find_tables(self) -> tuple[str, ...]:

@@ -107,12 +107,13 @@ log = getLogger("pgshunt.relay")
 READY_FOR_QUERY = {status: b"Z\0\0\0\x05" + status.to_bytes(1, "big") for status in (73, 84, 69)}   # I, T, E
 COMMAND_COMPLETE = {
     tag: b"C" + (len(tag) + 5).to_bytes(4, "big") + tag.encode() + b"\0"
-    for tag in ("BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "DEALLOCATE", "DEALLOCATE ALL")
+    for tag in ("BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "DEALLOCATE", "DEALLOCATE ALL", "ALTER TABLE")
 }
 
 cdef int REASON_BASELINE = Reason.BASELINE
 cdef int REASON_BOUND = Reason.BOUND
 cdef int REASON_CANDIDATE_DOWN = Reason.CANDIDATE_DOWN
+cdef int REASON_FROZEN = Reason.FROZEN
 cdef int REASON_KEPT = Reason.KEPT
 cdef int REASON_LATE = Reason.LATE
 cdef int REASON_MOVED_UP = Reason.MOVED_UP
@@ -160,6 +161,7 @@ include "relay/unit.pxi"
 include "relay/statements.pxi"
 include "relay/prepares.pxi"
 include "relay/signals.pxi"
+include "relay/adding.pxi"
 include "relay/showing.pxi"
 include "relay/batch.pxi"
 include "relay/session.pxi"

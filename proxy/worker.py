@@ -40,6 +40,10 @@ class Relay(Clients, Protocol):
     on_foreign_cancel: Callable[[int, int, bytes], None] | None
     on_note: Callable[[int, bytes], bool] | None
     on_event: Callable[[Message], None] | None
+    on_addition: Callable[[Message], None] | None
+
+    def added(self, question: str, error: tuple[str, str, str] | None) -> None:
+        """Answers the session that asked for columns: they are there, or SQLSTATE, message and hint."""
 
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
         """Routes by this table from the next statement on."""
@@ -180,6 +184,7 @@ class Worker:
         self._relay.on_note = self._acceptor.pass_note
         self._relay.announce()
         self._relay.on_event = self._send_event
+        self._relay.on_addition = self._channel.send  # never dropped: a session waits for the answer
         for fd in (*self._inherited.listen_fds, self._inherited.inbox_fd, self._inherited.channel_fd):
             self._relay.wake_on(fd)
         self._tick(self._loop.time())
@@ -204,6 +209,8 @@ class Worker:
             while (message := await self._channel.receive()) is not None:
                 if message["type"] == "table":
                     self._apply(message)
+                elif message["type"] == "added":
+                    self._relay.added(message["question"], message["error"])
                 elif message["type"] == "tls":
                     self._reload_tls(message)
                 elif message["type"] == "stop":

@@ -156,7 +156,7 @@ def _frozen(table: RoutingTable, services: Mapping[str, int]) -> dict[str, int]:
     """Tables that a lane carries: all of a service that is moving, what it refers to even afterwards."""
     frozen: dict[str, int] = {}
     for index, service in enumerate(table.services):
-        if service.stage == "shared" or service.ddl != "refuse":
+        if service.stage == "shared" or service.ddl == "owner":
             continue
         carried = {*service.tables, *service.external_refs, *service.copied}
         if service.stage == "completed":

@@ -16,6 +16,11 @@ Told = tuple[str, str]
 NAMED_MAX: Final = 8
 """Of tables in one message."""
 
+ADDED: Final = (
+    "Only ADD COLUMN is done in both databases: with a built-in type, nullable or with a constant default, "
+    "to a plain table, sent alone as a simple query, outside of a transaction block. "
+)
+
 APART: Final = "or do it one database after the other, each in a transaction of its own"
 
 
@@ -96,7 +101,7 @@ def frozen(name: str, table: RoutingTable, placement: Placement) -> Told:
     doing = "keeps a copy of it in" if mover.stage == "completed" else "is moving to"
     return (
         f"the definition of {name} cannot change while {mover.name} {doing} {mover.database}",
-        "Do it before the move or behind it. "
+        f"{ADDED if mover.ddl == 'both' else ''}Do it before the move or behind it. "
         f"With services.{mover.name}.ddl: owner it is done in {_called(placement.owner(name))} alone, "
         "and the same has to be done in the copy by hand.",
     )

@@ -92,7 +92,7 @@ class Service:
     shadow_percent: float = 100.0
     copied: tuple[str, ...] = ()
     causality: Causality = "session"
-    ddl: Literal["refuse", "owner"] = "refuse"
+    ddl: Literal["refuse", "owner", "both"] = "refuse"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

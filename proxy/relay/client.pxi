@@ -26,6 +26,7 @@ cdef enum:
     TAKEN = 1                # verdicts of Session.dispatch
     STOP = 0
     SHOW_NOT_OURS = 2
+    NOT_ADDED = 3
 
 
 cdef class Client(Connection):
@@ -131,6 +132,8 @@ cdef class Client(Connection):
     cdef bint summoned                     # a link is being opened for those
     cdef bint held                         # either makes it one of the relay's `sessions_held`
     cdef object shadow                     # proxy.shadow.Unit being recorded, or None
+    cdef object added                      # columns that were asked for: ASKED, then the answer to the client; or None
+    cdef int64_t added_ns                  # when they were
 
     cdef inline void await_replies(self) noexcept:
         """Deals with nothing more until the link tells that its replies are in; a turn given before is void."""

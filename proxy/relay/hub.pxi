@@ -7,6 +7,7 @@ cdef class Relay(Arrivals):
     """See _relay.pyi for what the worker may call."""
 
     def __init__(self, loop, int index, board, start):
+        from pgshunt.proxy.additions import Additions
         from pgshunt.proxy.crossings import Crossings
         from pgshunt.proxy.policy import Policy
         from pgshunt.proxy.shadow import Shadows
@@ -25,6 +26,7 @@ cdef class Relay(Arrivals):
         self.policy = Policy(self, loop, start)
         self.shadows = Shadows(self, loop)
         self.signals = Signals(self, loop)
+        self.additions = Additions(self)
         self.crossings = Crossings()
         self.statements = WeakValueDictionary()
         self.links = set()
@@ -178,6 +180,22 @@ cdef class Relay(Arrivals):
         link.cancels += 1
         link.timing_out = False
         return self.policy.cancel(link, link.pool.state.endpoint, link.process_id, link.secret_key)
+
+    def added(self, str question, error):
+        """The supervisor's answer to a session that adds columns; `error`: SQLSTATE, message and hint, or None."""
+        cdef Session session = self.additions.answered(question)
+        if session is None or session.closed:
+            return
+        if error is None:
+            session.added = COMMAND_COMPLETE["ALTER TABLE"]
+        else:
+            sqlstate, message, hint = error
+            session.added = self.error_frame("ERROR", sqlstate, message, hint)
+        self.resume(session)
+        self.run_ready()
+        if self.urgent and self.on_urgent is not None:
+            self.urgent = False
+            self.on_urgent()
 
     def cancel_due(self, Link link):
         """Whether a cancel request may still be sent: the link must run what the client meant."""

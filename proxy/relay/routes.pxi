@@ -24,6 +24,9 @@ cdef class Routes(Owners):
     cdef readonly object signals           # proxy.signals.Signals
     cdef int sessions_held                 # that keep a link because they may be signalled
     cdef public object on_event            # rare things for the event log
+    cdef public object on_addition         # a question of proxy.additions for the supervisor
+    cdef object additions                  # proxy.additions.Additions
+    cdef bint adds                         # columns may be added to some tables that are being moved
     cdef object board
     cdef object policy                     # proxy.policy.Policy: logins, new links, cancels
     cdef object shadows                    # proxy.shadow.Shadows
@@ -107,6 +110,7 @@ cdef class Routes(Owners):
         self.splitting = bool(self.copies or self.placement.replicas)
         self.causal = any(service.causality == "service" for service in table.services)
         self.shadowing = self.shadows.apply(table)
+        self.adds = any([service.ddl == "both" for service in table.services])
         self.unknown.epoch = self.epoch
         self.unknown.service = -1
         self.unknown.reason = Reason.UNKNOWN

@@ -58,6 +58,10 @@ cdef class Session(Batch):
         entry = outer = self.entry_of(<const char*> data + 5, here - 6) if whole else self.relay.unknown
         if outer.stateful and self.prepares is not None and outer.shape.executes:
             entry = self.executed(outer)
+        if self.added is not None or self.relay.adds and whole and self.may_add(entry):
+            verdict = self.add_columns(entry, data, here)
+            if verdict != NOT_ADDED:
+                return verdict
         if entry.stateful and entry.signals and whole:
             places = in_text((<const char*> data)[5:here - 1], 5, self.relay.board_workers)
             if places:

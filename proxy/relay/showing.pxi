@@ -1,6 +1,6 @@
 # SHOW pgshunt.route, which no server can answer: as a simple query, or as a batch of its own.
 
-cdef class Showing(Signalling):
+cdef class Showing(Adding):
     """What a session is told of its own routes."""
 
     cdef int show_query(self) except -1:

@@ -22,11 +22,12 @@ from pgshunt.admin.supervisor import StartFailed, Supervisor
 from pgshunt.config import Config, load
 from pgshunt.migration import keeper, preflight
 from pgshunt.migration.mover import PreflightFailed, TargetGone
-from pgshunt.migration.stages import Doing, WrongStage
+from pgshunt.migration.stages import Doing, Held, WrongStage
 from pgshunt.migration.state import ServiceState, State
 from pgshunt.migration.store import FileStore, StoreError
 from pgshunt.migration.verify import VerifyResult
 from pgshunt.proxy.channel import LATENCY_EDGES_US
+from pgshunt.routing.additions import Addition
 from pgshunt.routing.table import Catalogue, RoutingTable
 
 WORKER = str(Path(__file__).with_name("fake_worker.py"))
@@ -129,6 +130,9 @@ class TableMover:
 
     def lag_s(self, endpoint_index: int) -> float | None:
         return 0.1 if endpoint_index else None
+
+    async def add_columns(self, addition: Addition, user: str) -> list[str]:
+        raise Held(f"{user} asked for {addition.table}")
 
     async def reconfigure(self, base: RoutingTable) -> None:
         await self.change(shadow_writes=base.services[0].shadow_writes)

@@ -33,6 +33,8 @@ class RecordingRelay:
         self.on_foreign_cancel: Callable[[int, int, bytes], None] | None = None
         self.on_note: Callable[[int, bytes], bool] | None = None
         self.on_event: Callable[[Message], None] | None = None
+        self.on_addition: Callable[[Message], None] | None = None
+        self.answers: list[tuple[str, object]] = []
         self.changed = asyncio.Event()
 
     @property
@@ -61,6 +63,10 @@ class RecordingRelay:
     def apply(self, table: RoutingTable, catalogue: Catalogue) -> None:
         self.epochs.append(table.epoch)
         self.catalogues.append((catalogue.version, catalogue.definitions))
+
+    def added(self, question: str, error: object) -> None:
+        self.answers.append((question, error))
+        self.changed.set()
 
     def tick(self) -> None:
         self.ticks += 1

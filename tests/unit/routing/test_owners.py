@@ -206,7 +206,7 @@ def tables(draw: st.DrawFn) -> RoutingTable:
                 reads_percent=draw(st.sampled_from([0, 1, 50, 100])),
                 copied=tuple(name for name in (*own, *refs) if draw(st.integers(0, 4))),
                 causality=draw(st.sampled_from(["session", "service"])),
-                ddl=draw(st.sampled_from(["refuse", "owner"])),
+                ddl=draw(st.sampled_from(["refuse", "owner", "both"])),
             )
         )
     endpoints = [Endpoint("shared", SHARED, "h", 1, "m", "primary")]

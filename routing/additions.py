@@ -1,0 +1,138 @@
+"""Reads the one change of a moving table that goes to both databases: ALTER TABLE … ADD COLUMN.
+
+What comes out is SQL of our own making, never the client's text, and the same under every search_path and
+setting: built-in types, and defaults that are constants and mean the same on both servers at any time.
+Anything else is None, and refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pgshunt.routing.grammar import Unreadable, parse, pg
+from pgshunt.routing.names import resolve
+from pgshunt.routing.table import Catalogue
+
+NUMBERS: Final = frozenset({"int2", "int4", "int8", "numeric", "float4", "float8"})
+WORDS: Final = frozenset({"text", "varchar", "bpchar", "json", "jsonb", "uuid", "bool"}) | NUMBERS
+"""Types that a string constant makes the same value of everywhere; 'now' makes none of a date."""
+
+_NUMBER: Final = re.compile(r"-?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column to add. `definition` is SQL, from its type on; `missing_ok`: IF NOT EXISTS."""
+
+    name: str
+    definition: str
+    missing_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Columns to add to one table, which is named as in the catalogue."""
+
+    table: str
+    columns: tuple[Column, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        columns = [[column.name, column.definition, column.missing_ok] for column in self.columns]
+        return {"table": self.table, "columns": columns}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Addition:
+        return cls(str(data["table"]), tuple(Column(*column) for column in data["columns"]))
+
+
+def read_addition(sql: bytes, search_path: Sequence[str], catalogue: Catalogue) -> Addition | None:
+    """What a text adds to a plain table; None if it does anything else, or may mean something else."""
+    if not sql.isascii() or "pg_catalog" in search_path:
+        return None
+    try:
+        statements = parse(sql).stmts
+    except Unreadable:
+        return None
+    if len(statements) != 1 or not statements[0].stmt.HasField("alter_table_stmt"):
+        return None
+    statement = statements[0].stmt.alter_table_stmt
+    relation = statement.relation
+    table = resolve(relation.schemaname, relation.relname, search_path, catalogue.relations)
+    family = {*catalogue.parents, *catalogue.parents.values()}
+    if statement.objtype != pg.OBJECT_TABLE or catalogue.relations.get(table) != "r" or table in family:
+        return None
+    columns = [_column(item.alter_table_cmd, catalogue) for item in statement.cmds]
+    found = tuple(column for column in columns if column is not None)
+    return Addition(table, found) if found and len(found) == len(columns) else None
+
+
+def _column(command: pg.AlterTableCmd, catalogue: Catalogue) -> Column | None:
+    if command.subtype != pg.AT_AddColumn:
+        return None
+    node = getattr(command, "def").column_def
+    kind = _type(node.type_name, catalogue)
+    odd = node.compression or node.storage_name or node.identity or node.generated or node.fdwoptions
+    if kind is None or odd or node.HasField("coll_clause"):
+        return None
+    default, not_null = "", False
+    for item in node.constraints:
+        constraint = item.constraint
+        if constraint.contype == pg.CONSTR_DEFAULT and not default:
+            default = _constant(constraint.raw_expr, kind, catalogue)
+            if not default:
+                return None
+        elif constraint.contype == pg.CONSTR_NOTNULL and not constraint.conname:
+            not_null = True
+        elif constraint.contype != pg.CONSTR_NULL:
+            return None
+    if not_null and default in ("", "NULL"):
+        return None  # rows that come through the lane before it is there at the source have no value for it
+    rest = (f" DEFAULT {default}" if default else "") + (" NOT NULL" if not_null else "")
+    return Column(node.colname, kind.sql + rest, command.missing_ok)
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    name: str
+    sql: str
+    is_array: bool
+
+
+def _type(node: pg.TypeName, catalogue: Catalogue) -> _Type | None:
+    names = [item.string.sval for item in node.names]
+    if names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in catalogue.types or node.setof:
+        return None  # serial is no type
+    sizes = [item.a_const for item in node.typmods]
+    if node.pct_type or not all(size.HasField("ival") for size in sizes):
+        return None
+    numbers = f"({', '.join(str(size.ival.ival) for size in sizes)})" if sizes else ""
+    name = names[-1].replace('"', '""')
+    return _Type(
+        names[-1], f'pg_catalog."{name}"{numbers}{"[]" * len(node.array_bounds)}', bool(node.array_bounds)
+    )
+
+
+def _constant(node: pg.Node, kind: _Type, catalogue: Catalogue) -> str:
+    """A constant as SQL; empty if it is none, or may not mean the same everywhere."""
+    if node.HasField("type_cast"):
+        if _type(node.type_cast.type_name, catalogue) != kind:
+            return ""
+        node = node.type_cast.arg
+    if not node.HasField("a_const"):
+        return ""
+    constant = node.a_const
+    if constant.isnull:
+        return "NULL"
+    if constant.HasField("sval"):
+        text = constant.sval.sval
+        usable = kind.name in WORDS and "\\" not in text
+        return "'" + text.replace("'", "''") + "'" if usable else ""
+    if kind.is_array:
+        return ""
+    if constant.HasField("boolval"):
+        return ("true" if constant.boolval.boolval else "false") if kind.name == "bool" else ""
+    number = str(constant.ival.ival) if constant.HasField("ival") else constant.fval.fval
+    return number if kind.name in NUMBERS and _NUMBER.fullmatch(number) else ""

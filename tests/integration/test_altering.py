@@ -1,0 +1,258 @@
+"""Columns for a moving table: at both databases or at none, with the lane running, and through the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from support.fixtures import Database
+from support.moving import CONTROL, TARGET, Moving, databases, endpoint, moving
+from support.serve import Serving, address, configuration
+
+from pgshunt.admin.waiting import copied
+from pgshunt.demo.postgres import Server as Postgres
+from pgshunt.migration import altering
+from pgshunt.migration.altering import Impossible, add_columns
+from pgshunt.migration.servers import Link, ServerError, Unreachable
+from pgshunt.routing.additions import Addition, Column
+
+INT = 'pg_catalog."int4"'
+SEVEN = Column("seven", f"{INT} DEFAULT 7 NOT NULL", False)
+_numbers = itertools.count()
+
+Pair = tuple[Database, Database]
+
+
+@pytest.fixture
+def pair(postgres_pair: tuple[Postgres, Postgres]) -> Iterator[Pair]:
+    with databases(postgres_pair, f"altering_{next(_numbers)}") as made:
+        made[0].execute("CREATE TABLE notes (id bigint PRIMARY KEY); INSERT INTO notes VALUES (1)")
+        yield made
+
+
+def columns(database: Database) -> list[str]:
+    rows = database.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'notes'::regclass AND attnum > 0 "
+        "AND NOT attisdropped ORDER BY attnum"
+    )
+    return [name for (name,) in rows]
+
+
+async def add(pair: Pair, *wanted: Column, user: str = CONTROL.user) -> list[str]:
+    source, copy = endpoint(pair[0], "shared"), endpoint(pair[1], "own_db")
+    return await add_columns(Addition("public.notes", wanted), user, source, [copy], CONTROL)
+
+
+@asynccontextmanager
+async def lane(pair: Pair) -> AsyncIterator[Moving]:
+    async with moving(*pair, "auth_service", ("public.notes",)) as running:
+        yield running
+
+
+async def arrived(running: Moving) -> None:
+    assert await running.heartbeat.waiting(TARGET, time.monotonic_ns(), 10)
+
+
+def test_rows_from_before_and_behind_arrive_with_the_new_columns(pair: Pair) -> None:
+    shared, own = pair
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            await running.lane.set_enabled(False)
+            shared.execute("INSERT INTO notes VALUES (2)")  # is still to come when the copy has the column
+            assert await add(pair, SEVEN, Column("more", 'pg_catalog."text"', False)) == []
+            shared.execute("INSERT INTO notes VALUES (3, 8, 'x')")
+            await running.lane.set_enabled(True)
+            await arrived(running)
+            rows = [[1, 7, None], [2, 7, None], [3, 8, "x"]]
+            assert own.execute("SELECT * FROM notes ORDER BY id") == rows
+            assert shared.execute("SELECT * FROM notes ORDER BY id") == rows
+            assert (await running.lane.status()).is_healthy
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_at_the_copy_changes_nothing(pair: Pair) -> None:
+    async def scenario() -> None:
+        async with lane(pair):
+            pair[1].execute("ALTER TABLE notes ADD seven text")
+            with pytest.raises(Impossible, match='has another column "seven" at own_db'):
+                await add(pair, Column("first", INT, False), SEVEN)
+            assert (columns(pair[0]), columns(pair[1])) == (["id"], ["id", "seven"])
+            pair[1].execute("ALTER TABLE notes DROP seven")
+            with pytest.raises(ServerError, match="seven_types") as unknown:
+                await add(pair, Column("seven", "pg_catalog.seven_types", False))
+            assert unknown.value.endpoint == "own_db"
+            assert columns(pair[0]) == columns(pair[1]) == ["id"]
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_at_the_source_leaves_nothing_at_the_copy(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(altering, "ATTEMPTS", 2)
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            holder = pair[0].connect()
+            holder.run("BEGIN; LOCK TABLE notes IN ACCESS SHARE MODE")
+            with pytest.raises(ServerError, match="lock timeout") as locked:
+                await add(pair, SEVEN)
+            assert locked.value.endpoint == "shared"
+            assert columns(pair[1]) == ["id"]
+            holder.run("ROLLBACK")
+            assert await add(pair, SEVEN) == []
+            holder.close()
+            await arrived(running)
+
+    asyncio.run(scenario())
+
+
+def test_a_column_that_is_there_is_done_or_refused_as_by_postgresql(pair: Pair) -> None:
+    async def scenario() -> None:
+        async with lane(pair):
+            assert await add(pair, SEVEN) == []
+            with pytest.raises(
+                Impossible, match='column "seven" of relation "notes" already exists'
+            ) as taken:
+                await add(pair, SEVEN)
+            assert taken.value.sqlstate == "42701"
+            assert await add(pair, Column("seven", INT, True), Column("more", INT, True)) == []
+            assert columns(pair[0]) == columns(pair[1]) == ["id", "seven", "more"]
+
+    asyncio.run(scenario())
+
+
+def test_who_does_not_own_the_table_changes_neither(pair: Pair) -> None:
+    async def scenario() -> None:
+        async with lane(pair):
+            pair[0].execute("CREATE ROLE altering_guest")
+            try:
+                with pytest.raises(Impossible, match="must be owner of table notes") as denied:
+                    await add(pair, SEVEN, user="altering_guest")
+            finally:
+                pair[0].execute("DROP ROLE altering_guest")
+            assert denied.value.sqlstate == "42501"
+            assert columns(pair[0]) == columns(pair[1]) == ["id"]
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_is_lost_between_the_commits_is_made_up_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, lost = altering._commit, []
+
+    def losing(link: Link, held: Link) -> None:
+        if link.endpoint == "own_db" and not lost:
+            lost.append(link)
+            link.abort()
+        commit(link, held)
+
+    monkeypatch.setattr(altering, "_commit", losing)
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            assert await add(pair, SEVEN) == []
+            assert len(lost) == 1
+            pair[0].execute("INSERT INTO notes VALUES (2, 8)")
+            await arrived(running)
+            assert pair[1].execute("SELECT seven FROM notes ORDER BY id") == [[7], [8]]
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_lacks_a_column_gets_it_when_the_statement_is_repeated(pair: Pair) -> None:
+    """As after a kill between the two commits, or a change that was made past the proxy."""
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            pair[0].execute(
+                f"ALTER TABLE notes ADD seven {SEVEN.definition}; INSERT INTO notes VALUES (2, 8)"
+            )
+            with pytest.raises(Impossible, match="already exists"):
+                await add(pair, SEVEN)
+            await arrived(running)
+            assert pair[1].execute("SELECT seven FROM notes ORDER BY id") == [[7], [8]]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_source_that_is_lost_in_its_commit_is_asked_what_became_of_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, is_committed: bool
+) -> None:
+    commit = altering._commit
+
+    def losing(link: Link, held: Link) -> None:
+        if link.endpoint == "shared":
+            if is_committed:
+                commit(link, held)
+            link.abort()
+            raise Unreachable(link.endpoint, "the connection was lost")
+        commit(link, held)
+
+    monkeypatch.setattr(altering, "_commit", losing)
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            if is_committed:
+                assert await add(pair, SEVEN) == []
+            else:
+                with pytest.raises(Unreachable):
+                    await add(pair, SEVEN)
+            expected = ["id", "seven"] if is_committed else ["id"]
+            assert columns(pair[0]) == columns(pair[1]) == expected
+            pair[0].execute("INSERT INTO notes (id) VALUES (2)")
+            await arrived(running)
+
+    asyncio.run(scenario())
+
+
+def test_through_the_proxy_with_a_session_that_goes_on(
+    postgres_pair: tuple[Postgres, Postgres], tmp_path: Path
+) -> None:
+    with databases(postgres_pair, "serve_altering") as (shared, own):
+        shared.execute("CREATE TABLE notes (id bigint PRIMARY KEY); INSERT INTO notes VALUES (1)")
+        assert CONTROL.password is not None
+        role = {"user": CONTROL.user, "password": CONTROL.password.reveal()}
+        config = configuration(
+            shared.server,
+            shared.dbname,
+            auth={"users": [{"name": role["user"], "password": role["password"]}]},
+            control=role,
+            databases={"own_db": {"dbname": own.dbname, "primary": address(own.server)}},
+            services={"notes": {"database": "own_db", "tables": ["notes"], "ddl": "both"}},
+        )
+        with Serving(tmp_path, config) as serving:
+            copied(serving.api, "/api/v1/services/notes", 60.0)
+            where = {"host": "127.0.0.1", "port": serving.port, "dbname": shared.dbname, **role}
+            with psycopg.connect(**where, autocommit=True) as client:  # type: ignore[arg-type]
+                assert (
+                    client.execute("ALTER TABLE notes ADD a int DEFAULT 7 NOT NULL").statusmessage
+                    == "ALTER TABLE"
+                )
+                assert client.execute("SELECT * FROM notes").fetchall() == [(1, 7)]
+                assert columns(own) == ["id", "a"]
+                with pytest.raises(psycopg.errors.DuplicateColumn):
+                    client.execute("ALTER TABLE notes ADD a int")
+                with pytest.raises(psycopg.errors.FeatureNotSupported) as refused:
+                    client.execute("ALTER TABLE notes DROP a")
+                assert "Only ADD COLUMN is done in both" in (refused.value.diag.message_hint or "")
+                with pytest.raises(psycopg.errors.FeatureNotSupported), client.transaction():
+                    client.execute("ALTER TABLE notes ADD b int")
+                client.execute("INSERT INTO notes VALUES (2, 8)")
+                serving.until(
+                    "it has arrived",
+                    lambda: own.execute("SELECT * FROM notes ORDER BY id") == [[1, 7], [2, 8]],
+                )
+            (told,) = serving.events("columns_added")
+            assert told["detail"]["columns"] == ["a"]
+            serving.api.post("/api/v1/services/notes/abandon", 60.0)
