@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pgshunt.routing.grammar import Unreadable, parse, pg
+from pgshunt.routing.grammar import Unreadable, parse, pg, strings
 from pgshunt.routing.names import resolve
 from pgshunt.routing.table import Catalogue
 
@@ -102,7 +102,7 @@ class _Type:
 
 
 def _type(node: pg.TypeName, catalogue: Catalogue) -> _Type | None:
-    names = [item.string.sval for item in node.names]
+    names = strings(node.names)
     if names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in catalogue.types or node.setof:
         return None  # serial is no type
     sizes = [item.a_const for item in node.typmods]
