@@ -53,12 +53,12 @@ from pgshunt.proxy.signals import in_parameters, in_text
 from pgshunt.routing.classify import classify
 from pgshunt.routing.crossing import crosses, writer
 from pgshunt.routing.decide import decide, is_tied, needs
-from pgshunt.routing.effects import NO_CODE
+from pgshunt.routing.effects import NO_CODE, VERIFIABLE
 from pgshunt.routing.explain import Freshness, Taken, explain_shape
 from pgshunt.routing import refusal
 from pgshunt.routing.placement import Placement
 from pgshunt.routing.reason import REASON_CODES, Reason
-from pgshunt.routing.shape import ALL_STATEMENTS, Kind, unknown
+from pgshunt.routing.shape import ALL_STATEMENTS, Kind, executing, unknown
 from pgshunt.routing.table import SHARED, RoutingTable
 
 cdef extern from "Python.h":

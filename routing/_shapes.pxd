@@ -69,6 +69,7 @@ cdef class Entry:
     cdef public int counters      # where the counts of its service begin
     cdef public object plan
     cdef public bint tied         # must not run at any other database, once its transaction runs at one
+    cdef public dict needs        # endpoint -> what decide.needs says of its database, as far as it was asked
     cdef public bint crosses      # touches tables of several owners
     cdef public int writer        # as routing.crossing.writer says
     cdef public bytes key         # the beginning of its text without literals, if it may cross

@@ -195,12 +195,13 @@ class Reader:
         text = _COMMENT.sub(lambda found: found[1] or " ", body)
         if _LEAVES_STATE.search(text):
             return OPAQUE
-        pins, calls = set(), set()
+        pins, calls, meets = set(), set(), False
         for name in set(_CALLED.findall(text)):
             *schema, last = [_folded(part) for part in re.findall(_PART, name)]
             effect = effect_of(
                 schema[-1] if schema else "", last, self._known.safe_functions, self._known.code.system
             )
+            meets |= effect.meets
             if effect.pins:
                 pins.add(effect.pins if effect.pins in VERIFIABLE else "function")
             if effect is OWN and (schema or self._known.knows_function(last)):
@@ -216,6 +217,8 @@ class Reader:
             releases=frozenset(pins & VERIFIABLE),
             volatile=True,
             time_dependent=True,
+            meets=meets,
+            anywhere=True,
         )
 
     def _placed(self, effects: Effects, path: tuple[str, ...] | None) -> Effects:
@@ -249,6 +252,8 @@ def _effects(found: Findings) -> Effects:
         volatile=found.volatile or found.is_definition,
         time_dependent=found.time_dependent,
         signals=found.signals,
+        meets=found.meets,
+        anywhere=found.anywhere or ANY in tables,
         defines=found.is_definition,
     )
 

@@ -95,9 +95,9 @@ def _text(sql: bytes, key: bytes, search_path: tuple[str, ...], catalogue: Catal
 
 
 def _hinted(shape: Shape) -> Shape:
-    """A comment asked for the primary."""
+    """A comment asked for the primary: that of the tables it names, for it uses no others."""
     prepared = _hinted(shape.prepared) if shape.prepared else None
-    return replace(shape, local=shape.local or "hint", prepared=prepared)
+    return replace(shape, local=shape.local or "hint", anywhere=False, prepared=prepared)
 
 
 def _statement(node: pg.Node, search_path: tuple[str, ...], catalogue: Catalogue, temporary: bool) -> Shape:
@@ -128,10 +128,12 @@ def _unit(shapes: list[Shape]) -> Shape:
     unclear = any(shape.renames for shape in shapes) and any(shape.tables for shape in shapes)
     obscured = any(shape.obscures for shape in shapes)
     makes = [shape.makes for shape in shapes if shape.makes is not None]
+    # What is prepared may be executed in the same text, or later at the same server only.
+    uses = [*shapes, *(shape.prepared for shape in shapes if shape.prepared is not None)]
     return Shape(
         kind=Kind.UNKNOWN if unclear or obscured else kind,
-        reads=frozenset() if unclear else _union(shape.reads for shape in shapes),
-        writes=frozenset() if unclear else _union(shape.writes for shape in shapes),
+        reads=frozenset() if unclear else _union(shape.reads for shape in uses),
+        writes=frozenset() if unclear else _union(shape.writes for shape in uses),
         locks=any(shape.locks for shape in shapes),
         volatile=any(shape.volatile for shape in shapes),
         time_dependent=any(shape.time_dependent for shape in shapes),
@@ -149,7 +151,8 @@ def _unit(shapes: list[Shape]) -> Shape:
         rereads=any(shape.rereads for shape in shapes),
         obscures=obscured,
         signals=any(shape.signals for shape in shapes),
-        meets=any(shape.meets for shape in shapes),
+        meets=any(shape.meets for shape in uses),
+        anywhere=unclear or obscured or any(shape.anywhere for shape in uses),
         defines=any(shape.defines for shape in shapes),
         strange=any(shape.strange for shape in shapes),
         runs=_union(shape.runs for shape in shapes),

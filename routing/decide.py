@@ -125,9 +125,11 @@ def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
     service = _service(shape, placement)
     home = SHARED
     if placement.parted:
-        meant = tuple(sorted(filter(None, (_obscured(name, placement) for name in shape.tables))))
+        meant = {placement.moved.get(last_part(name)) for name in shape.tables if is_unknown(name)} - {None}
         if meant:
-            return Refused(shared, service, Reason.OBSCURE, *refusal.obscure(meant))
+            return Refused(shared, service, Reason.OBSCURE, *refusal.obscure(sorted(filter(None, meant))))
+        if shape.anywhere:
+            return Refused(shared, service, Reason.ANYWHERE, *refusal.anywhere(shape))
         tables = placed(shape.tables | shape.alters)
         owners = {placement.owner(name) for name in tables}
         if owners - {SHARED} and shape.meets:
@@ -152,14 +154,15 @@ def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
 def needs(shape: Shape, database: str, table: RoutingTable, placement: Placement) -> tuple[int, ...] | None:
     """Of what others have written, what its copies must hold for such a statement to run at a database (as
     Split.after says it). None: it must not run there. What is written must be owned there, and what may be
-    more than a plain read goes to an owner of something it names.
+    more than a plain read of tables goes to an owner of something it names.
     """
     tables = placed(shape.tables | shape.alters)
     owners = {placement.owner(name) for name in tables}
-    writing = {placement.owner(name) for name in placed(written(shape) | shape.alters)}
+    writing = placement.owners_of(placed(written(shape) | shape.alters))
     if writing - {database} or not placement.has(database, tables):
         return None
-    if not (shape.splittable or writing or database in owners) or (shape.meets and database != SHARED):
+    plain = shape.splittable and not tables & placement.views
+    if not (plain or writing or database in owners) or (shape.meets and database != SHARED):
         return None
     return _after(frozenset(name for name in tables if placement.owner(name) != database), table, placement)
 
@@ -180,13 +183,16 @@ def _together(
         if (after := needs(shape, database, table, placement)) is not None
     }
     if not ready:
-        writing = {placement.owner(name) for name in placed(written(shape) | shape.alters)}
+        writing = placement.owners_of(placed(written(shape) | shape.alters))
         told = refusal.several_owners(tables, writing, table, placement)
         shared = placement.owner_endpoints.get(SHARED, 0)
         return Refused(shared, service, Reason.SEVERAL_OWNERS, *told)
 
-    def owned(database: str) -> int:
-        return sum(placement.owner(name) == database for name in tables)
+    views = tables & placement.views
+
+    def owned(database: str) -> tuple[bool, int]:
+        # That the shared database has a view is known, and of others hoped.
+        return bool(views) and database == SHARED, sum(placement.owner(name) == database for name in tables)
 
     return Proven(
         service,
@@ -196,15 +202,6 @@ def _together(
         ),
         *refusal.not_fresh(tables, table, placement),
     )
-
-
-def _obscured(name: str, placement: Placement) -> str:
-    """The table that has moved and may be meant by a name that is nowhere on the search path; "" for none."""
-    if not is_unknown(name):
-        return ""
-    last = last_part(name)
-    moved = (full for full, owner in placement.owners.items() if owner != SHARED and last_part(full) == last)
-    return min(moved, default="")
 
 
 def _frozen(shape: Shape, table: RoutingTable, placement: Placement, endpoint: int) -> Refused | None:

@@ -59,6 +59,8 @@ class Effects:
     volatile: bool = False
     time_dependent: bool = False
     signals: bool = False
+    meets: bool = False
+    anywhere: bool = False
     defines: bool = False
     path: tuple[str, ...] | None = None
 
@@ -87,7 +89,7 @@ class Effects:
 
 
 NO_EFFECTS: Final = Effects()
-OPAQUE: Final = Effects(pins=frozenset({"function"}), volatile=True)
+OPAQUE: Final = Effects(pins=frozenset({"function"}), volatile=True, anywhere=True)
 """Of code that cannot be read: it may do anything, to any table."""
 
 
@@ -110,6 +112,8 @@ def merged(first: Effects, second: Effects) -> Effects:
         volatile=first.volatile or second.volatile,
         time_dependent=first.time_dependent or second.time_dependent,
         signals=first.signals or second.signals,
+        meets=first.meets or second.meets,
+        anywhere=first.anywhere or second.anywhere,
         defines=first.defines or second.defines,
         path=first.path if first.path == second.path else (),
     )

@@ -163,7 +163,7 @@ def explain_shape(
     """Explain where statements of this shape go, or, with `taken`, where one of them went. `made`: the tables
     and views that the statement makes.
     """
-    placement = Placement.of(table, catalogue.wholes())
+    placement = Placement.of(table, catalogue.wholes(), catalogue.views())
     plan = decide(shape, table, placement)
     reason = plan.reason if taken is None else taken.reason
     return Explanation(

@@ -72,6 +72,7 @@ class Findings:
         self.prepared: Shape | None = None
         self.signals = False
         self.meets = False
+        self.anywhere = False
         self.alters: set[str] = set()
         self.ordered = False
         self.reason = ""
@@ -115,6 +116,7 @@ class Findings:
             prepared=self.prepared,
             signals=self.signals,
             meets=self.meets,
+            anywhere=self.anywhere,
             defines=self.reason == "definition" and self.local != "temp_table",
             alters=frozenset(self.alters),
             ordered=self.ordered,

@@ -2,7 +2,7 @@
 triggers, rules, defaults, checks, policies and view definitions of its tables do, and what those do in turn.
 
 What a trigger does besides writing is of no interest to routing, since its statement writes anyway: of it
-only the tables and what is left behind in the session are added.
+only the tables, as far as they can be told, and what is left behind in the session are added.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Walk:
         while self._pending:
             if len(self._seen) > STEPS_MAX:
                 found.pins.add("function")
-                found.volatile = True
+                found.volatile = found.anywhere = True
                 _write(found, "function")
                 break
             self._add(*self._pending.pop())
@@ -160,6 +160,8 @@ class _Walk:
             found.locks |= effects.locks
         if depth == EVERYTHING:
             found.time_dependent |= effects.time_dependent
+            found.meets |= effects.meets
+            found.anywhere |= effects.anywhere
             if effects.volatile:
                 found.volatile = True
                 _write(found, "function")

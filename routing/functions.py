@@ -27,6 +27,7 @@ class Effect:
     local: str | None = None
     signals: bool = False
     meets: bool = False
+    anywhere: bool = False
 
 
 SAFE: Final = Effect()
@@ -35,7 +36,7 @@ OWN: Final = Effect()
 """Of a function that is not PostgreSQL's own."""
 TIME: Final = Effect(time_dependent=True)
 SERVER_STATE: Final = Effect(local="server_state")
-READS_BY_NAME: Final = Effect(local="reads_by_name", literal_sensitive=True)
+READS_BY_NAME: Final = Effect(local="reads_by_name", literal_sensitive=True, anywhere=True)
 SEQUENCE: Final = Effect(volatile=True, literal_sensitive=True, sequence=True)
 SESSION_LOCK: Final = Effect(volatile=True, pins="advisory_lock", meets=True)
 MEETING: Final = Effect(volatile=True, meets=True)
@@ -64,7 +65,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     # They run the text they are given.
     **dict.fromkeys(
         ("query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite"),
-        Effect(volatile=True, pins="function"),
+        Effect(volatile=True, pins="function", anywhere=True),
     ),
     "pg_prepared_statement": Effect(volatile=True, pins="prepared_statements"),
     **dict.fromkeys(

@@ -34,7 +34,9 @@ class Placement:
     database, `frozen` a table that must stay as it is defined to the index of the service for whose copy it
     must; `owner_endpoints` maps a database to its primary's index, `replicas` to those of the replicas that
     take reads. `copies` draw reads from the owner; `held` has for each database the tables of other owners
-    that it holds a copy of, which may be read there by a statement that needs it.
+    that it holds a copy of, which may be read there by a statement that needs it. `views` are known of the
+    shared database, and are looked for wherever all their tables are. `moved` has, by its last name alone,
+    the first of the tables of that name that another database than the shared one owns.
     """
 
     owners: Mapping[str, str]
@@ -44,23 +46,43 @@ class Placement:
     replicas: Mapping[str, tuple[int, ...]]
     frozen: Mapping[str, int]
     held: Mapping[str, frozenset[str]] = field(default_factory=_nothing)
+    views: frozenset[str] = frozenset()
+    moved: Mapping[str, str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        moved: dict[str, str] = {}
+        for name in sorted(name for name, owner in self.owners.items() if owner != SHARED):
+            moved.setdefault(last_part(name), name)
+        object.__setattr__(self, "moved", MappingProxyType(moved))
 
     @property
     def parted(self) -> bool:
         """Whether some table is owned by another database than the shared one."""
-        return any(owner != SHARED for owner in self.owners.values())
+        return bool(self.moved)
 
     def owner(self, table: str) -> str:
         """The database that owns `table`; what nobody owns stays on the shared database."""
         return self.owners.get(table, SHARED)
 
+    def owners_of(self, tables: Iterable[str]) -> set[str]:
+        """The databases that own `tables`. A view is where its tables are, which are used with it."""
+        named = set(tables)
+        return {self.owner(name) for name in named - self.views or named}
+
     def has(self, database: str, tables: Iterable[str]) -> bool:
         """Whether it owns or holds all of `tables`."""
+        named = set(tables)
+        rest = named - self.views or named
         held = self.held.get(database, frozenset())
-        return all(self.owner(name) == database or name in held for name in tables)
+        return all(self.owner(name) == database or name in held for name in rest)
 
     @classmethod
-    def of(cls, table: RoutingTable, wholes: Mapping[str, str] = MappingProxyType({})) -> Placement:
+    def of(
+        cls,
+        table: RoutingTable,
+        wholes: Mapping[str, str] = MappingProxyType({}),
+        views: frozenset[str] = frozenset(),
+    ) -> Placement:
         """Derive the placement of one epoch. What goes with a table (Catalogue.wholes) is where that is.
 
         Raises ValueError if a service has moved to a database without a primary.
@@ -91,6 +113,7 @@ class Placement:
             replicas=MappingProxyType(replicas),
             frozen=MappingProxyType(_frozen(table, services)),
             held=MappingProxyType(_held(table, services, owners)),
+            views=views - owners.keys(),
         )
 
 

@@ -42,6 +42,7 @@ class Reason(IntEnum):
     KEPT = 28
     SHARED_ONLY = 29
     OBSCURE = 30
+    ANYWHERE = 31
 
     @property
     def code(self) -> str:
@@ -88,5 +89,6 @@ SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.KEPT: "The session keeps a connection to a database that lacks its tables: refused.",
         Reason.SHARED_ONLY: "It meets other sessions at the shared database; its tables have moved: refused.",
         Reason.OBSCURE: "It may mean a table that has moved, which only the search path would tell: refused.",
+        Reason.ANYWHERE: "Nobody can tell which tables it uses, and some have moved: refused.",
     }
 )

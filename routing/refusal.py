@@ -95,6 +95,22 @@ def obscure(meant: Collection[str]) -> Told:
     )
 
 
+def anywhere(shape: Shape) -> Told:
+    """It may use any table, also one that has moved."""
+    runs = f" (it runs {', '.join(sorted(shape.runs)[:NAMED_MAX])})" if shape.runs else ""
+    executes = "Prepare and execute it by the protocol's messages, or each alone in a simple query, "
+    return (
+        f"nobody can tell which tables the statement uses{runs}, and some have moved to another database",
+        (
+            executes
+            if shape.executes
+            else "Have it use tables that can be read in it, and in the code it runs, "
+        )
+        + "or say by the comment /* pgshunt: primary */ in it that it uses none but those of the owner of "
+        "the tables it names, and of the shared database if it names none.",
+    )
+
+
 def frozen(name: str, table: RoutingTable, placement: Placement) -> Told:
     """A lane carries the table, and would break by another definition."""
     mover = table.services[placement.frozen[name]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Final
 
@@ -47,12 +48,13 @@ class Shape:
     them; `prepares` and `executes` are the names that PREPARE gives and EXECUTE uses, `prepared` is what
     PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names.
     `meets`: it meets other sessions elsewhere than in tables (LISTEN, NOTIFY, advisory locks), and finds them
-    at the same server only. `defines` is DDL that
-    others may notice: what was parsed before may mean something else behind it; `makes` is what such a
-    statement adds to the code of the database, `alters` are the relations that are not the same behind it.
-    `strange` means that it calls a function nobody knows (yet); `runs` are the functions of the database's
-    own that it may make run; `repeatable`: what it calls does the same again. `reason` says in a word what
-    made it so, "" for a plain statement.
+    at the same server only. `anywhere`: it may use tables that nobody can tell (by code that cannot be read,
+    by names that are made up as it runs). `defines` is DDL that others may notice: what was parsed before may
+    mean something else behind it; `makes` is what such a statement adds to the code of the database, `alters`
+    are the relations that are not the same behind it. `strange` means that it calls a function nobody knows
+    (yet); `runs` are the functions of the database's own that it may make run; `repeatable`: what it calls
+    does the same again. `reason` says in a word what made it so, "" for a plain
+    statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -86,6 +88,7 @@ class Shape:
     prepared: Shape | None = None
     signals: bool = False
     meets: bool = False
+    anywhere: bool = False
     defines: bool = False
     alters: frozenset[str] = frozenset()
     statements: int = 1
@@ -137,7 +140,8 @@ class Shape:
         and can be done again at another server as it was done here.
         """
         leaves = self.pins or self.releases or self.touches or self.resets or self.prepares or self.executes
-        alone = self.statements == 1 and not (self.tables or self.alters or self.meets or self.signals)
+        bound = self.tables or self.alters or self.meets or self.signals or self.anywhere
+        alone = self.statements == 1 and not bound
         if leaves or not alone or self.time_dependent or not self.repeatable or self.local in _LOCAL:
             return False
         if self.kind is Kind.SESSION:
@@ -163,5 +167,31 @@ _WRITING = frozenset({Kind.WRITE, Kind.COPY_IN, Kind.UNKNOWN})
 
 
 def unknown(reason: str, *, literal_sensitive: bool = True) -> Shape:
-    """The shape of a text nothing is known about: it runs at the owner, as a write."""
-    return Shape(Kind.UNKNOWN, volatile=True, literal_sensitive=literal_sensitive, reason=reason)
+    """The shape of a text nothing is known about: it runs at the owner, as a write. What is no SQL uses no
+    table.
+    """
+    return Shape(
+        Kind.UNKNOWN,
+        volatile=True,
+        literal_sensitive=literal_sensitive,
+        anywhere=reason != "unparsable",
+        reason=reason,
+    )
+
+
+def executing(shape: Shape, run: Collection[Shape | None]) -> Shape:
+    """A statement that executes others, or prepares one, with the tables of those, so that it runs where they
+    are; None stands for one that nobody knows.
+    """
+    known = [one for one in run if one is not None]
+    if shape.kind is Kind.SESSION:  # PREPARE runs nothing yet
+        return replace(shape, reads=shape.reads.union(*(one.tables for one in known)))
+    return replace(
+        shape,
+        reads=shape.reads.union(*(one.reads for one in known)),
+        writes=shape.writes.union(*(one.writes for one in known)),
+        locks=shape.locks or any(one.locks for one in known),
+        volatile=shape.volatile or any(one.volatile for one in known),
+        meets=shape.meets or any(one.meets for one in known),
+        anywhere=shape.local != "hint" and (None in run or any(one.anywhere for one in (shape, *known))),
+    )

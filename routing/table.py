@@ -190,6 +190,9 @@ class Catalogue:
         """For each relation that goes with a table: that table, or what it goes with itself."""
         return MappingProxyType({**self.belongs, **self.parents})
 
+    def views(self) -> frozenset[str]:
+        return frozenset(name for name, kind in self.relations.items() if kind == "v")
+
     def holding(self, table: RoutingTable) -> Catalogue:
         """With the tables that have moved away, should the shared database not have them any more."""
         moved = {name for service in table.services if service.stage in MOVED for name in service.tables}

@@ -181,6 +181,7 @@ def _call(found: Findings, node: Given, names: Names, stack: Stack) -> None:
     found.local = found.local or effect.local
     found.signals |= effect.signals
     found.meets |= effect.meets
+    found.anywhere |= effect.anywhere
     if effect.volatile:
         found.volatile_calls |= {name} - {"set_config"}
         found.volatile = True
@@ -192,6 +193,8 @@ def _call(found: Findings, node: Given, names: Names, stack: Stack) -> None:
         sequence = split_qualified(_constant(arguments[0]) or "")
         if sequence:
             found.writes.add(found.named(*sequence))
+        else:
+            found.anywhere = True
     if effect.pins == "set_config":
         _set_config(found, arguments)
     elif effect.pins:

@@ -4,7 +4,7 @@ cdef class Batch(Showing):
     """A batch: what a client sends up to Sync."""
 
     cdef int on_parse(self, const uint8_t* data, size_t here, int64_t size, size_t available) except -1:
-        cdef Entry entry
+        cdef Entry entry, run
         cdef Statement statement
         cdef bytes name
         cdef size_t text = parse_header(data, here)
@@ -23,9 +23,11 @@ cdef class Batch(Showing):
             if stop == 0 or <int64_t> stop + 3 > size:
                 self.protocol_error("invalid Parse message")
                 return TAKEN
-            entry = self.entry_of(<const char*> data + text, stop - text)
+            entry = run = self.entry_of(<const char*> data + text, stop - text)
+            if entry.stateful and self.relay.parted:
+                run = self.with_prepared(entry)
         else:
-            entry = self.relay.unknown
+            entry = run = self.relay.unread
         if entry.kind == KIND_SHOW_ROUTE and not self.in_batch:
             verdict = self.show_batch(data, available)
             if verdict != SHOW_NOT_OURS:
@@ -36,15 +38,16 @@ cdef class Batch(Showing):
                 if ahead:
                     self.consumed_ahead = ahead
                     return TAKEN
-            if self.acquire(entry, self.is_whole(data, available), text == 6) == STOP:
+            if self.acquire(run, self.is_whole(data, available), text == 6) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
                 return TAKEN
         if (entry.stateful and self.uses_names(entry.shape)) or (text > 6 and (
                 self.knows(data + 5, text - 6) if whole else self.is_taken((<const char*> data)[5:text - 1]))):
             self.pin_names()               # while no message is on its way that an error could skip
-        if not self.link.failed and self.is_refused(entry):
-            return self.refuse(entry, False)
+        if not self.link.failed and self.is_refused(run):
+            self.stream_drop = True
+            return self.refuse(run, False)
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, here)
@@ -112,9 +115,14 @@ cdef class Batch(Showing):
         length = rest - 1 - portal_end
         if length:
             statement = self.find_statement(data + portal_end, length)
-            entry = self.entry_for(statement) if statement is not None else self.relay.unknown
+            if statement is not None:
+                entry = self.entry_for(statement)
+            else:                              # one that nobody knows, or that only a link that is kept knows
+                entry = self.relay.unread if self.may_hold_others() else self.relay.unknown
         else:
             entry = self.unnamed_entry if self.unnamed_token else self.relay.unknown
+        if entry.stateful and self.relay.parted:
+            entry = self.with_prepared(entry)
         if entry.kind == KIND_SHOW_ROUTE and not self.in_batch:
             verdict = self.show_batch(data, available)
             if verdict != SHOW_NOT_OURS:
@@ -142,6 +150,7 @@ cdef class Batch(Showing):
                 statement is None and length and self.is_taken((<const char*> data)[portal_end:rest - 1])):
             self.pin_names()
         if not self.link.failed and self.is_refused(entry):
+            self.stream_drop = True
             return self.refuse(entry, False)
         self.note_statement(entry)
         self.in_batch = True
@@ -155,7 +164,9 @@ cdef class Batch(Showing):
             self.portals[(<const char*> data)[5:portal_end - 1]] = entry
         if entry.writes or entry.kind == KIND_COMMIT:
             self.unit_entry(entry)         # the Execute of its portal may come behind another Bind
-        if self.loose:
+        if self.loose and data[5] != 0:
+            self.end_at_copy()             # a portal that has a name is there for the rest of the transaction
+        elif self.loose:
             self.prepare_introduction(entry, statement, data, here)
         if self.shadow is not None or self.relay.shadowing:
             self.record_bind(entry, statement, data + rest, here - rest, here == <size_t> (read_uint32(data + 1) + 1))
@@ -199,7 +210,7 @@ cdef class Batch(Showing):
         cdef size_t rest = bind_header(data, here)
         cdef bytes body
         self.introduction = None
-        if entry.introduces == INTRODUCES and here == <size_t> (read_uint32(data + 1) + 1) and data[5] == 0:
+        if entry.introduces == INTRODUCES and here == <size_t> (read_uint32(data + 1) + 1):
             body = self.unnamed_body() if statement is None else statement.body
             self.introduction = frame(b"P", b"\0" + body) + frame(
                 b"B", b"\0\0" + (<const char*> data)[rest:here])
@@ -224,9 +235,11 @@ cdef class Batch(Showing):
             if length:
                 statement = self.find_statement(data + 6, length)
                 if statement is not None:
-                    entry = statement.entry
+                    entry = self.entry_for(statement)
             elif self.unnamed_token:
                 entry = self.unnamed_entry
+            if entry.stateful and self.relay.parted:
+                entry = self.with_prepared(entry)
         if self.begins_unit():
             if self.acquire(entry, self.is_whole(data, available)) == STOP:
                 return STOP
@@ -234,6 +247,8 @@ cdef class Batch(Showing):
                 return TAKEN
         if statement is None and length and data[5] == b"S" and self.is_taken((<const char*> data)[6:size - 1]):
             self.pin_names()
+        if data[5] == b"S" and self.relay.parted and not self.link.failed and self.is_refused(entry):
+            return self.refuse(entry, False)
         self.in_batch = True
         if self.link.failed:
             return self.pass_failed(data, size)
@@ -298,8 +313,8 @@ cdef class Batch(Showing):
             self.unit_entry(entry)
             self.observe(entry)
         if self.loose:
-            if entry is None or self.introduction is None or portal_end > 5:
-                self.end_at_copy()
+            if entry is None or self.introduction is None or portal_end > 5 or read_uint32(data + portal_end + 1):
+                self.end_at_copy()         # a portal that has not returned all its rows stays, too
             else:
                 self.introduce(entry, self.introduction + (<const char*> data)[:size] + b"S\0\0\0\4", -1)
         if self.shadow is not None:

@@ -76,6 +76,7 @@ cdef class Client(Connection):
     cdef list introduced                   # the entries that stand in `begun` behind the BEGIN; None: there are none
     cdef bytes introduction                # Parse and Bind of what the unnamed portal does, if that is such an entry
     cdef bint moved_up                     # the unit that is being routed is why it was
+    cdef bint looked                       # what began it without a table has read: its snapshot may be taken
     cdef bint read_committed               # unless its BEGIN says otherwise, a transaction is that
     cdef Buffer begun                      # the BEGIN that was sent, and what has to be done again behind it
     cdef Statement begun_statement

@@ -55,6 +55,7 @@ cdef class Relay(Arrivals):
             raise AssertionError("more reasons than counters")
         self.shapes = ShapeCache(self.resolve)
         self.unknown = Entry(unknown("not looked at"))
+        self.unread = Entry(unknown("not_read"))
         self.apply(RoutingTable.from_dict(start["table"]), start["catalogue"])
         loop.add_reader(self.poller.epoll_fd, self.run)
         self.loop_epoll_fd = loop._get_backend_id()

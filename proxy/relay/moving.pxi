@@ -18,7 +18,7 @@ cdef class Moving(State):
                 and not self.force_owner)
 
     cdef int note_begin(self, Entry entry) except -1:
-        self.moved_up = False
+        self.moved_up = self.looked = False
         self.begin_moves = entry.begins == BEGINS_READ_COMMITTED or (
             entry.begins == BEGINS_AS_USUAL and self.read_committed)
         return 0
@@ -65,6 +65,7 @@ cdef class Moving(State):
 
     cdef int introduce(self, Entry entry, bytes messages, int64_t token) except -1:
         """These messages are sent before it is known where the transaction is to run: they go wherever it goes."""
+        self.looked = self.looked or entry.kind == KIND_READ
         if entry.introduces != INTRODUCES:
             return 0
         if buffer_waiting(&self.begun) + <size_t> len(messages) > REPLAY_BYTES_MAX:
@@ -86,9 +87,13 @@ cdef class Moving(State):
 
     cdef int begin_behind_reads(self) except -1:
         """`begin_again` where the copy has answered: the owner is to know of a read, for SET TRANSACTION would come too
-        late, and of the unnamed portal, which has no rows left."""
+        late, and of the unnamed portal, which has no rows left. Where nothing was read nothing is: what the transaction
+        will see, if it sees the same all along, is not settled before it reads."""
+        cdef bint looked = self.at_copy or self.looked
         self.begin_again()
         self.moved_up = True
+        if not looked:
+            return 0
         self.begin_token = -1
         buffer_append(&self.begin, PyBytes_AS_STRING(EMPTY_READ), len(EMPTY_READ))
         if self.left_portal():

@@ -44,8 +44,18 @@ cdef class Owners(Choice):
             return True                        # it was chosen for this statement, or its transaction stays there
         if state.is_standby:
             return False
-        after = needs(entry.shape, state.endpoint.database, self.table, self.placement)
+        after = self.needs(entry, state)
         return after is not None and self.is_complete(session, state, after, &unused)
+
+    cdef object needs(self, Entry entry, EndpointState state):
+        """What `decide.needs` says of the endpoint's database; found once in an epoch."""
+        cdef object after
+        try:
+            return entry.needs[state.index]
+        except KeyError:
+            after = entry.needs[state.index] = needs(
+                entry.shape, state.endpoint.database, self.table, self.placement)
+            return after
 
     cdef bint is_complete(self, Session session, EndpointState state, tuple after, int* reason) except -1:
         """Whether the copies there hold what this session, and others as far as `after` says, wrote elsewhere."""

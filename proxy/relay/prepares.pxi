@@ -3,21 +3,51 @@
 # Their names are the client's own on the servers too. A link keeps what a session has left, and a session that uses
 # the name for something else has it closed first.
 
+# Pins of links whose statements are all known.
+cdef set WITHOUT_STATEMENTS = {*VERIFIABLE, "signalled", "seed", "set_config", "encoding", "prepare"}
+
+
 cdef class Prepares(Statements):
     """What a session has prepared by PREPARE."""
 
     cdef Entry executed(self, Entry entry):
-        """What EXECUTE runs, if that is all that need be known of it; else `entry`."""
+        """What EXECUTE runs, if that is all that need be known of it; else `entry`, or what `with_prepared` says."""
         cdef object shape = entry.shape
+        cdef Entry found
         cdef bytes text
-        if shape.reason != "execute" or shape.volatile or shape.local or len(shape.executes) != 1:
-            return entry
+        if (shape.reason != "execute" or shape.statements > 1 or shape.volatile or shape.local
+                or len(shape.executes) != 1):
+            return self.with_prepared(entry)
         for name in shape.executes:
-            if self.at_copy or self.may_begin_at_copy():
+            if self.prepares is not None and (self.at_copy or self.may_begin_at_copy()):
                 text = self.prepares.get(name.encode(), b"")
                 if tells_time(<const uint8_t*> PyBytes_AS_STRING(text), len(text)):
-                    return entry
-            return self.what_is_prepared(name) or entry
+                    return self.with_prepared(entry)
+            found = self.what_is_prepared(name)
+            return self.with_prepared(entry) if found is None else found
+
+    cdef Entry with_prepared(self, Entry entry):
+        """Where tables have moved: PREPARE and EXECUTE with the tables of what they name, to be run there."""
+        cdef object shape = entry.shape
+        cdef Entry found
+        cdef Statement statement
+        cdef list run = [] if shape.prepared is None else [shape.prepared]
+        if not self.relay.parted:
+            return entry
+        for name in shape.executes:
+            found = self.what_is_prepared(name)
+            if found is None and self.statements is not None:
+                statement = self.statements.get(name.encode())
+                found = None if statement is None else self.entry_for(statement)
+            if found is not None:
+                run.append(found.shape)
+            elif name not in shape.prepares and name != ALL_STATEMENTS and self.may_hold_others():
+                run.append(None)
+        return Entry(executing(shape, run)) if run else entry
+
+    cdef bint may_hold_others(self) except -1:
+        """Whether the link's server may hold statements that the session has not been told of."""
+        return self.link is not None and bool(self.link.pins) and not self.link.pins <= WITHOUT_STATEMENTS
 
     cdef bint uses_names(self, object shape) except -1:
         """Whether it says something of statements prepared in SQL."""
@@ -52,7 +82,8 @@ cdef class Prepares(Statements):
             key = name.encode()
             if self.in_batch or not name.isascii() or shape.statements > 1 or key.startswith(b"pgshunt_") or (
                     self.statements is not None and key in self.statements):
-                return self.pin_names()
+                self.pin_names()
+                return self.leave_to_server(shape)
             text = (self.prepares or {}).get(key)
             if key in held and held[key] != text:
                 del held[key]
@@ -80,8 +111,8 @@ cdef class Prepares(Statements):
             # By messages, with names of their own: the client may be in the middle of a batch.
             self.insert_bytes(
                 frame(b"P", b"pgshunt\0" + text + b"\0\0\0") + frame(b"B", b"pgshunt\0pgshunt\0\0\0\0\0\0\0")
-                + frame(b"E", b"pgshunt\0\0\0\0\0") + frame(b"C", b"Spgshunt\0"))
-            for code in (REPLY_PARSE, REPLY_BIND, REPLY_EXECUTE, REPLY_CLOSE):
+                + frame(b"E", b"pgshunt\0\0\0\0\0") + frame(b"C", b"Ppgshunt\0") + frame(b"C", b"Spgshunt\0"))
+            for code in (REPLY_PARSE, REPLY_BIND, REPLY_EXECUTE, REPLY_CLOSE, REPLY_CLOSE):
                 replies_push(&self.link.replies, code, ACTION_SKIP)
         return 0 if self.in_batch else self.insert_sync()
 

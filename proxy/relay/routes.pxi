@@ -39,7 +39,8 @@ cdef class Routes(Owners):
     cdef dict copies                       # service index -> indexes of the endpoints it is read from
     cdef dict stuck                        # service index -> (reads that wait too long there, ns they have waited)
     cdef ShapeCache shapes
-    cdef Entry unknown
+    cdef Entry unknown                     # of a message that brings no statement
+    cdef Entry unread                      # of a statement that nobody has read
     cdef Counters counters
     cdef list service_names, endpoint_names, sides, reason_names
     cdef object statements                 # WeakValueDictionary: (text, search path) -> Statement
@@ -78,7 +79,7 @@ cdef class Routes(Owners):
         cdef Link link
         cdef int index
         before = self.copies
-        placement = Placement.of(table, catalogue.wholes())
+        placement = Placement.of(table, catalogue.wholes(), catalogue.views())
         moves = before is not None and placement.owners != self.placement.owners
         if moves:
             self.run_ready()               # what has been given a link goes out to the owner it was given it for
@@ -114,6 +115,7 @@ cdef class Routes(Owners):
         self.unknown.epoch = self.epoch
         self.unknown.service = -1
         self.unknown.reason = Reason.UNKNOWN
+        self.unread.epoch = -1
         if before is not None:
             for index in before.keys() - self.copies.keys():
                 self.call_back(before[index])
@@ -242,6 +244,7 @@ cdef class Routes(Owners):
         else:
             entry.endpoint = plan.endpoint
         entry.tied = self.parted and is_tied(entry.shape, self.placement)
+        entry.needs = {}
         # What the proxy can answer itself keeps the answer in the plan's place.
         entry.plan = COMMAND_COMPLETE.get(local_tag(entry.shape), plan)
         # What a view calls is not known here: it may tell the time.

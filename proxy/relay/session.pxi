@@ -55,8 +55,8 @@ cdef class Session(Batch):
         if whole and (size < 6 or data[size - 1] != 0):
             self.protocol_error("a query must end with a zero byte")
             return TAKEN
-        entry = outer = self.entry_of(<const char*> data + 5, here - 6) if whole else self.relay.unknown
-        if outer.stateful and self.prepares is not None and outer.shape.executes:
+        entry = outer = self.entry_of(<const char*> data + 5, here - 6) if whole else self.relay.unread
+        if outer.stateful and (self.prepares is not None or self.relay.parted):
             entry = self.executed(outer)
         if self.added is not None or self.relay.adds and whole and self.may_add(entry):
             verdict = self.add_columns(entry, data, here)
@@ -96,6 +96,7 @@ cdef class Session(Batch):
         if self.unit_on_copy and not self.in_batch and self.link.owes_nothing():
             self.keep_replay(data, size)
         if not self.link.failed and self.is_refused(entry):
+            self.stream_drop = True
             return self.refuse(entry, True)
         self.note_statement(entry)
         if self.link.failed:
@@ -154,9 +155,13 @@ cdef class Session(Batch):
             return self.pass_failed(data, here)
         if self.loose:
             self.end_at_copy()
+        known = here >= 9 and read_int32(data + 5) in LARGE_OBJECT_CALLS
+        if not known and self.is_refused(self.relay.unread):
+            self.stream_drop = True
+            return self.refuse(self.relay.unread, True)
         reply = replies_push(&self.link.replies, REPLY_QUERY, ACTION_FORWARD)
         self.mark(reply, self.relay.unknown)
-        if here < 9 or read_int32(data + 5) not in LARGE_OBJECT_CALLS:
+        if not known:
             reply.flags |= FLAG_UNREADABLE
         self.pass_on(data, here)
         self.end_unit()

@@ -165,7 +165,10 @@ cdef class Signalling(Prepares):
             self.waiting_in.forget(self)
             self.unit_on_copy = self.at_copy = False
         self.attach(link)
-        if waits:
+        if waits and self.relay.parted and not self.relay.fits(self.first_entry, <Session> self, link.pool.state):
+            self.routed = False
+            self.await_replies()               # what it waited for a link with is done elsewhere, and later
+        elif waits:
             self.relay.resume(self)            # with the unit that it waited for a link with
         else:
             self.routed = False

@@ -10,7 +10,7 @@ cdef class State(Leaving):
 
     cdef inline Entry entry_of(self, const char* text, size_t length):
         if not self.plain_text:
-            return self.relay.unknown
+            return self.relay.unread
         return self.relay.shapes.lookup(text, <Py_ssize_t> length, self.search_path_id)
 
     cdef inline Entry entry_for(self, Statement statement):
@@ -44,6 +44,8 @@ cdef class State(Leaving):
     cdef int note_state(self, object shape) except -1:
         cdef Link link = self.link
         cdef str name
+        if link is not None and link.own_names:
+            self.leave_to_server(shape)
         for name in shape.executes:
             entry = self.what_is_prepared(name)
             if entry is not None and entry.stateful:
@@ -77,6 +79,12 @@ cdef class State(Leaving):
         if shape.renames:
             self.search_path_id = UNRESOLVED
             self.unclear = True
+        return 0
+
+    cdef int leave_to_server(self, object shape) except -1:
+        """What the server is told to prepare without the session keeping the text is no longer known."""
+        for name in shape.prepares if self.prepares is not None else ():
+            self.prepares.pop(name.encode(), None)
         return 0
 
     cdef int take_settings(self, object settings) except -1:
@@ -115,7 +123,7 @@ cdef class State(Leaving):
 
     cdef int renew_unnamed_entry(self) except -1:
         if self.unnamed_token:
-            self.unnamed_entry = self.relay.unknown
+            self.unnamed_entry = self.relay.unread
             if buffer_waiting(&self.unnamed):
                 self.unnamed_entry = self.entry_of(
                     <const char*> self.unnamed.data + self.unnamed.start,

@@ -102,10 +102,9 @@ cdef class Statements(Unit):
         cdef str database = link.pool.state.endpoint.database
         if entry.plan_kind == PLAN_REFUSED:
             return entry.plan
-        if entry.plan_kind == PLAN_PROVEN and needs(
-                entry.shape, database, self.relay.table, self.relay.placement) is not None:
+        if entry.plan_kind == PLAN_PROVEN and self.relay.needs(entry, link.pool.state) is not None:
             message, hint = entry.plan.message, entry.plan.hint
-        elif self.status == b"I":
+        elif self.status == b"I" and link.pins:
             message, hint = refusal.kept(
                 entry.shape, database, link.pins, self.relay.table, self.relay.placement)
         else:

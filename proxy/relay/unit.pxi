@@ -64,15 +64,13 @@ cdef class Unit(Moving):
                 self.unit_on_copy = self.at_copy
                 self.answered = False
                 self.unit_service = entry.service
-                if not self.relay.parted or self.relay.fits(entry, <Session> self, link.pool.state):
+                if not self.relay.parted or (
+                        self.relay.fits(entry, <Session> self, link.pool.state)
+                        and not (entry.kind == KIND_BEGIN and self.is_lent())):
                     reason = REASON_PINNED if link.pins else REASON_TRANSACTION
-                elif link.replies.count:
+                elif link.replies.count or self.is_lent():
                     self.routed = False
                     self.await_replies()       # perhaps the transaction ends with one of them
-                    return STOP
-                elif link.pins == SIGNALLED and self.status == b"I":
-                    self.routed = False
-                    self.await_replies()       # the link is kept for another session's sake, and not for long
                     return STOP
                 else:
                     reason = REASON_BOUND if self.status != b"I" else REASON_KEPT
@@ -95,6 +93,10 @@ cdef class Unit(Moving):
         self.attach(link)
         self.lead_in()
         return TAKEN
+
+    cdef bint is_lent(self) except -1:
+        """Whether the link is kept for another session's sake only, which it is not for long."""
+        return self.status == b"I" and self.link.pins == SIGNALLED
 
     cdef inline bint turns_away(self, Entry entry) noexcept:
         """Whether a unit outside of any transaction may have to go elsewhere than the one before it went.

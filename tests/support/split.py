@@ -7,9 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from pgshunt.protocol.errors import read_error
+from pgshunt.routing.table import Stage
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.wire import WireClient
+from support.wire import SYNC, WireClient, hint, kinds, sqlstate
 
 TABLES = ("t", "u")
 
@@ -41,3 +43,36 @@ def client_of(relay: RunningRelay) -> Iterator[WireClient]:
 
 def asked(client: WireClient, sql: str = "SELECT v FROM t WHERE id = 1") -> str | None:
     return client.value(sql)
+
+
+@contextmanager
+def moved(
+    databases: tuple[Database, Database],
+    stage: Stage = "switched",
+    external_refs: tuple[str, ...] = (),
+    **more: object,
+) -> Iterator[RunningRelay]:
+    with RunningRelay(
+        *databases,
+        tables=TABLES,
+        stage=stage,
+        external_refs=external_refs,
+        **more,  # type: ignore[arg-type]
+    ) as relay:
+        yield relay
+
+
+def query(sql: str) -> bytes:
+    return b"Q" + (len(sql) + 5).to_bytes(4) + sql.encode() + b"\0"
+
+
+def batch(client: WireClient, *parts: bytes) -> str:
+    client.send(*parts, SYNC)
+    return kinds(client.until_ready())
+
+
+def told(client: WireClient, sql: str) -> tuple[str, str]:
+    """Message and hint of a refusal."""
+    frames = client.query(sql)
+    assert (kinds(frames), sqlstate(frames)) == ("EZ", "0A000")
+    return read_error(frames[0].body).message, hint(frames)

@@ -5,65 +5,18 @@ The two databases answer differently, so that the answer tells which one was ask
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from support.fixtures import Database
-from support.relay import RunningRelay
-from support.split import TABLES, asked, client_of, databases
-from support.wire import (
-    SYNC,
-    WireClient,
-    bind,
-    copy_data,
-    describe,
-    execute,
-    hint,
-    kinds,
-    parse,
-    sqlstate,
-)
+from support.split import asked, batch, client_of, databases, moved, query, told
+from support.wire import SYNC, bind, copy_data, describe, execute, kinds, parse, sqlstate
 
-from pgshunt.protocol.errors import read_error
 from pgshunt.routing.table import Stage
 
 __all__ = ["databases"]
 
 Pair = tuple[Database, Database]
-REFUSED = "0A000"
 READ = "SELECT v FROM t WHERE id = 1"
 WRITE = "UPDATE t SET v = 'mine' WHERE id = 1"
-
-
-@contextmanager
-def moved(
-    databases: Pair, stage: Stage = "switched", external_refs: tuple[str, ...] = (), **more: object
-) -> Iterator[RunningRelay]:
-    with RunningRelay(
-        *databases,
-        tables=TABLES,
-        stage=stage,
-        external_refs=external_refs,
-        **more,  # type: ignore[arg-type]
-    ) as relay:
-        yield relay
-
-
-def query(sql: str) -> bytes:
-    return b"Q" + (len(sql) + 5).to_bytes(4) + sql.encode() + b"\0"
-
-
-def batch(client: WireClient, *parts: bytes) -> str:
-    client.send(*parts, SYNC)
-    return kinds(client.until_ready())
-
-
-def told(client: WireClient, sql: str) -> tuple[str, str]:
-    """Message and hint of a refusal."""
-    frames = client.query(sql)
-    assert (kinds(frames), sqlstate(frames)) == ("EZ", REFUSED)
-    return read_error(frames[0].body).message, hint(frames)
 
 
 @pytest.mark.parametrize("stage", ["switched", "completed"])

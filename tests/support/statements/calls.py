@@ -105,8 +105,8 @@ CALLS = [
             ("SET work_mem = '1MB'", "", {"touches": frozenset({"work_mem"})}),
             ("EXECUTE 'SET a.b = 1'", "", {"touches": frozenset({"a.b"})}),
             ("EXECUTE 'DO $b$ BEGIN SET a.b = 1; END $b$'", "", {"touches": frozenset({"a.b"})}),
-            ("EXECUTE format('INSERT INTO %I SELECT 1', 'users')", "", {}),
-            ("EXECUTE format('SET %s = 1', name)", "", {"pins": frozenset({"code_block"})}),
+            ("EXECUTE format('INSERT INTO %I SELECT 1', 'users')", "", {"anywhere": True}),
+            ("EXECUTE format('SET %s = 1', name)", "", {"pins": frozenset({"code_block"}), "anywhere": True}),
             (
                 "IF true THEN RESET ALL; END IF",
                 "",
@@ -116,7 +116,11 @@ CALLS = [
             (
                 "PERFORM pg_advisory_lock_shared(1)",
                 "",
-                {"pins": frozenset({"advisory_lock"}), "releases": frozenset({"advisory_lock"})},
+                {
+                    "pins": frozenset({"advisory_lock"}),
+                    "releases": frozenset({"advisory_lock"}),
+                    "meets": True,
+                },
             ),
         )
     ),
@@ -156,6 +160,7 @@ SERVER_LOCAL = [
         "users",
         local="reads_by_name",
         literal_sensitive=True,
+        anywhere=True,
     ),
     read("SELECT 'users'::regclass", local="object_identifier", literal_sensitive=True),
     read("SELECT regclass 'users'", local="object_identifier", literal_sensitive=True),

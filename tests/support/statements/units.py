@@ -31,6 +31,7 @@ UNITS = [
         reason="search_path",
         touches=frozenset({"search_path"}),
         renames=True,
+        anywhere=True,
     ),
     row(
         "SET ROLE joe; SELECT * FROM users",
@@ -39,6 +40,7 @@ UNITS = [
         reason="search_path",
         touches=frozenset({"role"}),
         renames=True,
+        anywhere=True,
     ),
     row(
         "SELECT set_config($1, 'x', true); SELECT * FROM users",
@@ -50,6 +52,7 @@ UNITS = [
         renames=True,
         volatile=True,
         literal_sensitive=True,
+        anywhere=True,
     ),
     row(
         "SET client_encoding = sjis; LISTEN jobs",
@@ -57,6 +60,7 @@ UNITS = [
         statements=2,
         reason="set",
         pins=frozenset({"listen", "unreadable"}),
+        anywhere=True,
         meets=True,
         touches=frozenset({"client_encoding"}),
         rereads=True,

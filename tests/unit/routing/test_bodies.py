@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgshunt.routing.bodies import Reader
-from pgshunt.routing.effects import NO_EFFECTS, OPAQUE, Code, Effects
+from pgshunt.routing.effects import ANY, NO_EFFECTS, OPAQUE, Code, Effects
 from pgshunt.routing.table import Catalogue
 
 FUNCTION = "CREATE FUNCTION f({}) RETURNS {} LANGUAGE plpgsql AS $$ {} $$"
@@ -27,6 +27,7 @@ def effects(calls: str = "", **fields: Any) -> Effects:
     for name in ("sets", "sets_local", "resets"):
         fields[name] = frozenset(fields.get(name, "").split())
     fields["tables"] = MappingProxyType(fields.get("tables", {}))
+    fields.setdefault("anywhere", ANY in fields["tables"])
     return Effects(calls=frozenset(calls.split()), **fields)
 
 
@@ -61,9 +62,16 @@ BODIES = {
     "PERFORM 1 FROM t FOR UPDATE": effects(tables={"t": "r"}, locks=True),
     "PERFORM now()": effects(time_dependent=True),
     "PERFORM random()": effects(volatile=True),
-    "PERFORM pg_advisory_lock(1)": effects(pins=LOCK, releases=LOCK, volatile=True),
+    "PERFORM pg_advisory_lock(1)": effects(pins=LOCK, releases=LOCK, volatile=True, meets=True),
+    "PERFORM pg_notify('jobs', n)": effects(volatile=True, meets=True),
+    "NOTIFY jobs": effects(meets=True),
+    "PERFORM nextval('s')": effects(volatile=True),
+    "PERFORM nextval(r)": effects(volatile=True, anywhere=True),
+    "PERFORM query_to_xml(n, true, true, '')": effects(
+        pins=frozenset({"function"}), volatile=True, anywhere=True
+    ),
     "PERFORM setseed(0.5)": effects(pins=frozenset({"function"}), volatile=True),
-    "LISTEN jobs": effects(pins=frozenset({"listen"}), releases=frozenset({"listen"})),
+    "LISTEN jobs": effects(pins=frozenset({"listen"}), releases=frozenset({"listen"}), meets=True),
     "LOAD 'x'": effects(pins=frozenset({"function"})),
     "PREPARE p AS SELECT 1": effects(pins=frozenset({"function"})),
     "DEALLOCATE ALL": effects(pins=frozenset({"function"})),

@@ -15,7 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.shapes import names, read, write
 
-from pgshunt.routing.decide import Fixed, Place, Plan, Proven, Refused, Split, decide, is_tied, needs
+from pgshunt.routing.decide import (
+    Fixed,
+    Place,
+    Plan,
+    PlanKind,
+    Proven,
+    Refused,
+    Split,
+    decide,
+    is_tied,
+    needs,
+)
 from pgshunt.routing.placement import Placement, placed
 from pgshunt.routing.reason import Reason
 from pgshunt.routing.shape import Kind, Shape, unknown
@@ -142,6 +153,34 @@ def test_a_name_that_may_mean_a_table_that_has_moved_is_not_guessed_at() -> None
     assert planned(Shape(Kind.READ, frozenset({"temporary"}))) == Fixed(0, -1, Reason.UNOWNED)
 
 
+def test_what_may_use_any_table_is_refused_once_some_have_moved() -> None:
+    for shape in (read("nobodys", anywhere=True), unknown("too_large"), read("users", anywhere=True)):
+        plan = planned(shape)
+        assert isinstance(plan, Refused)
+        assert plan.reason is Reason.ANYWHERE
+        assert planned(shape, replace(TABLE, services=(LOGS,))).kind is not PlanKind.REFUSED
+
+
+def test_a_view_is_where_its_tables_are() -> None:
+    placement = Placement.of(TABLE, views=names("of_users of_orders of_logs users"))
+
+    def at(shape: Shape) -> tuple[int, ...]:
+        plan = decide(shape, TABLE, placement)
+        assert isinstance(plan, Proven)
+        return tuple(place.endpoint for place in plan.places)
+
+    assert at(read("of_orders orders")) == (3,)
+    assert at(read("of_users users")) == (0, 1), "the shared database is known to have the view"
+    assert at(write("of_users users")) == (1,)
+    assert at(read("of_orders orders users")) == (3,)
+    assert decide(read("of_logs"), TABLE, placement) == Fixed(0, -1, Reason.UNOWNED)
+    assert decide(read("of_logs logs"), TABLE, placement) == Fixed(0, 2, Reason.OWNER_READ)
+    refused = decide(read("of_orders orders nobodys"), TABLE, placement)
+    assert isinstance(refused, Refused)
+    assert not placement.has("auth_db", names("of_orders"))
+    assert placement.owner("public.users") == "auth_db", "a table that a view has taken the place of"
+
+
 def test_what_goes_with_a_table_goes_where_it_goes() -> None:
     parents = {"public.users_id_seq": "public.users", "public.users_1": "public.users_0"}
     parents |= {"public.users_0": "public.users", "public.round": "public.round", "public.x": "public.y"}
@@ -229,6 +268,7 @@ SHAPES = st.builds(
     local=st.sampled_from([None, None, "hint"]),
     alters=st.just(frozenset()) | SETS,
     meets=st.sampled_from([False, False, False, True]),
+    anywhere=st.sampled_from([False, False, False, False, True]),
 ).map(
     lambda shape: replace(
         shape,
@@ -369,7 +409,7 @@ def test_what_may_run_somewhere_is_not_refused_and_the_other_way_round(
     if isinstance(plan, Proven):
         assert {table.endpoints[place.endpoint].database for place in plan.places} == possible
     elif isinstance(plan, Refused):
-        assert plan.reason in (Reason.FROZEN, Reason.SEVERAL_OWNERS, Reason.SHARED_ONLY)
+        assert plan.reason in (Reason.FROZEN, Reason.SEVERAL_OWNERS, Reason.SHARED_ONLY, Reason.ANYWHERE)
         assert plan.reason is not Reason.SEVERAL_OWNERS or not possible
         assert plan.message
         assert plan.hint
