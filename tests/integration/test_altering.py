@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +19,7 @@ from support.fixtures import Database
 from support.moving import CONTROL, TARGET, Moving, databases, endpoint, moving
 from support.serve import Serving, address, configuration
 
+from pgshunt.admin.problem import Problem
 from pgshunt.admin.waiting import copied
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.migration import altering
@@ -216,9 +221,16 @@ def test_a_source_that_is_lost_in_its_commit_is_asked_what_became_of_it(
     asyncio.run(scenario())
 
 
-def test_through_the_proxy_with_a_session_that_goes_on(
-    postgres_pair: tuple[Postgres, Postgres], tmp_path: Path
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Served:
+    serving: Serving
+    own: Database
+    where: dict[str, Any]
+
+
+@pytest.fixture
+def served(postgres_pair: tuple[Postgres, Postgres], tmp_path: Path) -> Iterator[Served]:
+    """A pgshunt whose service `notes` is copied, with `ddl: both`."""
     with databases(postgres_pair, "serve_altering") as (shared, own):
         shared.execute("CREATE TABLE notes (id bigint PRIMARY KEY); INSERT INTO notes VALUES (1)")
         assert CONTROL.password is not None
@@ -234,25 +246,77 @@ def test_through_the_proxy_with_a_session_that_goes_on(
         with Serving(tmp_path, config) as serving:
             copied(serving.api, "/api/v1/services/notes", 60.0)
             where = {"host": "127.0.0.1", "port": serving.port, "dbname": shared.dbname, **role}
-            with psycopg.connect(**where, autocommit=True) as client:  # type: ignore[arg-type]
-                assert (
-                    client.execute("ALTER TABLE notes ADD a int DEFAULT 7 NOT NULL").statusmessage
-                    == "ALTER TABLE"
-                )
-                assert client.execute("SELECT * FROM notes").fetchall() == [(1, 7)]
-                assert columns(own) == ["id", "a"]
-                with pytest.raises(psycopg.errors.DuplicateColumn):
-                    client.execute("ALTER TABLE notes ADD a int")
-                with pytest.raises(psycopg.errors.FeatureNotSupported) as refused:
-                    client.execute("ALTER TABLE notes DROP a")
-                assert "Only ADD COLUMN is done in both" in (refused.value.diag.message_hint or "")
-                with pytest.raises(psycopg.errors.FeatureNotSupported), client.transaction():
-                    client.execute("ALTER TABLE notes ADD b int")
-                client.execute("INSERT INTO notes VALUES (2, 8)")
-                serving.until(
-                    "it has arrived",
-                    lambda: own.execute("SELECT * FROM notes ORDER BY id") == [[1, 7], [2, 8]],
-                )
-            (told,) = serving.events("columns_added")
-            assert told["detail"]["columns"] == ["a"]
+            yield Served(serving, own, where)
             serving.api.post("/api/v1/services/notes/abandon", 60.0)
+
+
+def test_through_the_proxy_with_a_session_that_goes_on(served: Served) -> None:
+    with psycopg.connect(**served.where, autocommit=True) as client:
+        assert client.execute("ALTER TABLE notes ADD a int DEFAULT 7 NOT NULL").statusmessage == "ALTER TABLE"
+        assert client.execute("SELECT * FROM notes").fetchall() == [(1, 7)]
+        assert columns(served.own) == ["id", "a"]
+        with pytest.raises(psycopg.errors.DuplicateColumn):
+            client.execute("ALTER TABLE notes ADD a int")
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as refused:
+            client.execute("ALTER TABLE notes DROP a")
+        assert "Only ADD COLUMN is done in both" in (refused.value.diag.message_hint or "")
+        with pytest.raises(psycopg.errors.FeatureNotSupported), client.transaction():
+            client.execute("ALTER TABLE notes ADD b int")
+        client.execute("INSERT INTO notes VALUES (2, 8)")
+        served.serving.until(
+            "it has arrived",
+            lambda: served.own.execute("SELECT * FROM notes ORDER BY id") == [[1, 7], [2, 8]],
+        )
+    (told,) = served.serving.events("columns_added")
+    assert told["detail"]["columns"] == ["a"]
+
+
+def test_readers_and_writers_see_each_column_from_one_moment_on(served: Served) -> None:
+    """Wherever they read: the copy shows a column once the shared database has it, not before, and at once."""
+    served.serving.until("it takes reads", lambda: shifted(served.serving))
+    ended = threading.Event()
+
+    def reading() -> list[int]:
+        widths = []
+        with psycopg.connect(**served.where, autocommit=True) as client:
+            client.prepare_threshold = None
+            while not ended.is_set():
+                widths.append(len(client.execute("SELECT * FROM notes LIMIT 1").fetchone() or ()))
+        return widths
+
+    def writing() -> int:
+        count = 0
+        with psycopg.connect(**served.where, autocommit=True) as client:
+            while not ended.is_set():
+                count += 1
+                client.execute(f"INSERT INTO notes (id) VALUES ({1000 + count})")
+        return count
+
+    with ThreadPoolExecutor() as pool:
+        readers, writer = [pool.submit(reading) for _ in range(3)], pool.submit(writing)
+        try:
+            with psycopg.connect(**served.where, autocommit=True) as client:
+                for number in range(5):
+                    client.execute(f"ALTER TABLE notes ADD c{number} int DEFAULT {number} NOT NULL")
+        finally:
+            ended.set()
+        for reader in readers:
+            widths = reader.result()
+            assert widths == sorted(widths)
+            assert widths[0] == 1
+        count = writer.result()
+    counted = "SELECT count(*), sum(c0 + c1 + c2 + c3 + c4) FROM notes"
+    served.serving.until(
+        "all has arrived", lambda: served.own.execute(counted) == [[count + 1, 10 * (count + 1)]]
+    )
+    assert served.serving.events("rolled_back") == []
+    assert served.serving.api.get("/api/v1/services/notes")["candidate"]["calls_per_s"] > 0
+
+
+def shifted(serving: Serving) -> bool:
+    """Whether the service reads 50 % at its own database; not yet while its copy is late."""
+    try:
+        serving.api.post("/api/v1/services/notes/shift", reads=50)
+    except Problem:
+        return False
+    return True
