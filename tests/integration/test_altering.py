@@ -272,7 +272,7 @@ def test_through_the_proxy_with_a_session_that_goes_on(served: Served) -> None:
 
 
 def test_readers_and_writers_see_each_column_from_one_moment_on(served: Served) -> None:
-    """Wherever they read: the copy shows a column once the shared database has it, not before, and at once."""
+    """The copy shows a column once the shared database has it: not before, and at once."""
     served.serving.until("it takes reads", lambda: shifted(served.serving))
     ended = threading.Event()
 
