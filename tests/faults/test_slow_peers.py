@@ -133,6 +133,20 @@ def test_three_hundred_clients_that_log_in_byte_by_byte(relay: RunningRelay) -> 
     assert resident_bytes() - before < GROWTH_BYTES_MAX
 
 
+def test_an_idle_client_costs_less_than_16_kilobytes(relay: RunningRelay) -> None:
+    """Once it has been served too, and its own end, which is in this process, counted with it."""
+    with log_in(relay) as client:
+        client.query("SELECT 1")
+    before = resident_bytes()
+    clients = [log_in(relay) for _ in range(300)]
+    for client in clients:
+        assert kinds(client.query("SELECT 1")) == "TDCZ"
+    assert resident_bytes() - before < len(clients) * 16_384
+    for client in clients:
+        client.socket.close()
+    relay.wait_for(lambda: relay.call(lambda r: r.clients) == 0, "all are gone")
+
+
 @pytest.mark.parametrize("kind", ["Q", "P", "B", "d", "F"])
 def test_a_gigabyte_announced_and_never_sent(kind: str, relay: RunningRelay) -> None:
     """A hundred clients do it; nothing is set aside for what has not come."""
