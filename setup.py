@@ -17,6 +17,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("protocol._wire"),
+            extension("routing._nodes"),
             extension("routing._shapes"),
             extension("proxy._relay"),
         ],

@@ -268,8 +268,8 @@ def _flat(node: pg.Node) -> list[pg.Node]:
     if node.WhichOneof("node") == "list":
         return [inner for item in node.list.items for inner in _flat(item)]
     if node.WhichOneof("node") == "return_stmt":
-        item = {"ResTarget": {"val": node.return_stmt.returnval.given}}
-        return [pg.Node({"SelectStmt": {"targetList": [item]}})]
+        item = ("ResTarget", {"val": node.return_stmt.returnval.given})
+        return [pg.Node(("SelectStmt", {"targetList": [item]}))]
     return [node] if node.WhichOneof("node") else []
 
 

@@ -7,9 +7,9 @@ from typing import Final
 from pgshunt.routing.effects import READ
 from pgshunt.routing.grammar import pg
 from pgshunt.routing.names import is_system, is_temporary, resolve
+from pgshunt.routing.nodes import Fields
 from pgshunt.routing.shape import Kind, Shape
 from pgshunt.routing.table import Catalogue
-from pgshunt.routing.tree import Given
 
 RENAMING: Final = frozenset({"search_path", "role", "session_authorization"})
 """Parameters with which a name may mean another table."""
@@ -133,10 +133,10 @@ class Findings:
 
     def relation(self, node: pg.RangeVar) -> str:
         """The name of the table a RangeVar stands for, with what its schema implies noted."""
-        return self.relation_given(node.given)
+        return self.relation_of_fields(node.given)
 
-    def relation_given(self, node: Given) -> str:
-        """`relation`, of the JSON."""
+    def relation_of_fields(self, node: Fields) -> str:
+        """`relation`, by its fields."""
         schema, relname = node.get("schemaname", ""), node.get("relname", "")
         if is_temporary(schema) or node.get("relpersistence") == "t":
             self.pins.add("temp_table")

@@ -9,12 +9,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from postgast import PgQueryError
 from postgast import parse_plpgsql as _parse_plpgsql
 from postgast.errors import check_error
 from postgast.native import lib
 
+from pgshunt.routing._nodes import read
 from pgshunt.routing._shapes import strip_bytes
 from pgshunt.routing.tree import classes
 
@@ -35,10 +35,10 @@ recursion, and has no guard against the end of the stack."""
 LEVELS_MAX: Final = 2000
 """Nor those that may be deeper than this. Measured: what is left (4,000 times NOT, 1,800 subselects) takes
 less than 1 MiB of stack, which a thread has."""
+NESTED_MAX: Final = 1000
+"""Nor is a tree read whose JSON is deeper."""
 _LEVEL: Final = re.compile(rb"[-+*/<>=~!@#%^&|`\x01]++|\[|::")
 
-
-_decode: Final = msgspec.json.Decoder().decode
 
 # libpg_query closes a brace too many for each variable that only triggers have (TG_OP …).
 _REPEATED: Final = re.compile(r"(?<=[\[,])\{\}\},")
@@ -69,10 +69,10 @@ def parse(sql: bytes, key: bytes | None = None) -> pg.ParseResult:
         raise Unreadable("unparsable")
     try:
         sql.decode("utf-8")
-        return pg.ParseResult(_decode(_parse(sql)))
+        return pg.ParseResult(read(_parse(sql), NESTED_MAX))
     except UnicodeDecodeError as error:
         raise Unreadable("not_utf8") from error
-    except PgQueryError as error:
+    except (PgQueryError, ValueError) as error:
         raise Unreadable("unparsable") from error
     except RecursionError as error:
         # How deep the tree is does not depend on the literals.

@@ -1,25 +1,22 @@
 """Walks a parse tree and notes what it does: the tables it reads and writes, and what its calls, casts and
 columns imply.
 
-It reads the JSON beneath the tree's messages. The walk keeps its own stack, so that depth costs memory, not
-the C stack. Each item on it is a node and the names of the CTEs visible there. What a node means is a row in
-`VISITS`; a node without one is only walked through.
+It reads the nodes themselves (`nodes.py`), not the messages made of them. What a node means is a row in
+`VISITS`; one without is only walked through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from pgshunt.routing._nodes import come_by, push_fields
 from pgshunt.routing.effects import DELETE, IMPLICITLY, INSERT, READ, UPDATE
 from pgshunt.routing.findings import Findings
 from pgshunt.routing.functions import OWN, effect_of
 from pgshunt.routing.names import is_system, is_temporary, qualified, quoted, split_qualified
-from pgshunt.routing.tree import NODE, UNSET, Given, Message, inner_kinds
-
-Names = frozenset[str]
-Stack = list[tuple[Given, Names]]
-Visit = Callable[[Findings, Given, Names, Stack], None]
+from pgshunt.routing.nodes import Fields, Names, Node, Stack, Visit
+from pgshunt.routing.tree import Message
 
 SYSTEM_COLUMNS: Final = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 REG_TYPES: Final = frozenset(
@@ -60,66 +57,37 @@ TIMES: Final = frozenset(
     }
 )
 
-LEAVES: Final = frozenset({"A_Const", "String", "ParamRef", "A_Star", "Integer", "Float", "Boolean", "Alias"})
-"""Kinds of node in which there is nothing."""
-
 
 def walk(found: Findings, root: Message) -> None:
-    stack: Stack = [(root.node, NO_NAMES)]
-    visit_of = VISITS.get
-    while stack:
-        node, names = stack.pop()
-        for kind, fields in node.items():  # one, or none
-            visit = visit_of(kind)
-            if visit is not None:
-                visit(found, fields, names, stack)
-            elif kind not in LEAVES:
-                push_fields(kind, fields, names, stack)
+    come_by(found, root.node, NO_NAMES, VISITS)
 
 
-def push_fields(kind: str, fields: Given, names: Names, stack: Stack) -> None:
-    """What is in a node comes next, but for what its visit reads itself."""
-    inner = INNER[kind]
-    for field, value in fields.items():
-        inner_kind = inner.get(field)
-        if inner_kind is None:
-            continue
-        if type(value) is list:
-            for item in value:
-                stack.append((item, names))
-        elif inner_kind == NODE:
-            stack.append((value, names))
-        else:
-            stack.append(({inner_kind: value}, names))
-
-
-def string(node: Given) -> str:
+def string(node: Node) -> str:
     """A part of a dotted name; other nodes in it (a star, a subscript) count as ""."""
-    text: str = node.get("String", UNSET).get("sval", "")
-    return text
+    return node if isinstance(node, str) else ""
 
 
-def strings(nodes: Sequence[Given]) -> list[str]:
+def strings(nodes: Sequence[Node]) -> list[str]:
     """The parts of a dotted name."""
-    return [node.get("String", UNSET).get("sval", "") for node in nodes]
+    return [node if isinstance(node, str) else "" for node in nodes]
 
 
-def _with(clause: Given, names: Names, stack: Stack) -> Names:
+def _with(clause: Fields, names: Names, stack: Stack) -> Names:
     """Push the queries of a WITH clause; the names its statement sees.
 
     A CTE sees those before it, itself and later ones only under RECURSIVE: WITH t AS (SELECT … FROM t) reads
     the table t.
     """
-    named = [(node, frozenset({node["CommonTableExpr"]["ctename"]})) for node in clause["ctes"]]
+    ctes = [(node, node[1]["ctename"]) for node in clause["ctes"]]
     if "recursive" in clause:
-        names = names.union(*(name for _, name in named))
-    for node, name in named:
+        names |= {name for _, name in ctes}
+    for node, name in ctes:
         stack.append((node, names))
-        names |= name
+        names |= {name}
     return names
 
 
-def _select(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _select(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     _casts(found, IMPLICITLY)
     if "withClause" in node:
         names = _with(node["withClause"], names, stack)
@@ -129,14 +97,14 @@ def _select(found: Findings, node: Given, names: Names, stack: Stack) -> None:
 def _changing(kind: str, events: str) -> Visit:
     """A visit of a statement that changes its `relation`."""
 
-    def change(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+    def change(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
         _casts(found, IMPLICITLY)
         # The target is a table even where a CTE has its name.
         relation = node["relation"]
         if relation["relname"] == "pg_settings" and is_system(relation.get("schemaname", ""), "pg_settings"):
             found.pins.add("set_config")  # an UPDATE of this view sets parameters
-        upserts = node.get("onConflictClause", UNSET).get("action") == "ONCONFLICT_UPDATE"
-        found.uses(found.relation_given(relation), events + UPDATE if upserts else events)
+        upserts = node.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE"
+        found.uses(found.relation_of_fields(relation), events + UPDATE if upserts else events)
         found.write("")
         if "withClause" in node:
             names = _with(node["withClause"], names, stack)
@@ -145,27 +113,27 @@ def _changing(kind: str, events: str) -> Visit:
     return change
 
 
-def _range_var(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _range_var(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if "schemaname" in node or node["relname"] not in names:
-        found.uses(found.relation_given(node), READ)
+        found.uses(found.relation_of_fields(node), READ)
 
 
-def _into(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _into(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     pins = set(found.pins)
-    found.writes.add(found.relation_given(node["rel"]))
+    found.writes.add(found.relation_of_fields(node["rel"]))
     if node["onCommit"] == "ONCOMMIT_DROP":
         found.pins = pins
     found.is_definition = True
     found.write("creates_table")
 
 
-def _locking(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _locking(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     # What stands behind OF are aliases, not tables.
     found.locks = True
     found.reason = found.reason or "locks"
 
 
-def _call(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _call(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     push_fields("FuncCall", node, names, stack)
     *schema, name = strings(node["funcname"])
     catalogue = found.catalogue
@@ -201,22 +169,27 @@ def _call(found: Findings, node: Given, names: Names, stack: Stack) -> None:
         found.pins.add(effect.pins)
 
 
-def _set_config(found: Findings, arguments: Sequence[Given]) -> None:
+def _set_config(found: Findings, arguments: Sequence[Node]) -> None:
     name = _constant(arguments[0]) if len(arguments) == 3 else None
     if name is None:
         found.renames = found.rereads = True
         found.pins.add("set_config")
     else:
-        is_local = arguments[2].get("A_Const", UNSET).get("boolval", UNSET)
+        is_local = _fields(arguments[2], "A_Const").get("boolval", {})
         found.sets(name.lower(), local=is_local.get("boolval", False))
 
 
-def _constant(node: Given) -> str | None:
+def _constant(node: Node) -> str | None:
     """The text of a string literal, through casts ('users_id_seq'::regclass); None if it is anything else."""
-    while "TypeCast" in node:
-        node = node["TypeCast"]["arg"]
-    constant = node.get("A_Const", UNSET)
+    while cast := _fields(node, "TypeCast"):
+        node = cast["arg"]
+    constant = _fields(node, "A_Const")
     return constant["sval"].get("sval", "") if "sval" in constant else None
+
+
+def _fields(node: Node, kind: str) -> Fields:
+    """Of a node of this kind; of others, none."""
+    return node[1] if isinstance(node, tuple) and node[0] == kind else {}
 
 
 def _casts(found: Findings, name: str) -> None:
@@ -226,14 +199,14 @@ def _casts(found: Findings, name: str) -> None:
         found.calls |= casts.get(name, NO_NAMES)
 
 
-def _value_function(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _value_function(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if node["op"] in TIMES:
         found.time_dependent = True
     elif node["op"] in ("SVFOP_CURRENT_CATALOG", "SVFOP_CURRENT_SCHEMA"):
         found.local = found.local or "server_state"
 
 
-def _type(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _type(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if "names" in node:
         name = string(node["names"][-1])
         _casts(found, name)
@@ -246,7 +219,7 @@ def _type(found: Findings, node: Given, names: Names, stack: Stack) -> None:
     push_fields("TypeName", node, names, stack)
 
 
-def _column(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _column(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     fields = node["fields"]
     last = string(fields[-1])
     if len(fields) == 1:
@@ -257,7 +230,7 @@ def _column(found: Findings, node: Given, names: Names, stack: Stack) -> None:
         found.local = found.local or "system_column"
 
 
-def _indirection(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _indirection(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     names_of_fields = strings(node["indirection"])
     if SYSTEM_COLUMNS.intersection(names_of_fields):
         found.local = found.local or "system_column"
@@ -266,14 +239,14 @@ def _indirection(found: Findings, node: Given, names: Names, stack: Stack) -> No
     push_fields("A_Indirection", node, names, stack)
 
 
-def _expression(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _expression(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     _operator(found, node["name"])
     if node["kind"] in BETWEEN:
         _operators(found, COMPARING)
     push_fields("A_Expr", node, names, stack)
 
 
-def _sublink(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _sublink(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if "operName" in node:
         _operator(found, node["operName"])
     elif node["subLinkType"] == "ANY_SUBLINK":
@@ -281,25 +254,25 @@ def _sublink(found: Findings, node: Given, names: Names, stack: Stack) -> None:
     push_fields("SubLink", node, names, stack)
 
 
-def _sort(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _sort(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if "useOp" in node:
         _operator(found, node["useOp"])
     push_fields("SortBy", node, names, stack)
 
 
-def _case(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _case(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if "arg" in node:
         _operators(found, EQUALS)
     push_fields("CaseExpr", node, names, stack)
 
 
-def _join(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _join(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     if "usingClause" in node or "isNatural" in node:
         _operators(found, EQUALS)
     push_fields("JoinExpr", node, names, stack)
 
 
-def _operator(found: Findings, parts: Sequence[Given]) -> None:
+def _operator(found: Findings, parts: Sequence[Node]) -> None:
     """An operator is named: one outside pg_catalog may run any function."""
     if found.catalogue.code.operators:
         _operators(found, frozenset({string(parts[-1])}))
@@ -315,13 +288,13 @@ def _operators(found: Findings, names: Names) -> None:
         found.calls |= known[name]
 
 
-def _sample(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _sample(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     # Which rows are taken depends on where they lie.
     found.local = found.local or "tablesample"
     push_fields("RangeTableSample", node, names, stack)
 
 
-def _current_of(found: Findings, node: Given, names: Names, stack: Stack) -> None:
+def _current_of(found: Findings, node: Fields, names: Names, stack: Stack) -> None:
     found.local = found.local or "cursor"
 
 
@@ -347,26 +320,3 @@ VISITS: Final[dict[str, Visit]] = {
     "RangeTableSample": _sample,
     "CurrentOfExpr": _current_of,
 }
-
-READ_BY_VISITS: Final[dict[str, Names]] = {
-    "SelectStmt": frozenset({"withClause"}),
-    **dict.fromkeys(
-        ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"), frozenset({"withClause", "relation"})
-    ),
-    "FuncCall": frozenset({"funcname"}),
-    "TypeName": frozenset({"names"}),
-    "A_Expr": frozenset({"name"}),
-    "SubLink": frozenset({"operName"}),
-    "SortBy": frozenset({"useOp"}),
-}
-"""Fields by which the walk does not come."""
-
-INNER: Final[dict[str, dict[str, str]]] = {
-    kind: {
-        field: inner
-        for field, inner in fields.items()
-        if inner not in LEAVES and field not in READ_BY_VISITS.get(kind, NO_NAMES)
-    }
-    for kind, fields in inner_kinds().items()
-}
-"""For each kind of node the fields by which the walk comes, and what is in them."""
