@@ -127,8 +127,9 @@ def run_seeds(database: Database, trusted: tuple[str, int], copy: Database | Non
         seed = FIRST_SEED + tally.scripts
         try:
             messages, split = play(seed, database, trusted, copy, user)
-        except AssertionError as failure:
-            raise AssertionError(f"{failure}\n{_reproduction(seed, copy)}") from failure
+        except Exception as failure:
+            failure.add_note(_reproduction(seed, copy))
+            raise
         tally.scripts += 1
         tally.messages += messages
         tally.split += split

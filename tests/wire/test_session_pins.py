@@ -93,6 +93,7 @@ def test_a_pin_ends_with_its_state_and_not_before(
 
 @pytest.mark.parametrize("cause", BY_CAUSE)
 def test_pins_are_counted_by_cause(cause: str, database: Database) -> None:
+    """And what the session leaves behind goes with the link: nobody else finds anything of it."""
     database.execute(
         "CREATE FUNCTION run(command text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE command; END $$;"
         "DROP ROLE IF EXISTS may_read_nothing; CREATE ROLE may_read_nothing"
@@ -112,6 +113,9 @@ def test_pins_are_counted_by_cause(cause: str, database: Database) -> None:
             assert other.value(f"SELECT pg_cancel_backend({client.process_id})") == "t"
         relay.wait_for(lambda: relay.count("pins") > 0, "it is counted")
         assert [relay.count("pins", one) for one in (cause, None)] == [1, 1]
+        pinned = relay.call(lambda r: {link for link in r.links if link.pins})
+        client.socket.close()
+        relay.wait_for(lambda: relay.call(lambda r: not pinned & set(r.links)), "the link is gone")
     database.execute("DROP ROLE may_read_nothing")
 
 

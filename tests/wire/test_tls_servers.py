@@ -21,7 +21,7 @@ from support.fixtures import Database
 from support.relay import RunningRelay
 from support.wire import WireClient, sqlstate
 
-from pgshunt.config.model import Control, ServerTls
+from pgshunt.config.model import Control, ListenTls, ServerTls
 from pgshunt.config.secret import Secret
 from pgshunt.demo.postgres import PostgresServer, Server, Servers
 from pgshunt.migration.servers import ServerError, connect
@@ -137,6 +137,22 @@ def test_a_client_is_told_why_its_server_is_not_trusted(encrypting: Encrypting, 
         pytest.raises(psycopg.OperationalError, match="failed: self-signed certificate"),
     ):
         psycopg.connect(relay.dsn()).close()
+
+
+def test_files_are_read_again_when_that_is_asked_for(
+    encrypting: Encrypting, strange: Authority, tmp_path: Path
+) -> None:
+    """Links that are open go on; every user here has a link of its own, being another application."""
+    trusted = tmp_path / "trusted.crt"
+    trusted.write_bytes(encrypting.authority.file.read_bytes())
+    tls = encrypting.tls("verify-full", ca_file=trusted)
+    with RunningRelay(encrypting.database, tls=tls) as relay, psycopg.connect(relay.dsn()) as client:
+        trusted.write_bytes(strange.file.read_bytes())
+        psycopg.connect(relay.dsn(), application_name="not yet").close()
+        relay.call(lambda it: it.reload_tls(ListenTls()))
+        with pytest.raises(psycopg.OperationalError, match="failed: self-signed certificate"):
+            psycopg.connect(relay.dsn(), application_name="now").close()
+        assert client.execute(SSL_OF_OURS).fetchone() == (True,)
 
 
 def test_a_server_without_tls(postgres: Server) -> None:
