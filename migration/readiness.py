@@ -18,8 +18,9 @@ from pgshunt.migration.preflight import check_table
 from pgshunt.migration.sql import relation
 from pgshunt.routing.classify import classify
 from pgshunt.routing.crossing import holding
-from pgshunt.routing.names import split_search_path
-from pgshunt.routing.refusal import APART
+from pgshunt.routing.effects import Code
+from pgshunt.routing.names import last_part, split_search_path
+from pgshunt.routing.refusal import APART, NAMED_MAX
 from pgshunt.routing.table import Catalogue, Service
 
 Remedy = Literal["move_together", "external_ref", "apart", "drop_foreign_key", "own_copy", "look", "alter"]
@@ -76,6 +77,7 @@ def assess(
         *kept,
         *_dependents(view, couplings.dependents),
         *_triggers(view, couplings.triggers, catalogue),
+        *_code(view, couplings.triggers, catalogue),
         *_sequences(view, couplings.sequences),
         *_publications(view, couplings.publications),
         *_tables(view, couplings, catalogue.own_types),
@@ -297,6 +299,65 @@ def _triggers(view: View, triggers: Iterable[Trigger], catalogue: Catalogue) -> 
                 ("look",),
                 "see which tables it names: those of others as for statements",
             )
+
+
+def _code(view: View, triggers: Iterable[Trigger], catalogue: Catalogue) -> Iterator[Finding]:
+    """Functions that meet other sessions elsewhere than in tables, and those of which nobody can tell what
+    they use: behind the switch calls of them are refused. What a trigger runs is run.
+    """
+    fired = {trigger.function for trigger in triggers}
+    unread = []
+    for name in _telling(catalogue.code):
+        shape = classify(f"SELECT {relation(name)}()", (), catalogue)
+        tables = holding(shape.tables, catalogue.relations)
+        mine = view.mine(tables)
+        if shape.anywhere and name not in fired:
+            unread.append(name)
+        if not shape.meets:
+            continue
+        if name in fired:
+            breaks = (
+                "it notifies or locks in the service's own database, while sessions LISTEN at the shared one"
+            )
+        elif mine:
+            breaks = (
+                "it uses LISTEN, NOTIFY or advisory locks, the shared database's: calls of it are refused"
+            )
+        else:
+            breaks = "it notifies or locks, which is refused in a transaction that uses the service's tables"
+        yield Finding(
+            "function",
+            name,
+            mine,
+            view.others(tables),
+            breaks,
+            ("apart",) if mine or name in fired else ("look",),
+            "notify and lock in a statement and a transaction of their own",
+        )
+    if unread:
+        more = f" and {len(unread) - NAMED_MAX} more" if len(unread) > NAMED_MAX else ""
+        yield Finding(
+            "function",
+            ", ".join(unread[:NAMED_MAX]) + more,
+            (),
+            (),
+            "nobody can tell which tables it uses: whoever calls it is refused once tables have moved",
+            ("look",),
+            "write out the names of its tables, or call it with /* pgshunt: primary */ where it uses no "
+            "others than the statement names",
+        )
+
+
+def _telling(code: Code) -> list[str]:
+    """Functions that do so themselves or call one that does."""
+    found = {name for name, effects in code.functions.items() if effects.meets or effects.anywhere}
+    while found:
+        named = found | {last_part(name) for name in found}
+        more = {name for name, effects in code.functions.items() if not named.isdisjoint(effects.calls)}
+        if more <= found:
+            break
+        found |= more
+    return sorted(found)
 
 
 def _sequences(view: View, sequences: Mapping[str, Sequence[str]]) -> Iterator[Finding]:

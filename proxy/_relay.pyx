@@ -59,7 +59,7 @@ from pgshunt.routing import refusal
 from pgshunt.routing.placement import Placement
 from pgshunt.routing.reason import REASON_CODES, Reason
 from pgshunt.routing.shape import ALL_STATEMENTS, Kind, executing, unknown
-from pgshunt.routing.table import SHARED, RoutingTable
+from pgshunt.routing.table import MOVED, SHARED, RoutingTable
 
 cdef extern from "Python.h":
     ctypedef struct PyInterpreterState:

@@ -12,6 +12,7 @@ cdef class Errors(Answers):
         cdef Session session = self.session
         cdef bytes sqlstate, severity
         cdef bint fatal
+        cdef bint on_copy = session is not None and session.unit_on_copy
         cdef int verdict = VERDICT_FORWARD
         self.syncs_unsure = 0                  # the server is beyond them
         severity, sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)
@@ -25,7 +26,7 @@ cdef class Errors(Answers):
             return self.on_wanted_error()
         if self.replies.count:
             if replies_head(&self.replies).flags & FLAG_SETTINGS and not (
-                    fatal and self.relay.error_class(sqlstate, self.pool.state) == 1):
+                    fatal and self.relay.error_class(sqlstate, self.pool.state, on_copy) == 1):
                 return self.on_settings_error(sqlstate, data + FRAME_HEADER, size - FRAME_HEADER, fatal)
             if replies_head(&self.replies).flags & FLAG_QUESTION and not fatal:
                 self.on_no_answer(sqlstate)
@@ -56,7 +57,7 @@ cdef class Errors(Answers):
             self.skip_failed()
             return VERDICT_SKIP
         unit = self.unit_reply()
-        self.unit_error = self.relay.error_class(sqlstate, self.pool.state)
+        self.unit_error = self.relay.error_class(sqlstate, self.pool.state, on_copy)
         self.relay.count_sqlstate(unit.service, self.pool.state.index, sqlstate)
         if self.unit_error == 1 and session is not None and session.may_retry():
             # A copy that cannot answer must not cost the client its read: the owner answers instead.

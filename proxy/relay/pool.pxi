@@ -18,6 +18,7 @@ cdef class EndpointState:
     cdef int weight                        # among the endpoints of its database
     cdef bint is_standby
     cdef bint is_judged                    # the guard judges a service's own database by what happens here
+    cdef bint owns                         # tables are written here; the database's replicas own nothing
     cdef int64_t down_until_ns             # no reads are sent here before that, after a failure to connect
     cdef int failures                      # to connect, in a row
     cdef bint was_left                     # the reads that hung here have been called back

@@ -76,7 +76,7 @@ cdef class Routes(Owners):
 
     def apply(self, table, catalogue):
         """Routes by this epoch from the next unit on; transactions go on where they are."""
-        cdef Link link
+        cdef EndpointState state
         cdef int index
         before = self.copies
         placement = Placement.of(table, catalogue.wholes(), catalogue.views())
@@ -103,10 +103,14 @@ cdef class Routes(Owners):
         self.endpoint_names = [endpoint.name for endpoint in table.endpoints]
         self.sides = [["baseline"] * len(table.endpoints)]
         for service in table.services:
+            # What a service has moved to is no candidate any more: there is nothing to take its reads back to.
             self.sides.append([
-                SIDES[endpoint.role] if endpoint.database == service.database else "baseline"
-                for endpoint in table.endpoints
+                SIDES[endpoint.role] if endpoint.database == service.database and service.stage not in MOVED
+                else "baseline" for endpoint in table.endpoints
             ])
+        owners = {SHARED, *placement.owners.values()}
+        for state in self.endpoints:
+            state.owns = state.endpoint.database in owners and not state.is_standby
         self.copies = {copy.service: copy.endpoints for copy in self.placement.copies}
         self.splitting = bool(self.copies or self.placement.replicas)
         self.causal = any(service.causality == "service" for service in table.services)
@@ -409,8 +413,8 @@ cdef class Routes(Owners):
         session.wrote = NOTHING_WRITTEN
         return 0
 
-    cdef int error_class(self, bytes sqlstate, EndpointState state) except -1:
-        """0 nobody's fault (cancelled), 1 infrastructure, 2 application.
+    cdef int error_class(self, bytes sqlstate, EndpointState state, bint on_copy) except -1:
+        """0 nobody's fault (cancelled), 1 infrastructure, 2 application; `on_copy`: of a unit that went to a copy.
 
         A table or privilege that is missing is a copy's fault; at the owner it is the statement's. What a standby
         cannot do, or gives up so that it can keep up, its primary can.
@@ -422,7 +426,7 @@ cdef class Routes(Owners):
             verdict = classify_sqlstate(sqlstate.decode("ascii", "replace"))
             known = {"infrastructure": 1, "application": 2}.get(verdict, 0)
             self.error_classes[sqlstate] = known
-        if known == 1 and state.index == 0 and sqlstate[:2] in (b"42", b"3F", b"3D", b"25"):
+        if known == 1 and state.owns and not on_copy and sqlstate[:2] in (b"42", b"3F", b"3D", b"25"):
             return 2
         return 1 if state.is_standby and sqlstate in STANDBY_STATES else known
 

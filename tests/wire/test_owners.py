@@ -461,3 +461,26 @@ def test_the_route_is_shown(databases: Pair) -> None:
         shown = b" ".join(frame.body for frame in client.query("SHOW pgshunt.route"))
         assert b"several_owners" in shown
         assert b"Move these services to one database" in shown
+
+
+def test_what_a_service_has_moved_to_is_no_candidate(databases: Pair) -> None:
+    """There is nothing to take its reads back to; and what its database lacks is the statement's mistake."""
+    with moved(databases) as relay, client_of(relay) as client:
+        databases[1].execute("DROP TABLE u")
+        assert asked(client) == "copy"
+        assert sqlstate(client.query("SELECT * FROM u")) == "42P01"
+        assert sqlstate(client.query("SELECT nothing FROM t")) == "42703"
+        relay.count("calls")  # they go out as what they were counted for
+        relay.shift(100, stage="reading")
+        assert asked(client) == "copy"
+        assert kinds(client.query("SELECT * FROM u")) == "TCZ", (
+            "a copy that lacks a table costs nobody a read"
+        )
+        relay.count("calls")
+        rows = [row for delta in relay.deltas for row in delta["calls"] if row[:1] == ["svc"]]
+        found = [(side, endpoint, *row[:3]) for _, side, endpoint, _, *row in rows]
+        assert sorted(found) == [
+            ("baseline", "shared", 1, 0, 0),
+            ("baseline", "svc_db", 3, 0, 2),
+            ("candidate", "svc_db", 2, 1, 0),
+        ]

@@ -206,3 +206,35 @@ def test_a_trigger_is_judged_by_what_it_touches(effects: Effects, others: tuple[
         (finding,) = findings
         assert (finding.others, finding.only_look) == (others, others == ())
         assert finding.what == "on public.orders: touched (public.touch)"
+
+
+def test_code_that_meets_others_or_cannot_be_read_is_told() -> None:
+    catalogue = Catalogue(
+        relations=dict.fromkeys(("public.orders", "public.users"), "r"),
+        code=Code(
+            functions={
+                "public.told": Effects(meets=True, tables={"public.orders": UPDATE}),
+                "public.tells": Effects(calls=frozenset({"told"})),
+                "public.notifies": Effects(meets=True, volatile=True),
+                "public.others": Effects(meets=True, tables={"public.users": UPDATE}),
+                "public.fired": Effects(meets=True, anywhere=True),
+                "public.plain": Effects(tables={"public.orders": UPDATE}),
+                "public.opaque": OPAQUE,
+                "ext.opaque": OPAQUE,
+            }
+        ),
+    )
+    couplings = Couplings(ALL.tables, triggers=(Trigger("fires", "public.orders", "public.fired"),))
+    readiness = report(couplings=couplings, catalogue=catalogue)
+    findings = {finding.what: finding for finding in readiness.findings if finding.kind == "function"}
+    assert {what: finding.only_look for what, finding in findings.items()} == {
+        "public.told": False,
+        "public.tells": False,
+        "public.fired": False,
+        "public.notifies": True,
+        "public.others": True,
+        "ext.opaque, public.opaque": True,
+    }
+    assert "calls of it are refused" in findings["public.tells"].breaks
+    assert findings["public.tells"].tables == ("public.orders",)
+    assert "sessions LISTEN at the shared one" in findings["public.fired"].breaks
