@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import reduce
@@ -24,6 +25,8 @@ LONG_BYTES: Final = 4096
 WHOLE_BYTES_MAX: Final = 32 * 1024
 """A longer one is not parsed whole either where its literals matter. A worker parses about 1 MB in a second,
 and nobody else is served meanwhile."""
+_CODE_BLOCK: Final = re.compile(rb"\bdo\b(?! (?:nothing|update)\b)")
+"""In a key: DO that is not ON CONFLICT's."""
 
 
 def classify(sql: str, search_path: tuple[str, ...], catalogue: Catalogue) -> Shape:
@@ -57,16 +60,17 @@ def _long_text(sql: bytes, key: bytes, search_path: tuple[str, ...], catalogue: 
     if len(sql) <= WHOLE_BYTES_MAX:
         return _text(sql, key, search_path, catalogue)
     named = frozenset(catalogue.relations.keys() & sampled.tables)
-    if not named or sampled.kind is Kind.UNKNOWN or sampled.stateful or sampled.defines:
+    opaque = sampled.kind is Kind.UNKNOWN or sampled.stateful or sampled.defines or _CODE_BLOCK.search(key)
+    if not named or opaque:
         return unknown("too_large")
-    # It uses the tables that it names, and may do anything besides.
+    # It uses the tables that it names, and perhaps sequences that its literals name. Where these say what is
+    # left in the session (set_config, say), their sample leaves something there as well.
     return replace(
         sampled,
         kind=Kind.WRITE,
         reads=sampled.reads & named,
         writes=sampled.writes & named,
         volatile=True,
-        strange=True,
         literal_sensitive=True,
         reason="too_large",
     )

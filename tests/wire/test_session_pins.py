@@ -62,6 +62,7 @@ BY_CAUSE: dict[str, list[str | bytes]] = {
 @pytest.fixture
 def single(database: Database) -> Iterator[tuple[RunningRelay, Callable[[], WireClient]]]:
     """A relay with one link, and clients of it."""
+    database.execute("CREATE TABLE filled (id serial, v text)")
     pools = {"default_pool_size": 1, "query_wait_timeout_ms": 300}
     with RunningRelay(database, config={"pools": pools}) as relay, ExitStack() as stack:
 
@@ -122,6 +123,16 @@ def test_pins_are_counted_by_cause(cause: str, database: Database) -> None:
 def test_every_cause_is_documented_and_tried() -> None:
     documented = re.findall(r"pinned: ([^|]*) \|", COMPATIBILITY.read_text())
     assert {cause for cell in documented for cause in re.findall(r"`(\w+)`", cell)} == set(BY_CAUSE)
+
+
+def test_a_long_insert_that_calls_nextval_does_not_keep_the_link(
+    single: tuple[RunningRelay, Callable[[], WireClient]],
+) -> None:
+    _, connect = single
+    writer, other = connect(), connect()
+    rows = ", ".join(f"(nextval('filled_id_seq'), '{'x' * 100}')" for _ in range(500))
+    assert kinds(writer.query(f"INSERT INTO filled VALUES {rows}")) == "CZ"
+    assert other.value("SELECT count(*) FROM filled") == "500"
 
 
 def test_a_statement_that_fails_to_parse_does_not_keep_the_link(
