@@ -187,9 +187,12 @@ def init(url: str, config: Path, observed: str | None, output: Output) -> None:
 @click.option("--peer-fds", required=True)
 def worker(index: int, channel_fd: int, board_fd: int, inbox_fd: int, listen_fds: str, peer_fds: str) -> None:
     """One worker process; only the supervisor can start it."""
+    from pgshunt.admin.logs import log_aside
     from pgshunt.proxy.worker import Inherited, main, parse_fds
 
-    main(Inherited(index, channel_fd, board_fd, inbox_fd, parse_fds(listen_fds), parse_fds(peer_fds)))
+    inherited = Inherited(index, channel_fd, board_fd, inbox_fd, parse_fds(listen_fds), parse_fds(peer_fds))
+    with log_aside(f"worker {index}: "):
+        main(inherited)
 
 
 # -- asking and changing a running one ------------------------------------------------------------------

@@ -377,6 +377,9 @@ class Fleet:
     async def _bury(self, member: Member) -> None:
         """The channel has ended, so the process is ending; one that is not is no use to anyone."""
         member.greeted = False
+        for other in self.members:
+            if other.greeted and other.channel is not None:
+                other.channel.send({"type": "worker_ended", "worker": member.index})
         code: int | None = None
         if member.process is not None:
             try:

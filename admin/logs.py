@@ -1,8 +1,10 @@
-"""Writes the log aside: whoever reads standard error may be slow, and must not hold up the supervisor."""
+"""Writes the log aside: whoever reads standard error may be slow, and must hold up no process of ours."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -10,6 +12,21 @@ from pgshunt.migration.aside import Aside, Crowded
 
 WAITING_MAX: Final = 10_000
 FLUSH_S_MAX: Final = 2.0
+
+
+@contextmanager
+def log_aside(who: str = "") -> Iterator[None]:
+    """While it lasts, this process logs to standard error, and says in each line who it is."""
+    written = LogAside(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s %(name)s: {who}%(message)s",
+        handlers=[written],
+    )
+    try:
+        yield
+    finally:
+        written.flush()
 
 
 class LogAside(logging.Handler):
@@ -27,7 +44,7 @@ class LogAside(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._aside.submit(partial(self._write, record))
-        except Crowded:
+        except (Crowded, RuntimeError):  # RuntimeError: the system has no thread for it
             self._lost += 1
 
     def flush(self) -> None:

@@ -80,7 +80,6 @@ class Observing:
     async def close(self) -> None:
         if self._is_ours:
             await self.save(CLOSE_S_MAX)
-        self._aside.close()
         await self._server.close()
 
     async def assess(self, name: str, services: Sequence[Service], catalogue: Catalogue) -> Readiness:

@@ -129,11 +129,10 @@ class _Asker:
         return False if is_late else None
 
     def close(self) -> None:
-        """Breaks off the question; the thread ends with it."""
+        """Breaks off the question."""
         if self._link is not None:
             self._link.abort()
         self._aside.submit(self._close_link)
-        self._aside.close()
 
     def _ask(self) -> bool:
         self._began_s = time.monotonic()

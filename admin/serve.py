@@ -6,25 +6,18 @@ SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads the configu
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from pathlib import Path
 
-from pgshunt.admin.logs import LogAside
+from pgshunt.admin.logs import log_aside
 from pgshunt.admin.supervisor import Supervisor
 from pgshunt.config import Config
 
 
 def run(config: Config, path: Path) -> int:
     """Serves until told to stop; the exit code. Raises StartFailed."""
-    written = LogAside(logging.StreamHandler())
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[written]
-    )
-    try:
+    with log_aside():
         return asyncio.run(_serve(config, path))
-    finally:
-        written.flush()
 
 
 async def _serve(config: Config, path: Path) -> int:

@@ -213,7 +213,6 @@ class Supervisor:
         self.events.end_waiting()
         if self._runner is not None:
             await self._runner.cleanup()
-        self._aside.close()
         self.fleet.kill()
         self.fleet.close()
 

@@ -1,4 +1,4 @@
-"""Runs blocking work aside, one piece after another, in a daemon thread.
+"""Runs blocking work aside, one piece after another, in a daemon thread that is there while there is work.
 
 A disk that hangs must hold up neither the event loop nor the end of the process. The threads of
 `asyncio.to_thread` are few, shared by everybody, and waited for at exit.
@@ -21,16 +21,14 @@ class Crowded(Exception):
 
 
 class Aside:
-    """One thread, started with its first work; up to `waiting_max` works wait their turn."""
+    """One thread at most; up to `waiting_max` works wait their turn."""
 
     def __init__(self, name: str, waiting_max: int = 1000) -> None:
         self._name = name
         self._waiting_max = waiting_max
         self._works: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
         self._is_working = False
-        self._closed = False
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
         """Has the work done in its turn; a work that has not begun can be cancelled. Raises Crowded."""
@@ -40,11 +38,10 @@ class Aside:
                 self._works.pop()
             if len(self._works) >= self._waiting_max:
                 raise Crowded(f"{len(self._works)} works wait for {self._name}")
+            if not self._is_working:
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._is_working = True
             self._works.append((future, work))
-            self._changed.notify_all()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
         return future
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -54,24 +51,16 @@ class Aside:
     def drain(self, timeout_s: float) -> bool:
         """Blocks until all that was submitted is done; False if that takes longer than `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._works and not self._is_working, timeout_s)
-
-    def close(self) -> None:
-        """Ends the thread after the works that wait; does not wait for it."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._is_working, timeout_s)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._is_working = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._works or self._closed)
                 if not self._works:
+                    self._is_working = False
+                    self._changed.notify_all()
                     return
                 future, work = self._works.popleft()
-                self._is_working = True
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())

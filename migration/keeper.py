@@ -83,7 +83,6 @@ class Keeper:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
-        self._aside.close()
 
     def is_kept(self, service: str, entry: object) -> bool:
         """Whether the store holds this line of a service's journal."""

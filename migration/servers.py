@@ -296,7 +296,6 @@ class Server:
         """Ends the connection; work in progress fails with Unreachable."""
         self._is_closed = True
         self._abort()
-        self._thread.close()
 
     def _work(self, work: Callable[[Link], Result], timeout_s: float, broken_off: threading.Event) -> Result:
         link = self._link

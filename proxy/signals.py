@@ -37,6 +37,9 @@ TEXT_BYTES_MAX: Final = 16 * 1024
 ANSWER_S_MAX: Final = 5.0
 """How long another worker is waited for. One that is silent for longer has no such session."""
 
+HELD_S_MAX: Final = 5.0
+"""So long a statement, or the transaction it stands in, may keep a session that it names to its link."""
+
 AGAIN_S: Final = 0.1
 """What found an inbox full is sent again so often: nothing else says that the session is let go."""
 
@@ -190,6 +193,12 @@ class Signals:
             if process_id in held:
                 held.remove(process_id)
                 self._relay.release(process_id, bool(more))
+
+    def ended(self, worker: int) -> None:
+        """That worker's process has ended: what it was asked it will not answer."""
+        for number, question in list(self._questions.items()):
+            if worker_of(question.process_id) == worker:
+                self._answered(number, question.process_id, 0)
 
     def _meet(self, worker: int, life: int) -> None:
         """What an earlier life of the worker that speaks had this one hold is let go, or is not held."""

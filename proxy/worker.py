@@ -9,7 +9,6 @@ stops accepting, lets its sessions finish what they do, and exits.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -50,6 +49,9 @@ class Relay(Clients, Protocol):
 
     def announce(self) -> None:
         """Lets the other workers know that this one begins."""
+
+    def worker_ended(self, worker: int) -> None:
+        """Waits for nothing more from that one."""
 
     def wake_on(self, fd: int) -> None:
         """Leaves the loop its turn as soon as something arrives at `fd`."""
@@ -213,6 +215,8 @@ class Worker:
                     self._relay.added(message["question"], message["error"])
                 elif message["type"] == "tls":
                     self._reload_tls(message)
+                elif message["type"] == "worker_ended":
+                    self._relay.worker_ended(message["worker"])
                 elif message["type"] == "stop":
                     self.stop(message["grace_ms"])
         finally:
@@ -295,10 +299,6 @@ def main(inherited: Inherited, make_relay: MakeRelay = _compiled_relay) -> None:
     """The whole life of a worker process. Ctrl-C in a terminal reaches us too: it is the supervisor's."""
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)s %(levelname)s %(name)s: worker {inherited.index}: %(message)s",
-    )
     uvloop.run(serve(inherited, make_relay))
 
 

@@ -11,7 +11,7 @@ cdef class Relay(Arrivals):
         from pgshunt.proxy.crossings import Crossings
         from pgshunt.proxy.policy import Policy
         from pgshunt.proxy.shadow import Shadows
-        from pgshunt.proxy.signals import Signals, first_process_id
+        from pgshunt.proxy.signals import HELD_S_MAX, Signals, first_process_id
         self.poller = Poller()
         self.loop = loop
         self.index = index
@@ -43,6 +43,7 @@ cdef class Relay(Arrivals):
         self.links_total_max = limits.links_total
         self.idle_ns_max = limits.idle_ms_max * 1_000_000
         self.latency_ns_max = limits.latency_ms_max * 1_000_000
+        self.held_ns_max = int(HELD_S_MAX * 1e9)
         self.wait_ns_max = limits.query_wait_timeout_ms * 1_000_000
         self.login_ns_max = limits.login_timeout_ms * 1_000_000
         self.query_ns_max = limits.query_timeout_ms * 1_000_000
@@ -248,6 +249,11 @@ cdef class Relay(Arrivals):
     def take_note(self, bytes note):
         """What another worker's Signals say."""
         self.signals.take(note)
+        self.run_ready()
+
+    def worker_ended(self, int worker):
+        """Another worker's process has ended."""
+        self.signals.ended(worker)
         self.run_ready()
 
     def finish_session(self, Session session):

@@ -22,6 +22,7 @@ cdef class Routes(Owners):
     cdef public object on_foreign_cancel   # (worker, process id, key) of a cancel request for another worker's session
     cdef public object on_note             # (worker, note): what proxy.signals says to another worker
     cdef readonly object signals           # proxy.signals.Signals
+    cdef public int64_t held_ns_max        # how long a statement may hold a session
     cdef int sessions_held                 # that keep a link because they may be signalled
     cdef public object on_event            # rare things for the event log
     cdef public object on_addition         # a question of proxy.additions for the supervisor

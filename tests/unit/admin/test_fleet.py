@@ -114,10 +114,14 @@ def test_a_killed_worker_is_replaced_by_one_with_the_latest_table_and_the_other_
         await watched.all_live()
         await watched.fleet.publish(table(5), Catalogue())
         first, second = watched.fleet.members
+        assert second.channel is not None
+        told: list[Message] = []
+        second.channel.send = told.append  # type: ignore[method-assign]
         killed = first.pid
         os.kill(killed, signal.SIGKILL)
         while first.pid == killed or first.stage != "live":
             await first.moved.wait()
+        assert told == [{"type": "worker_ended", "worker": 0}]
         assert (first.epoch, first.restarts, second.restarts) == (5, 1, 0)
         assert watched.ended == [0]
         assert watched.reports == [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 
 from pgshunt.admin.logs import LogAside
@@ -53,3 +55,30 @@ def test_a_reader_that_is_stuck_holds_up_nobody_and_is_told_what_it_missed() -> 
         "WARNING 7 lines were lost here",
         *(f"WARNING line {number}" for number in range(3)),
     ]
+
+
+LOGGING_WORKER = """
+import logging
+from pgshunt.admin.cli import main
+from pgshunt.proxy import worker
+
+def busy(inherited):
+    for number in range(1000):
+        logging.getLogger("pgshunt.relay").error("%s", "x" * 1000)
+    print("served", flush=True)
+
+worker.main = busy
+main()
+"""
+
+
+def test_a_worker_goes_on_while_nobody_reads_its_log() -> None:
+    descriptors = ("index", "channel-fd", "board-fd", "inbox-fd", "listen-fds", "peer-fds")
+    arguments = ["worker", *(f"--{name}=7" for name in descriptors)]
+    with subprocess.Popen(
+        [sys.executable, "-c", LOGGING_WORKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"served\n"
+        assert b" ERROR pgshunt.relay: worker 7: xxx" in process.stderr.read()
+        assert process.wait() == 0

@@ -18,7 +18,6 @@ def test_works_are_done_in_order_and_answer_with_what_they_return_or_raise() -> 
         with pytest.raises(ZeroDivisionError):
             await aside.run(lambda: 1 // 0)
         assert await aside.run(lambda: 7) == 7
-        aside.close()
 
     asyncio.run(scenario())
 
@@ -39,16 +38,15 @@ def test_what_waits_behind_a_hung_work_can_be_given_up_and_does_not_pile_up() ->
         await asyncio.wrap_future(hung)
         assert await asyncio.to_thread(aside.drain, 20)
         assert done == [100, 101]
-        aside.close()
 
     asyncio.run(scenario())
 
 
-def test_closed_it_ends_after_what_waits() -> None:
-    aside = Aside("test")
-    last = [aside.submit(lambda: 1), aside.submit(lambda: 2)][-1]
-    aside.close()
-    assert last.result(20) == 2
-    assert aside._thread is not None
-    aside._thread.join(20)
-    assert not aside._thread.is_alive()
+def test_while_there_is_no_work_there_is_no_thread() -> None:
+    aside, threads = Aside("test"), list[threading.Thread]()
+    for _ in range(2):
+        aside.submit(lambda: threads.append(threading.current_thread()))
+        assert aside.drain(20)
+    for thread in threads:
+        thread.join(20)
+    assert [thread.is_alive() for thread in threads] == [False, False]

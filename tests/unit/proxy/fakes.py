@@ -24,6 +24,7 @@ class RecordingRelay:
         self.refused: list[int] = []
         self.cancelled: list[tuple[int, bytes]] = []
         self.notes: list[bytes] = []
+        self.ended: list[int] = []
         self.epochs: list[int] = []
         self.catalogues: list[tuple[int, tuple[int, ...]]] = []
         self.counters: dict[str, Any] | None = None
@@ -55,6 +56,10 @@ class RecordingRelay:
 
     def announce(self) -> None:
         """It has nothing to say to others."""
+
+    def worker_ended(self, worker: int) -> None:
+        self.ended.append(worker)
+        self.changed.set()
 
     def take_note(self, note: bytes) -> None:
         self.notes.append(note)

@@ -266,6 +266,20 @@ def test_an_answer_for_a_worker_that_died_answers_nothing_of_its_successor() -> 
     run(scenario)
 
 
+def test_a_worker_that_has_ended_is_not_waited_for() -> None:
+    async def scenario(pair: Pair) -> None:
+        relays, workers, notes = pair
+        workers[0].ask("caller", THEIRS, 0)  # type: ignore[arg-type]
+        workers[0].ended(2)
+        assert relays[0].answers == []
+        workers[0].ended(1)
+        assert relays[0].answers == [("caller", THEIRS, 0)]
+        deliver(workers, notes)  # its successor finds the question in the inbox
+        assert (relays[0].answers, relays[1].holds) == ([("caller", THEIRS, 0)], 0)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("announced", [True, False])
 def test_what_a_worker_that_died_still_waits_for_is_not_held(announced: bool) -> None:
     async def scenario(pair: Pair) -> None:

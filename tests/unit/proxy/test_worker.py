@@ -130,6 +130,18 @@ def test_a_table_without_a_catalogue_goes_with_the_one_before() -> None:
     with_worker(scenario)
 
 
+def test_the_relay_hears_that_another_worker_has_ended() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.received("ready")
+        bench.channel.send({"type": "worker_ended", "worker": 3})
+        while not bench.relay.ended:
+            await bench.relay.changed.wait()
+            bench.relay.changed.clear()
+        assert bench.relay.ended == [3]
+
+    with_worker(scenario)
+
+
 def test_what_the_old_table_decided_is_told_before_the_new_one_is_acknowledged() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.received("ready")

@@ -78,7 +78,11 @@ def test_a_long_text_whose_literals_matter_is_read_whole(catalogue: Catalogue) -
     ("sql", "kind", "tables"),
     [
         (b"INSERT INTO users VALUES (nextval('users_id_seq'), %s)", Kind.WRITE, {"public.users"}),
-        (b"INSERT INTO users SELECT %s ON CONFLICT DO NOTHING RETURNING lastval()", Kind.WRITE, {"public.users"}),
+        (
+            b"INSERT INTO users SELECT %s ON CONFLICT DO NOTHING RETURNING lastval()",
+            Kind.WRITE,
+            {"public.users"},
+        ),
         (b"SELECT 'users'::regclass, %s FROM roles", Kind.WRITE, {"public.roles"}),
         (b"SELECT set_config('app.x', 'y', false), %s FROM roles", Kind.UNKNOWN, set()),
         (b"DO %s", Kind.UNKNOWN, set()),
