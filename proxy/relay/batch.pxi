@@ -326,7 +326,6 @@ cdef class Batch(Showing):
 
     cdef int on_close(self, const uint8_t* data, int64_t size, size_t available) except -1:
         """Close of a named statement is the session's own business: the link keeps it for the next session."""
-        cdef Statement statement
         cdef Reply* reply
         cdef bint later = self.in_batch
         if self.skip_to_sync:
@@ -334,8 +333,11 @@ cdef class Batch(Showing):
         if size < 7 or data[size - 1] != 0 or (data[5] != b"S" and data[5] != b"P"):
             self.protocol_error("invalid Close message")
             return TAKEN
-        if self.link is not None and self.begins_unit() and self.acquire(self.relay.unknown, False) == STOP:
-            return STOP
+        if self.link is not None and self.begins_unit():
+            if self.closes_nothing(data, size):
+                return self.close_ahead(data, size)
+            if self.acquire(self.relay.unknown, False) == STOP:
+                return STOP
         self.in_batch = True
         if self.link is not None and self.link.failed:
             return self.pass_failed(data, size)
@@ -351,20 +353,50 @@ cdef class Batch(Showing):
             # for what PREPARE has made there: that the link keeps.
             reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
             self.pass_on(data, size)
-        if data[5] == b"S" and size > 7:
-            statement = self.find_statement(data + 6, <size_t> size - 7)
-            if statement is None and self.prepares is not None:
-                self.prepares.pop((<const char*> data)[6:size - 1], None)
-            if statement is not None:
-                if reply != NULL:
-                    self.note_change(reply, (self, self.last_name, statement, None))
-                del self.statements[self.last_name]
-                self.last_statement = None
-        elif data[5] == b"S":
-            if reply != NULL:
-                self.renew_unnamed(reply, later)
-                self.link.unnamed_token = 0
+        if data[5] == b"S" and size == 7 and reply != NULL:
+            self.renew_unnamed(reply, later)
+            self.link.unnamed_token = 0
+        return self.forget_statement(data, size, reply)
+
+    cdef bint closes_nothing(self, const uint8_t* data, int64_t size) except -1:
+        """Whether the link's server need not hear of this Close at the beginning of a unit.
+
+        It knows no statement by the client's name for it; a transaction at a copy, or one that has named no table yet,
+        has no portal with a name.
+        """
+        if self.link.pins:
+            return False
+        return data[5] == b"S" or size > 7 and (self.at_copy or self.loose) and (
+            self.portals is None or (<const char*> data)[6:size - 1] not in self.portals)
+
+    cdef int close_ahead(self, const uint8_t* data, int64_t size) except -1:
+        """Answers it in the server's stead: the unit begins with what comes next, and goes where that belongs."""
+        if self.link.replies.count == 0:
+            self.write_complete(REPLY_CLOSE)
+        elif self.link.changes or self.link.unnamed_pending:
+            self.await_replies()               # which statements there are is known when these are in
+            return STOP
+        else:
+            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
+        return self.forget_statement(data, size, NULL)
+
+    cdef int forget_statement(self, const uint8_t* data, int64_t size, Reply* reply) except -1:
+        """The session closes a statement, if that is what it closes; with `reply`, unless the server skips it."""
+        cdef Statement statement
+        if data[5] != b"S":
+            return TAKEN
+        if size == 7:
             self.unnamed_token = 0
+            return TAKEN
+        statement = self.find_statement(data + 6, <size_t> size - 7)
+        if statement is None:
+            if self.prepares is not None:
+                self.prepares.pop((<const char*> data)[6:size - 1], None)
+            return TAKEN
+        if reply != NULL:
+            self.note_change(reply, (self, self.last_name, statement, None))
+        del self.statements[self.last_name]
+        self.last_statement = None
         return TAKEN
 
     cdef int on_sync(self, const uint8_t* data, int64_t size) except -1:

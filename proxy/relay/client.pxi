@@ -109,7 +109,7 @@ cdef class Client(Connection):
     cdef Buffer replay                     # its messages, while it could still be asked elsewhere
     cdef Pool waiting_in
     cdef int64_t held_bytes                # of a statement that is being received
-    cdef int64_t wait_since_ns
+    cdef int64_t wait_since_ns             # since when the unit has waited for a link, wherever; 0: it has not
     cdef int64_t active_ns                 # when it last sent something, or was sent something by a server
     cdef int limited_user                  # its user's place among those whose clients are limited, -1: not
     cdef int64_t deadline_ns               # of login, or of the farewell

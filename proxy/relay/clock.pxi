@@ -27,11 +27,13 @@ cdef class Clock(Routes):
                 session.end()
         for state in self.endpoints:
             for pool in state.pools:
-                while pool.waiters:
-                    session = <Session> pool.waiters[0]
-                    if now - session.wait_since_ns < self.wait_ns_max:
-                        break
+                for session in [one for one in pool.waiters if now - (<Session> one).wait_since_ns >= self.wait_ns_max]:
                     pool.forget(session)
+                    if session.unit_on_copy:
+                        session.wait_since_ns = 0      # the owner has not been asked yet
+                        session.force_owner = True
+                        (<Relay> self).resume(session)
+                        continue
                     self.count_timeout("query_wait")
                     session.phase = PHASE_READY
                     session.refuse_unit(
@@ -119,18 +121,21 @@ cdef class Clock(Routes):
         cdef Link link
         cdef Reply* reply
         cdef int64_t began_ns
+        cdef bint late
         cdef dict stuck = {}
         for link in list(self.links):
+            if link.signalled is not None:
+                link.end_old_signals(now - self.held_ns_max)
             reply = link.under_way()
             if reply == NULL:
                 continue
-            if (reply.op == OP_READ and reply.started_ns and now - reply.started_ns > self.latency_ns_max
-                    and link.session is not None and not link.session.answered
+            late = reply.started_ns and now - reply.started_ns > self.latency_ns_max
+            if (late and reply.op == OP_READ and link.session is not None and not link.session.answered
                     and link.pool.state.index in self.copies.get(reply.service, ())):
                 calls, waited_ns = stuck.get(reply.service, (0, 0))
                 stuck[reply.service] = calls + 1, waited_ns + now - reply.started_ns
-            if (reply.started_ns and now - reply.started_ns > self.latency_ns_max and not reply.flags & FLAG_SLOW
-                    and (link.session is None or not link.session.blocked_since_ns)):
+            if late and not reply.flags & FLAG_SLOW and (
+                    link.session is None or not link.session.blocked_since_ns):
                 reply.flags |= FLAG_SLOW
                 self.counters.row(reply.service, link.pool.state.index, reply.op).slow += 1
                 self.counters.changed = True

@@ -34,6 +34,9 @@ cdef class Errors(Answers):
             replies_head(&self.replies).flags &= ~(FLAG_UNREADABLE | FLAG_PREPARES)
             if self.instead and replies_head(&self.replies).action == ACTION_FORWARD and not fatal:
                 self.instead = False
+                self.skip_failed()
+                if self.replies.count == 0:
+                    self.wake_session()
                 return VERDICT_SKIP
         else:
             # Nobody asked: the server is closing this connection (an idle one, or one in a transaction).
@@ -53,7 +56,8 @@ cdef class Errors(Answers):
                     return VERDICT_SKIP
                 return VERDICT_FORWARD
         head = replies_head(&self.replies)[0]
-        if head.action == ACTION_SKIP and not head.flags & FLAG_BEGIN and self.in_own_unit() and not fatal:
+        if head.action == ACTION_SKIP and not fatal and (
+                self.status == b"E" if head.flags & FLAG_BEGIN else self.in_own_unit()):
             self.skip_failed()
             return VERDICT_SKIP
         unit = self.unit_reply()
@@ -71,7 +75,9 @@ cdef class Errors(Answers):
             session.shadow.observed_error(sqlstate)
         if sqlstate == b"0A000" and STALE_PLAN in (<const char*> data)[:size]:
             self.relay.prepare_anew()
-        if head.flags & FLAG_BEGIN and session is not None and not fatal:
+        if head.flags & FLAG_BEGIN and self.status == b"T" and not fatal:
+            self.instead = True            # of what is done again behind BEGIN: the transaction fails with it
+        elif head.flags & FLAG_BEGIN and session is not None and not fatal:
             # The statement behind it may already be running outside the transaction it was meant for.
             self.tainted = True
             session.fatal("08007", "the transaction could not be started at the server",

@@ -32,8 +32,15 @@ cdef class Link(Errors):
         """The statements that were to signal other sessions have ended; not `sure`: perhaps they have not."""
         signalled, self.signalled = self.signalled, None
         self.tainted = self.tainted or self.pool.overfull()
-        for process_id in signalled:
+        for process_id, _ in signalled:
             self.relay.signals.release(process_id, sure=sure)
+        return 0
+
+    cdef int end_old_signals(self, int64_t before_ns) except -1:
+        """Sessions that were named before then are let go, though what named them has not ended."""
+        while self.signalled and self.signalled[0][1] < before_ns:
+            process_id, _ = self.signalled.pop(0)
+            self.relay.signals.release(process_id, sure=False)
         return 0
 
     cdef int find_syncs(self) except -1:

@@ -93,7 +93,7 @@ cdef class Owed(Connection):
     cdef int syncs_behind              # likewise, behind the ReadyForQuery of the query that the COPY stood in
     cdef readonly set pins             # causes why the session keeps this link
     cdef readonly object settings      # proxy.settings.Settings it stands in, those on their way included
-    cdef list signalled                # process ids of sessions that statements sent here may signal, or None
+    cdef list signalled                # (process id, since when) of sessions that may be signalled from here, or None
     cdef int cancels                   # cancel requests on their way to this server process
     cdef int unit_error                # 0 none, 1 infrastructure, 2 application, 3 cancelled
     cdef readonly uint32_t process_id

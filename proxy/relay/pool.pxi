@@ -23,6 +23,7 @@ cdef class EndpointState:
     cdef int failures                      # to connect, in a row
     cdef bint was_left                     # the reads that hung here have been called back
     cdef readonly list pools
+    cdef dict user_links                   # user -> links, those of all of its pools here
 
     def __cinit__(self, endpoint, int index, int links_max):
         self.endpoint = endpoint
@@ -32,6 +33,7 @@ cdef class EndpointState:
         self.is_standby = endpoint.role == "replica"
         self.is_judged = endpoint.database != SHARED and not self.is_standby
         self.pools = []
+        self.user_links = {}
 
 
 cdef class Identity:
@@ -140,7 +142,8 @@ cdef class Pool:
         return 0
 
     cdef int wait(self, Session session) except -1:
-        session.wait_since_ns = self.relay.poller.now_ns
+        if session.wait_since_ns == 0:
+            session.wait_since_ns = self.relay.poller.now_ns
         session.waiting_in = self
         self.waiters.append(session)
         self.relay.waiting += 1
@@ -183,6 +186,7 @@ cdef class Pool:
         self.opening += 1
         self.links += 1
         self.state.links += 1
+        self.state.user_links[self.identity.user] = self.user_links() + 1
         self.relay.links_open += 1
         return self.relay.open_link(self, session)
 
@@ -192,12 +196,7 @@ cdef class Pool:
 
     cdef int user_links(self) except -1:
         """Links that all pools of this user have at this endpoint."""
-        cdef Pool pool
-        cdef int links = 0
-        for pool in self.state.pools:
-            if pool.identity.user == self.identity.user:
-                links += pool.links
-        return links
+        return self.state.user_links.get(self.identity.user, 0)
 
     cdef bint room(self, int beyond=0) except -1:
         """Whether one more link may be opened; `beyond`: if the limits were so much higher."""
@@ -252,6 +251,7 @@ cdef class Pool:
     cdef int uncount(self) except -1:
         self.links -= 1
         self.state.links -= 1
+        self.state.user_links[self.identity.user] -= 1
         self.relay.links_open -= 1
         return 0
 

@@ -5,6 +5,7 @@
 # their servers are asked something before another session gets them, which a server that was ended does not answer.
 
 cdef enum:
+    HELD_BY_ONE_MAX = 16         # sessions that one transaction names and that are held for it
     HELD_MAX = 64                # sessions of a worker that keep a link at once, or wait for the one they will keep
     BEYOND_MAX = 8               # links that may be opened for them beyond the limits; one more for who signals them
     SERVER_ID_MAX = 0xffffff     # has no more digits than any session's process id has
@@ -33,13 +34,21 @@ cdef class Signalling(Prepares):
             at_link = self.link is not None and not self.at_copy
             self.signals_at = self.link.pool.state.index if at_link else entry.endpoint
         for place in places:
-            if place.number != self.process_id and place.number not in self.signalled:
+            if place.number == self.process_id or place.number in self.signalled:
+                continue
+            if self.named_before() + len(self.signalled) >= HELD_BY_ONE_MAX:
+                self.signalled[place.number] = 0
+            else:
                 self.signalled[place.number] = None
                 self.relay.signals.ask(self, place.number, self.signals_at)
         if None not in self.signalled.values():
             return TAKEN
         self.await_replies()
         return STOP
+
+    cdef inline Py_ssize_t named_before(self) except -1:
+        """How many sessions are held for statements that this one's transaction has sent."""
+        return 0 if self.link is None or self.link.signalled is None else len(self.link.signalled)
 
     cdef bint seeks(self) noexcept:
         """Whether the session waits for those that its next statement is to signal."""
@@ -96,7 +105,8 @@ cdef class Signalling(Prepares):
                 memcpy(<uint8_t*> data + <size_t> place.offset, PyBytes_AS_STRING(written), len(written))
         if self.link.signalled is None:
             self.link.signalled = []
-        self.link.signalled.extend([number for number, server_id in self.signalled.items() if server_id])
+        self.link.signalled.extend(
+            [(number, self.poller.now_ns) for number, server_id in self.signalled.items() if server_id])
         self.signalled = None
         return 0
 

@@ -125,6 +125,7 @@ cdef class Statements(Unit):
             return STOP
         self.link.refusal = (
             self.relay.error_frame("ERROR", "57014", CANCELLED, "") if self.called_off else self.refusal_of(entry))
+        self.changed = None
         self.forget_signals()
         reply = replies_push(&self.link.replies, REPLY_QUERY if simple else REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
         reply.flags = FLAG_FAILS

@@ -108,6 +108,7 @@ cdef class Unit(Moving):
 
     cdef int attach(self, Link link) except -1:
         self.link = link
+        self.wait_since_ns = 0
         if self.relay.parted:
             self.fresh_ns = self.relay.freshness[link.pool.state.index]
         link.session = self
@@ -212,6 +213,7 @@ cdef class Unit(Moving):
         self.unit_service = -1
         self.force_owner = False
         self.routed = False
+        self.wait_since_ns = 0
         if self.status == b"I":
             self.end_writes()
         return 0

@@ -257,7 +257,7 @@ def test_an_unnamed_statement_goes_along(databases: Pair) -> None:
         client.query("BEGIN")
         read = parse("", "SELECT v FROM t WHERE id = $1::int")
         assert batch_value(client, read, bind("", "", "2"), execute()) == "copy"
-        client.send(close("S", "nothing"), SYNC)
+        client.send(close("P"), SYNC)
         assert kinds(client.until_ready()) == "3Z"
         assert batch_value(client, bind("", "", "3"), execute()) == "shared"
 
@@ -537,3 +537,49 @@ def test_a_transaction_that_was_refused_before_it_began_leaves_nothing_to_the_ne
         holder.query("COMMIT")
     assert databases[0].execute("SELECT count(*) FROM u WHERE id = 78") == [[1]]
     assert databases[0].execute("SELECT v FROM t WHERE id = 1") == [["mine"]]
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(
+    "closed", [close("S", "named"), close("S", "nothing"), close("S"), close("P", "nothing")]
+)
+def test_what_only_the_proxy_holds_is_closed_wherever_the_transaction_runs(
+    closed: bytes, pipelined: bool, databases: Pair
+) -> None:
+    def heard(client: WireClient) -> list[str]:
+        client.send(parse("named", READ), parse("kept", READ), SYNC, query("BEGIN"))
+        told = [kinds(client.until_ready()) for _ in range(2)]
+        read = bind("", "kept"), describe("P"), execute(), SYNC
+        for batch in ((*read,), (closed, SYNC), (closed, *read), (closed, closed, *read)):
+            client.send(*batch)
+            if not pipelined:
+                told.append(kinds(client.until_ready()))
+        told += [kinds(client.until_ready()) for _ in range(4 * pipelined)]
+        client.send(bind("", "named"), SYNC)
+        return [*told, kinds(client.until_ready())]
+
+    server = databases[0].server
+    with (
+        moving(databases) as relay,
+        client_of(relay) as client,
+        LoginForwarder(server.host, server.port, server.user, server.password) as forwarder,
+        WireClient(socket.create_connection(forwarder.address, 10)) as direct,
+    ):
+        proxied = heard(client)
+        assert relay.count("routes", None, "moved_up") == (closed == close("S", "named"))
+        assert proxied == heard(direct.log_in(server.user, databases[0].dbname))
+
+
+def test_a_read_that_waits_too_long_at_a_copy_is_done_at_the_owner(databases: Pair) -> None:
+    config = {"pools": {"default_pool_size": 1, "query_wait_timeout_ms": 100}}
+    with (
+        RunningRelay(*databases, tables=TABLES, reads_percent=100, config=config) as relay,
+        client_of(relay) as holder,
+        client_of(relay) as client,
+    ):
+        holder.query("BEGIN")
+        assert asked(holder) == "copy"
+        assert asked(client) == "shared"
+        client.query("BEGIN")
+        assert asked(client) == "shared"
+        assert relay.count("timeouts", "query_wait") == 0

@@ -5,11 +5,15 @@ The two databases answer differently, so that the answer tells which one was ask
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import cycle
+
 import pytest
 from support.fixtures import Database
 from support.split import asked, batch, client_of, databases, moved, query, told
-from support.wire import SYNC, bind, copy_data, describe, execute, kinds, parse, sqlstate
+from support.wire import FLUSH, SYNC, bind, close, copy_data, describe, execute, kinds, parse, sqlstate
 
+from pgshunt.protocol.messages import cancel_request
 from pgshunt.routing.table import Stage
 
 __all__ = ["databases"]
@@ -315,6 +319,68 @@ def test_a_beginning_that_failed_binds_the_transaction(databases: Pair) -> None:
         assert kinds(client.query("ROLLBACK TO s")) == "CZ"
         assert "the transaction runs at shared" in told(client, WRITE)[0]
         assert client.query("ROLLBACK")[-1].body == b"I"
+
+
+def test_a_cancel_while_a_beginning_is_done_again_fails_the_transaction(databases: Pair) -> None:
+    """It takes long at the second database only."""
+    for database, rows in zip(databases, (1, 10**12), strict=True):
+        database.execute(f"ALTER DATABASE {database.dbname} SET app.rows = '{rows}'")
+    rows = "(SELECT generate_series(1, current_setting('app.rows')::bigint)) n"
+    first = f"SELECT set_config('app.counted', count(*)::text, true) FROM {rows}"
+    running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT set_con%'"
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        write = parse("", WRITE), bind("", ""), execute()
+        for parts in ([query(WRITE)], [*write, SYNC], [*write, FLUSH]):
+            client.query("BEGIN")
+            assert asked(client, first) == "1"
+            client.send(*parts)
+            relay.wait_for(lambda: databases[1].execute(running) == [[1]], "it is done again")
+            with relay.connect() as other:
+                other.sendall(cancel_request(client.process_id, client.secret_key))
+                assert other.recv(1) == b""
+            if parts[-1] == FLUSH:
+                assert sqlstate([client.frame()]) == "57014"
+                client.send(*write, SYNC)
+            frames = client.until_ready()
+            assert (kinds(frames), frames[-1].body) == ("Z" if parts[-1] == FLUSH else "EZ", b"E")
+            assert parts[-1] == FLUSH or sqlstate(frames) == "57014"
+            assert sqlstate(client.query(READ)) == "25P02"
+            assert kinds(client.query("ROLLBACK")) == "CZ"
+            assert asked(client) == "copy"
+
+
+def test_who_waits_for_a_link_waits_no_longer_because_owners_change(databases: Pair) -> None:
+    config = {"pools": {"default_pool_size": 1, "query_wait_timeout_ms": 300}}
+    with (
+        moved(databases, "reading", config=config) as relay,
+        client_of(relay) as busy,
+        client_of(relay) as waiting,
+    ):
+        busy.query("BEGIN; LOCK TABLE other")
+        waiting.send(query("INSERT INTO other VALUES (1)"))
+        stages: Iterator[Stage] = cycle(("switched", "reading"))
+
+        def is_refused() -> bool:
+            relay.shift(0, stage=next(stages))
+            return relay.count("timeouts", "query_wait") == 1
+
+        relay.wait_for(is_refused, "it has waited too long")
+        assert sqlstate(waiting.until_ready()) == "53300"
+
+
+def test_a_close_in_front_binds_nothing(databases: Pair) -> None:
+    read = bind("", "named"), execute(), SYNC
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        assert batch(client, parse("named", READ)) == "1Z"
+        client.send(query("SELECT count(*) FROM other"), close("S", "nothing"), *read)
+        assert [kinds(client.until_ready()) for _ in range(2)] == ["TDCZ", "32DCZ"]
+        client.query("BEGIN")
+        assert asked(client, "SELECT 1") == "1"
+        for closed in (close("S", "nothing"), close("S"), close("P", "nothing")):
+            assert batch(client, closed) == "3Z"
+        client.send(close("S", "nothing"), *read)
+        assert kinds(client.until_ready()) == "32DCZ"
+        assert kinds(client.query(WRITE)) == "CZ"
 
 
 def test_a_pipelined_transaction_that_begins_without_a_table(databases: Pair) -> None:

@@ -387,6 +387,53 @@ def test_however_many_are_named_few_links_are_opened(connect: Connect, relay: Ru
         relay.wait_for(lambda: relay.call(settled), "no link is kept, and none beyond the limit")
 
 
+def held(relay: RunningRelay) -> int:
+    """Links that are kept because a statement may signal their sessions."""
+    return relay.call(lambda r: sum("signalled" in link.pins for link in r.links))  # type: ignore[attr-defined]
+
+
+def give_up_holds(relay: RunningRelay) -> None:
+    relay.call(lambda r: setattr(r, "held_ns_max", 0))
+    relay.wait_for(lambda: held(relay) == 0, "whoever was named is let go")
+
+
+def test_an_open_transaction_holds_few_sessions_and_not_for_long(database: Database) -> None:
+    with (
+        RunningRelay(database, config={"pools": {"default_pool_size": 40}}) as relay,
+        ExitStack() as stack,
+    ):
+
+        def connect() -> WireClient:
+            client = stack.enter_context(WireClient(relay.connect()))
+            return client.log_in(database.server.user, database.dbname)
+
+        caller, victims = connect(), [connect() for _ in range(20)]
+        caller.query("BEGIN")
+        for some in (victims[:12], victims[12:]):
+            pids = ", ".join(f"pg_cancel_backend({victim.process_id})" for victim in some)
+            assert "E" not in kinds(caller.query(f"SELECT {pids}"))
+        assert held(relay) == 16
+        give_up_holds(relay)
+        assert [kinds(victim.query("SELECT 1")) for victim in victims] == ["TDCZ"] * 20
+        assert kinds(caller.query("COMMIT")) == "CZ"
+
+
+def test_who_is_let_go_before_the_signal_comes_is_not_hit_by_it_and_nobody_else_is(
+    connect: Connect, relay: RunningRelay
+) -> None:
+    victim, caller = connect(), connect()
+    caller.query("BEGIN")
+    text = f"SELECT pg_terminate_backend({victim.process_id})"
+    assert kinds(caller.query(f"DECLARE late CURSOR FOR {text}")) == "CZ"
+    assert held(relay) == 1
+    give_up_holds(relay)
+    neighbour = connect()
+    assert kinds(neighbour.query("BEGIN; SELECT 1")) == "CTDCZ"
+    assert told(caller.query("FETCH late"))[-3] == ("D", "\0\1\0\0\0\1f")
+    assert kinds(neighbour.query("SELECT 1; COMMIT")) == "TDCCZ"
+    assert kinds(victim.query("SELECT 1")) == "TDCZ"
+
+
 def test_callers_that_name_each_others_only_links_all_go_on(single: tuple[RunningRelay, Connect]) -> None:
     relay, connect = single
     victims, callers = [connect() for _ in range(30)], [connect() for _ in range(30)]
@@ -578,3 +625,27 @@ def test_a_caller_that_is_told_to_go_holds_nobody(
         assert kinds(victim.query("SELECT 1")) == "TDCZ"
         relay.wait_for(lambda: relay.call(settled), "no link is kept")
         assert relay.call(lambda r: r.clients) == 3
+
+
+def test_what_had_changed_while_a_statement_was_cancelled_is_asked_anew(
+    connect: Connect, direct: Connect, relay: RunningRelay
+) -> None:
+    """The table is as it was when the statement is run again."""
+    victim, caller, holder, owner, witness = connect(), connect(), connect(), direct(), direct()
+    caller.send(parse("end", "SELECT pg_cancel_backend($1), * FROM t WHERE id = 1"), SYNC)
+    assert kinds(caller.until_ready()) == "1Z"
+    holder.query("BEGIN; SELECT 1")  # has the link that it was prepared on
+    owner.query("BEGIN; ALTER TABLE t ADD COLUMN more int")
+    batch = bind("", "end", str(victim.process_id)), execute(), SYNC
+    caller.send(*batch)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%cancel%'"
+    relay.wait_for(lambda: witness.value(f"{waits} AND datname = current_database()") != "0", "it is parsed")
+    with relay.connect() as other:
+        other.sendall(cancel_request(caller.process_id, caller.secret_key))
+        assert other.recv(1) == b""
+    owner.query("COMMIT")
+    assert sqlstate(caller.until_ready()) == "57014"
+    owner.query("ALTER TABLE t DROP COLUMN more")
+    caller.send(*batch)
+    assert kinds(caller.until_ready()) == "2DCZ"
+    holder.query("COMMIT")
