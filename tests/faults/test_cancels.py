@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
-from support.hostile import COLUMN, READY, ROW_DONE, Answer, HostileServer, frame
+from support.hostile import COLUMN, READY, ROW_DONE, Answer, HostileServer, frame, row
 from support.relay import RunningRelay
 from support.wire import WireClient, kinds
 
 from pgshunt.protocol import messages
 from pgshunt.proxy import policy
 
-TOLD = frame("D", b"\0\3" + b"".join(len(v).to_bytes(4) + v for v in (b"UTF8", b"UTF8", b"5MB")))
-SETTING_ASKED_FOR = Answer(COLUMN + TOLD + frame("C", b"SELECT 1\0") + READY)
+SETTING_ASKED_FOR = Answer(COLUMN + row(b"UTF8", b"UTF8", b"5MB") + frame("C", b"SELECT 1\0") + READY)
 DONE = Answer(ROW_DONE + READY)
 
 

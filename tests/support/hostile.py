@@ -40,9 +40,14 @@ def error(severity: str = "ERROR", sqlstate: str | None = "22012") -> bytes:
     return frame("E", b"S" + severity.encode() + b"\0V" + severity.encode() + b"\0" + code + b"Mbad\0\0")
 
 
+def row(*values: bytes) -> bytes:
+    columns = b"".join(len(value).to_bytes(4) + value for value in values)
+    return frame("D", len(values).to_bytes(2) + columns)
+
+
 READY, IN_TRANSACTION = frame("Z", b"I"), frame("Z", b"T")
 COLUMN = frame("T", b"\0\1x\0" + bytes(6) + (25).to_bytes(4) + b"\xff\xff" + b"\xff\xff\xff\xff" + b"\0\0")
-ROW = frame("D", b"\0\1\0\0\0\1v")
+ROW = row(b"v")
 ROW_DONE = COLUMN + ROW + frame("C", b"SELECT 1\0")
 WELCOME = (
     messages.authentication_ok()
@@ -130,8 +135,7 @@ class HostileServer:
                     statement = body.split(b"\0")[1].decode()
                 if statement == QUESTION.decode():
                     for value in (b"public", b"read committed"):
-                        row = b"\0\1" + len(value).to_bytes(4) + value
-                        connection.sendall(COLUMN + frame("D", row) + frame("C", b"SHOW\0"))
+                        connection.sendall(COLUMN + row(value) + frame("C", b"SHOW\0"))
                     connection.sendall(READY)
                     continue
                 self.heard.append((kind, statement))

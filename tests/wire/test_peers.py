@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.fixtures import Database
-from support.hostile import COLUMN, READY, ROW_DONE, Answer, HostileServer, frame
+from support.hostile import COLUMN, READY, ROW_DONE, Answer, HostileServer, frame, row
 from support.relay import RunningRelay
 from support.wire import (
     COPY_DONE,
@@ -163,12 +163,11 @@ def test_eviction_behind_a_batch_that_failed(relay: RunningRelay) -> None:
 
 def test_a_value_that_the_server_spells_otherwise_is_brought_once() -> None:
     """pgbouncer#776: compared with what the client had written, it never matched, and was set for ever."""
-    spelt = [b"UTF8", b"UTF8", b"ISO, DMY"]
-    told = frame("D", b"\0\3" + b"".join(len(value).to_bytes(4) + value for value in spelt))
+    told = COLUMN + row(b"UTF8", b"UTF8", b"ISO, DMY") + frame("C", b"SELECT 1\0")
 
     def script(_kind: str, statement: str) -> Answer:
         asked = statement.startswith("SELECT pg_catalog.current_setting")
-        return Answer((COLUMN + told + frame("C", b"SELECT 1\0") if asked else ROW_DONE) + READY)
+        return Answer((told if asked else ROW_DONE) + READY)
 
     with HostileServer(script) as server, RunningRelay(server) as relay, client_of(relay) as client:  # type: ignore[arg-type]
         client.query("SET datestyle = dmy")
