@@ -241,6 +241,8 @@ cdef class Batch(Showing):
             if entry.stateful and self.relay.parted:
                 entry = self.with_prepared(entry)
         if self.begins_unit():
+            if self.at_copy and size == 7 and data[5] == b"P" and self.status == b"T" and self.left_portal():
+                return self.describe_left(data, size)
             if self.acquire(entry, self.is_whole(data, available)) == STOP:
                 return STOP
             if self.phase == PHASE_CLOSING or self.skip_to_sync:
@@ -275,6 +277,16 @@ cdef class Batch(Showing):
                 return STOP
         self.insert_bytes(describe_statement(statement.name))
         replies_push(&self.link.replies, REPLY_DESCRIBE_STATEMENT, ACTION_FORWARD)
+        return TAKEN
+
+    cdef int describe_left(self, const uint8_t* data, int64_t size) except -1:
+        """The portal that the last unit has left is where that ran; what comes behind this may move the transaction."""
+        if self.link.replies.count:
+            self.await_replies()
+            return STOP
+        replies_push(&self.link.replies, REPLY_DESCRIBE_PORTAL, ACTION_FORWARD)
+        self.pass_on(data, size)
+        self.insert_bytes(b"H\0\0\0\x04")      # no Sync may come before the next unit waits for the answer
         return TAKEN
 
     cdef int on_execute(self, const uint8_t* data, int64_t size) except -1:
