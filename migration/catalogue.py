@@ -107,6 +107,14 @@ WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname =
   AND setting LIKE 'search_path=%'
 """
 
+_DEFAULTS: Final = """
+SELECT coalesce(r.rolname::text, ''),
+       md5(string_agg(s.setdatabase::text || s.setconfig::text, ',' ORDER BY s.setdatabase))
+FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole
+WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+GROUP BY 1
+"""
+
 # A role's setting in this database goes before its setting in all of them.
 _SEARCH_PATH_OF: Final = r"""
 SELECT coalesce((SELECT substring(setting FROM length('search_path=') + 1)
@@ -228,6 +236,7 @@ def read_catalogue(
             parents=MappingProxyType(
                 {qualified(*names[:2]): qualified(*names[2:]) for names in link.rows(_PARENTS)}
             ),
+            defaults=MappingProxyType(dict(link.rows(_DEFAULTS))),
         )
         return replace(catalogue, code=read_code(link, catalogue, before))
 

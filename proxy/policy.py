@@ -77,7 +77,7 @@ class Policy:
         self._loop = loop
         self._config = config
         self._workers = max(1, relay.board_workers)
-        self._identities: dict[tuple[str, frozenset[tuple[bytes, bytes]]], Identity] = {}
+        self._identities: dict[tuple[object, ...], Identity] = {}
         kind = WeakPassword if config.auth.md5_to_servers else str
         self._passwords = {
             user.name: kind(user.password.reveal()) for user in config.auth.users if user.password is not None
@@ -196,13 +196,16 @@ class Policy:
         return self._limited.get(user)
 
     def identity(self, request: NeedWelcome) -> Identity:
-        """The identity of a session; sessions that ask for the same share links."""
+        """The identity of a session: those that ask for the same share links, while the server's own settings
+        for their role stay as they are.
+        """
         from pgshunt.proxy._relay import Identity
 
         user = request.user
         if request.proof is not None and request.proof != self._proofs.get(user):
             self._prove(user, request.proof)
-        key = (user, frozenset(request.parameters.items()))
+        defaults = self._relay.catalogue.defaults_of(user)
+        key = (user, frozenset(request.parameters.items()), defaults)
         identity = self._identities.get(key)
         if identity is None:
             credential = self._passwords.get(user) or self._proofs.get(user)
@@ -220,8 +223,8 @@ class Policy:
 
     def forget(self, identity: Identity) -> None:
         """Nobody uses it any more: no session, no link."""
-        self._identities.pop((identity.user, frozenset(identity.parameters.items())), None)
-        if not any(user == identity.user for user, _ in self._identities):
+        self._identities = {key: other for key, other in self._identities.items() if other is not identity}
+        if not any(other.user == identity.user for other in self._identities.values()):
             self._proofs.pop(identity.user, None)
 
     def login_error(self, error: LinkError) -> bytes:

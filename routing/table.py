@@ -159,9 +159,10 @@ class Catalogue:
     `parts` are tables that go with another or with an extension: partitions, and what extensions made.
     `belongs` has for an index, or the sequence of a column, the table it is part of, `parents` for a
     partition or another child its parent; `typed` for a type that was made here the tables with columns of
-    it, or of what is made of it. `code` is what its functions, triggers and so on do; `recent` what DDL that
-    went through this worker has made since. `definitions` says, for each worker, how many transactions with
-    DDL it had seen end before all this was read.
+    it, or of what is made of it. `defaults` tells one set of ALTER ROLE's and ALTER DATABASE's settings from
+    another, for each role that has some, under the empty name for all. `code` is what its functions, triggers
+    and so on do; `recent` what DDL that went through this worker has made since. `definitions` says, for each
+    worker, how many transactions with DDL it had seen end before all this was read.
     """
 
     version: int = 0
@@ -177,6 +178,7 @@ class Catalogue:
     recent: Code = NO_CODE
     definitions: tuple[int, ...] = ()
     parents: Mapping[str, str] = field(default_factory=_no_relations)
+    defaults: Mapping[str, str] = field(default_factory=_no_relations)
 
     def learned(self, made: Code) -> Catalogue:
         """With what a statement defines."""
@@ -185,6 +187,10 @@ class Catalogue:
     def tables(self) -> frozenset[str]:
         """Those that a service can own for themselves."""
         return frozenset(name for name, kind in self.relations.items() if kind in "rp") - self.parts
+
+    def defaults_of(self, user: str) -> tuple[str | None, str | None]:
+        """What a session of this role begins with, as something to compare."""
+        return self.defaults.get(user), self.defaults.get("")
 
     def wholes(self) -> Mapping[str, str]:
         """For each relation that goes with a table: that table, or what it goes with itself."""
@@ -217,6 +223,7 @@ class Catalogue:
             "code": self.code.to_dict(),
             "definitions": list(self.definitions),
             "parents": dict(self.parents),
+            "defaults": dict(self.defaults),
         }
 
     @classmethod
@@ -234,4 +241,5 @@ class Catalogue:
             code=Code.from_dict(data["code"]),
             definitions=tuple(data["definitions"]),
             parents=MappingProxyType(dict(data["parents"])),
+            defaults=MappingProxyType(dict(data["defaults"])),
         )

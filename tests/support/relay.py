@@ -120,6 +120,11 @@ class RunningRelay:
         self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1, services=services)
         self.call(lambda relay: relay.apply(self._table, self._catalogue()))
 
+    def read_catalogue(self) -> None:
+        """A new epoch, in which the relay knows what was defined beside it."""
+        self._table = dataclasses.replace(self._table, epoch=self._table.epoch + 1)
+        self.call(lambda relay: relay.apply(self._table, self._catalogue()))
+
     def count(self, section: str, *key: str | None) -> int:
         """The counts of all rows of `section` that begin with `key`, added up; None stands for anything."""
         self.call(self._drain)

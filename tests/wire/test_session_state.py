@@ -480,3 +480,20 @@ def test_each_session_finds_its_own_state(name: str, database: Database) -> None
     assert not faults
     for step, expected, heard in zip(story, direct, relayed, strict=True):
         assert heard == expected, step
+
+
+@pytest.mark.parametrize("whose", ["ROLE {user} IN DATABASE {dbname}", "DATABASE {dbname}"])
+def test_what_sessions_begin_with_counts_from_the_next_login(whose: str, database: Database) -> None:
+    """Links that are open keep what they began with, and so do their sessions."""
+    user, dbname = database.server.user, database.dbname
+    with RunningRelay(database) as relay, WireClient(relay.connect()) as before:
+        before.log_in(user, dbname)
+        assert before.value("SELECT date '2020-02-03'") == "2020-02-03"
+        database.execute(f"ALTER {whose.format(user=user, dbname=dbname)} SET datestyle = 'German'")
+        relay.read_catalogue()
+        with WireClient(relay.connect()) as behind:
+            behind.log_in(user, dbname)
+            assert behind.parameters["DateStyle"] == "German, DMY"
+            for _ in range(2):
+                assert behind.value("SELECT date '2020-02-03'") == "03.02.2020"
+                assert before.value("SELECT date '2020-02-03'") == "2020-02-03"
