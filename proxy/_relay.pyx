@@ -32,6 +32,7 @@ from pgshunt.routing._shapes cimport (
     KIND_COMMIT,
     KIND_READ,
     KIND_ROLLBACK,
+    KIND_SAVEPOINT,
     KIND_SESSION,
     KIND_SHOW_ROUTE,
     PLAN_PROVEN,

@@ -73,6 +73,7 @@ class Findings:
         self.signals = False
         self.meets = False
         self.anywhere = False
+        self.path: tuple[str, ...] | None = None
         self.alters: set[str] = set()
         self.ordered = False
         self.reason = ""
@@ -117,6 +118,7 @@ class Findings:
             signals=self.signals,
             meets=self.meets,
             anywhere=self.anywhere,
+            path=self.path,
             defines=self.reason == "definition" and self.local != "temp_table",
             alters=frozenset(self.alters),
             ordered=self.ordered,

@@ -60,7 +60,7 @@ class Shape:
     transaction, `resets` those that may go back to their default ("*": all but role and
     session_authorization), `creates` custom ones that exist behind it, if only with an empty value. Behind
     it, be it only in this transaction, a name may mean another table (`renames`), a literal another value
-    (`rereads`), a text may be cut into other tokens (`obscures`).
+    (`rereads`), a text may be cut into other tokens (`obscures`). `path` is the search path as SET gives it.
     """
 
     kind: Kind
@@ -82,6 +82,7 @@ class Shape:
     renames: bool = False
     rereads: bool = False
     obscures: bool = False
+    path: tuple[str, ...] | None = None
     deallocates: str | None = None
     prepares: frozenset[str] = frozenset()
     executes: frozenset[str] = frozenset()

@@ -271,6 +271,9 @@ def _set(found: Findings, node: pg.VariableSetStmt) -> None:
     if found.obscures:
         found.literal_sensitive = True
         found.obscures = not _is_plain(name, node.args)
+    if name == "search_path":
+        found.literal_sensitive = True
+        found.path = tuple(value.a_const.sval.sval for value in node.args)
     return _session(found, "set_local" if node.is_local else "set")
 
 

@@ -99,6 +99,8 @@ cdef class Session(Batch):
             self.stream_drop = True
             return self.refuse(entry, True)
         self.note_statement(entry)
+        if entry.stateful and entry.shape.path is not None:
+            self.follow_path(entry.shape.path)
         if self.link.failed:
             return self.pass_failed(data, here)
         if places:

@@ -34,6 +34,9 @@ cdef class State(Leaving):
                 self.relay.learn(entry.shape.makes)
         if entry.tells_pid:
             self.process_id_asked = self.link.process_id
+        if self.unclear and (entry.kind == KIND_COMMIT or entry.kind == KIND_ROLLBACK or entry.kind == KIND_SAVEPOINT
+                             or entry.shape.statements > 1):
+            self.search_path_id = UNRESOLVED       # what was set may have been taken back
         return self.note_state(entry.shape) if entry.stateful else 0
 
     cdef Entry what_is_prepared(self, str name):
@@ -79,6 +82,14 @@ cdef class State(Leaving):
         if shape.renames:
             self.search_path_id = UNRESOLVED
             self.unclear = True
+        return 0
+
+    cdef int follow_path(self, tuple path) except -1:
+        """In an open transaction that owes no answer the search path is what SET makes it, until something may take
+        that back: if SET fails nothing behind it runs."""
+        if self.status == b"T" and not self.in_batch and self.link.owes_nothing() and "$user" not in path:
+            self.search_path = self.relay.shapes.search_path(path)
+            self.search_path_id = self.search_path.number
         return 0
 
     cdef int leave_to_server(self, object shape) except -1:

@@ -30,6 +30,7 @@ class RunningRelay:
 
     `stage` is that of the service, `external_refs` are tables of others that its database has, too; `others`
     are more services.
+    It is the first of `workers`, or the one `beside` another, whose board it shares.
     Use as a context manager. `port` is where clients connect; `shared_port` is that of something in front of
     the shared server. All of `events` and `deltas` are kept.
     """
@@ -49,6 +50,8 @@ class RunningRelay:
         tls: ServerTls = PLAINTEXT,
         replicas: tuple[Database, ...] = (),
         shared_port: int | None = None,
+        workers: int = 1,
+        beside: RunningRelay | None = None,
     ) -> None:
         self.tls = tls
         self._shared_port = shared_port or shared.server.port
@@ -62,12 +65,17 @@ class RunningRelay:
         services = (*self._services(stage, reads_percent, shadow_writes), *others)
         self._table = RoutingTable(1, self._endpoints(), services)
         users = self._config.get("pools", {}).get("users", {})
-        self.board = Board(
-            None,
-            workers=1,
-            endpoints=len(self._table.endpoints),
-            users=len(users),
-            services=len(self._table.services),
+        self._index = 0 if beside is None else beside._index + 1
+        self.board = (
+            Board(
+                None,
+                workers=workers,
+                endpoints=len(self._table.endpoints),
+                users=len(users),
+                services=len(self._table.services),
+            )
+            if beside is None
+            else beside.board
         )
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -85,7 +93,8 @@ class RunningRelay:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self.board.close()
+        if self._index == 0:
+            self.board.close()
 
     # --- what a test does with it -----------------------------------------------------------------------
 
@@ -228,7 +237,7 @@ class RunningRelay:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self.relay = Relay(self._loop, 0, self.board, self._start_message())
+            self.relay = Relay(self._loop, self._index, self.board, self._start_message())
             self.relay.on_event = self.events.append
             listener = socket.create_server(("127.0.0.1", 0), backlog=512)
             listener.setblocking(False)

@@ -280,6 +280,44 @@ def test_a_view_that_only_the_shared_database_has(databases: Pair) -> None:
         assert sqlstate(client.query("UPDATE of_t SET v = 'x'")) == "42P01"
 
 
+# --- search paths ---------------------------------------------------------------------------------------
+
+
+def test_a_search_path_set_in_a_transaction_is_known_in_it(databases: Pair) -> None:
+    for database, name in zip(databases, ("shared", "copy"), strict=True):
+        database.execute(
+            f"CREATE SCHEMA tenant; CREATE TABLE tenant.t AS SELECT 1 AS id, 'tenant {name}' AS v"
+        )
+    obscure = "SELECT v FROM t WHERE id = 1"
+    with moved(databases, "completed") as relay, client_of(relay) as client:
+        for path, found in (("tenant, public", "tenant shared"), ("'public'", "copy"), ("public", "copy")):
+            client.query("BEGIN")
+            assert kinds(client.query(f"SET LOCAL search_path = {path}")) == "CZ"
+            assert asked(client, obscure) == found
+            client.query("COMMIT")
+            assert asked(client, obscure) == "copy"
+        for sent in (
+            ["BEGIN", "SAVEPOINT s", "SET LOCAL search_path = public", "ROLLBACK TO s"],
+            ["SET search_path = tenant", "BEGIN", "SET search_path = public", "SELECT 1; ROLLBACK; BEGIN"],
+            ["BEGIN", 'SET LOCAL search_path = "$user", public'],
+        ):
+            for sql in sent:
+                assert "E" not in kinds(client.query(sql))
+            assert "may mean public.t" in told(client, obscure)[0]
+            client.query("ROLLBACK")
+            client.query("RESET search_path")
+        client.query("BEGIN")
+        client.query("SET LOCAL search_path = tenant")
+        client.send(query("COMMIT"), query(obscure))
+        assert kinds(client.until_ready()) == "CZ"
+        frames = client.until_ready()
+        assert kinds(frames) in ("TDCZ", "EZ"), "it is never read from the tenant's"
+        assert not any(b"tenant" in frame.body for frame in frames if frame.kind == "D")
+        client.send(query("SET LOCAL search_path = tenant"), query(obscure))
+        client.until_ready()
+        assert not any(b"tenant" in frame.body for frame in client.until_ready() if frame.kind == "D")
+
+
 # --- sessions that are signalled ------------------------------------------------------------------------
 
 ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -414,3 +415,24 @@ def test_links_for_validation_make_room(databases: tuple[Database, Database]) ->
         with client_of(relay) as second:
             assert second.value("SELECT 1") == "1"
             assert relay.call(lambda r: r.links_open) == 2
+
+
+def test_what_one_worker_has_written_is_not_missed_by_another(databases: tuple[Database, Database]) -> None:
+    split = {"tables": TABLES, "reads_percent": 100}
+    with (
+        RunningRelay(*databases, workers=2, **split) as relay,  # type: ignore[arg-type]
+        RunningRelay(*databases, beside=relay, **split) as another,  # type: ignore[arg-type]
+        client_of(relay) as writer,
+        client_of(another) as reader,
+    ):
+        relay.fresh = another.fresh = False
+        for causality, read_at in (("session", "copy"), ("service", "shared")):
+            for one in (relay, another):
+                one.shift(100, causality=causality)
+            relay.board.freshness[1] = time.monotonic_ns()
+            assert asked(reader) == "copy"
+            assert kinds(writer.query("UPDATE t SET v = v WHERE id = 2")) == "CZ"
+            assert asked(reader) == read_at
+            assert asked(writer) == "shared", "which it has written itself"
+            relay.board.freshness[1] = time.monotonic_ns()
+            assert asked(reader) == asked(writer) == "copy"

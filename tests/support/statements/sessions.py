@@ -40,8 +40,22 @@ TRANSACTIONS = [
 
 SESSIONS = [
     session("SET work_mem = '1MB'", "set", touches=frozenset({"work_mem"})),
-    session("SET SESSION search_path TO a, b", "set", touches=frozenset({"search_path"}), renames=True),
-    session("SET SCHEMA 'a'", "set", touches=frozenset({"search_path"}), renames=True),
+    session(
+        "SET SESSION search_path TO a, 'B'",
+        "set",
+        touches=frozenset({"search_path"}),
+        renames=True,
+        path=("a", "B"),
+        literal_sensitive=True,
+    ),
+    session(
+        "SET SCHEMA 'a'",
+        "set",
+        touches=frozenset({"search_path"}),
+        renames=True,
+        path=("a",),
+        literal_sensitive=True,
+    ),
     session("SET App.Tenant_Id = 7", "set", touches=frozenset({"app.tenant_id"})),
     session("SET x FROM CURRENT", "set", touches=frozenset({"x"})),
     session("SET TIME ZONE 'UTC'", "set", touches=frozenset({"timezone"}), rereads=True),

@@ -32,6 +32,7 @@ UNITS = [
         touches=frozenset({"search_path"}),
         renames=True,
         anywhere=True,
+        literal_sensitive=True,
     ),
     row(
         "SET ROLE joe; SELECT * FROM users",

@@ -76,6 +76,17 @@ def test_writes_and_the_baseline_do_not_trip() -> None:
     assert scene.trips == []
 
 
+def test_a_replica_that_fails_trips_nothing() -> None:
+    """Its reads are answered elsewhere; that they are slow there is the database's."""
+    scene = Scene()
+    for _ in range(20):
+        scene.now_s += 1
+        scene.watch.take(scene.calls("replica", calls=50, infrastructure=50))
+    assert scene.trips == []
+    scene.watch.take(scene.calls("replica", calls=500, slow=500))
+    assert [trip.judgement.trigger for trip in scene.trips] == ["latency"]
+
+
 def test_a_hard_run_trips_and_a_single_link_counts_when_it_is_the_only_one() -> None:
     for only_link, tripped in ((True, 1), (False, 0)):
         scene = Scene(only_link=only_link)
