@@ -371,25 +371,23 @@ cdef class Batch(Showing):
         return self.forget_statement(data, size, reply)
 
     cdef bint closes_nothing(self, const uint8_t* data, int64_t size) except -1:
-        """Whether the link's server need not hear of this Close at the beginning of a unit.
+        """Whether this Close begins a unit that may go elsewhere than to the link, whose server need not hear of it.
 
         It knows no statement by the client's name for it; a transaction at a copy, or one that has named no table yet,
         has no portal with a name.
         """
-        if self.link.pins:
+        if not (self.at_copy or self.loose or self.relay.parted) or (
+                self.link.pins or self.link.syncs_unsure or self.link.syncs_behind):
             return False
         return data[5] == b"S" or size > 7 and (self.at_copy or self.loose) and (
             self.portals is None or (<const char*> data)[6:size - 1] not in self.portals)
 
     cdef int close_ahead(self, const uint8_t* data, int64_t size) except -1:
         """Answers it in the server's stead: the unit begins with what comes next, and goes where that belongs."""
-        if self.link.replies.count == 0:
-            self.write_complete(REPLY_CLOSE)
-        elif self.link.changes or self.link.unnamed_pending:
-            self.await_replies()               # which statements there are is known when these are in
+        if self.link.replies.count:
+            self.await_replies()               # the unit before may have to be sent again, or fail
             return STOP
-        else:
-            replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FAKE)
+        self.write_complete(REPLY_CLOSE)
         return self.forget_statement(data, size, NULL)
 
     cdef int forget_statement(self, const uint8_t* data, int64_t size, Reply* reply) except -1:

@@ -604,3 +604,12 @@ def test_a_read_that_waits_too_long_at_a_copy_is_done_at_the_owner(databases: Pa
         client.query("BEGIN")
         assert asked(client) == "shared"
         assert relay.count("timeouts", "query_wait") == 0
+
+
+def test_a_close_behind_a_read_that_fails_at_the_copy_is_answered(databases: Pair) -> None:
+    databases[1].execute("ALTER TABLE t RENAME COLUMN v TO w")
+    with moving(databases) as relay, client_of(relay) as client:
+        for begin in ("BEGIN", "ROLLBACK"):
+            client.query(begin)
+            client.send(query(READ), close("S", "nothing"), SYNC)
+            assert [kinds(client.until_ready()) for _ in range(2)] == ["TDCZ", "3Z"]
