@@ -88,7 +88,12 @@ SHAPES = {
     "SELECT inbox()": reading("inbox"),
     "SELECT of_tenant()": reading("tenant.inbox"),
     "SELECT any_text('x')": Shape(
-        Kind.WRITE, volatile=True, local="function", pins=frozenset({"function"}), reason="function"
+        Kind.WRITE,
+        volatile=True,
+        local="function",
+        pins=frozenset({"function"}),
+        anywhere=True,
+        reason="function",
     ),
     # Tables
     "INSERT INTO t (v) VALUES ('x')": writing("public.t"),
@@ -125,7 +130,12 @@ SHAPES = {
         reason="function",
     ),
     "SELECT crosstab('SELECT 1')": Shape(
-        Kind.WRITE, volatile=True, local="function", pins=frozenset({"function"}), reason="function"
+        Kind.WRITE,
+        volatile=True,
+        local="function",
+        pins=frozenset({"function"}),
+        anywhere=True,
+        reason="function",
     ),
 }
 
