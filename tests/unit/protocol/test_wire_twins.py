@@ -37,18 +37,26 @@ def test_an_impossible_length_is_told_before_anything_behind_it(length: int) -> 
 
 
 def test_a_million_random_frames_agree() -> None:
-    rng = random.Random(20261122)
+    """Frames of random kinds and bodies, in streams of random lengths; some streams break off in an
+    impossible length or in the middle of a frame. Only what was looked at is counted."""
+    rng = random.Random()
+    seed = rng.randrange(2**32)
+    rng.seed(seed)
     seen = 0
     while seen < 1_000_000:
+        noise = rng.randbytes(300_000)
         parts = []
-        for _ in range(20_000):
-            body = bytes(rng.randrange(8))
-            length = len(body) + 4 if rng.random() > 0.00001 else rng.randrange(2**32)
-            parts.append(bytes([rng.randrange(256)]) + length.to_bytes(4) + body)
+        at = 0
+        for _ in range(rng.choice((1, 10, 1_000, 20_000))):
+            body = noise[at : at + rng.randrange(8)]
+            at = (at + 9) % 299_000
+            parts.append(noise[at : at + 1] + (len(body) + 4).to_bytes(4) + body)
+        if rng.random() < 0.3:
+            parts.append(rng.randbytes(rng.randrange(1, 12)))
         data = b"".join(parts)
         answer = _wire.scan(data, BODY_MAX)
-        assert answer == frames.scan(data, BODY_MAX)
-        seen += len(parts)
+        assert answer == frames.scan(data, BODY_MAX), f"seed {seed}"
+        seen += len(answer[0])
 
 
 KINDS = b"123tTnDdcHGWCsIZNSAVRK"
