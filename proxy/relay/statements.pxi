@@ -1,6 +1,6 @@
 # Prepared statements: the session knows them by the client's names, the servers by names all sessions share.
 
-cdef class Statements(Unit):
+cdef class Statements(Again):
     """What a session has prepared, on whatever link it finds itself."""
 
     cdef bint drops_own(self, Entry entry) except -1:
