@@ -151,3 +151,10 @@ cdef tuple error_fields(const uint8_t* data, size_t size):
                 break
         at = stop + 1
     return severity, sqlstate
+
+
+cdef bint announces_end(const uint8_t* data, size_t size) except -1:
+    """Whether this notice is the last thing the server says: it is told to stop at once, or another of its processes
+    has crashed (quickdie in postgres.c; a warning, and then the connection is closed)."""
+    sqlstate = error_fields(data + FRAME_HEADER, size - FRAME_HEADER)[1]
+    return sqlstate == b"57P01" or sqlstate == b"57P02"

@@ -19,14 +19,18 @@ TABLES = ("t", "u")
 @pytest.fixture
 def databases(database_pair: tuple[Database, Database]) -> tuple[Database, Database]:
     """The shared database, where every v is 'shared', and the service's own, where it is 'copy'."""
-    for database, name in zip(database_pair, ("shared", "copy"), strict=True):
+    fill(database_pair)
+    return database_pair
+
+
+def fill(databases: tuple[Database, Database]) -> None:
+    for database, name in zip(databases, ("shared", "copy"), strict=True):
         database.create_app()
         database.execute(
             f"CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL DEFAULT '{name}');"
             "CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE other (id int);"
             "INSERT INTO t SELECT generate_series(1, 10)"
         )
-    return database_pair
 
 
 @contextmanager

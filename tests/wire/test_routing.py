@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
-from support.split import TABLES, asked, client_of, databases, moving
+from support.split import TABLES, asked, client_of, databases, fill, moving, query
 from support.wire import SYNC, TERMINATE, Frame, WireClient, bind, execute, kinds, parse, sqlstate
 
+from pgshunt.demo.postgres import Servers
 from pgshunt.proxy._relay import Relay
 
 __all__ = ["databases"]
@@ -187,6 +188,40 @@ def test_a_copy_that_dies_under_a_read_costs_the_client_nothing(databases: tuple
         )
         relay.wait_for(lambda: bool(databases[1].execute(kill)), "the copy runs the read")
         assert client.until_ready()[1].body.endswith(b"shared")
+
+
+def test_a_copy_that_crashes_under_reads_costs_the_clients_nothing(
+    database: Database, servers: Servers
+) -> None:
+    """All its processes warn their clients before they go: of the copy's end these are not to hear."""
+    server = servers.start("crashing")
+    server.execute(f"CREATE DATABASE {database.dbname}")
+    copy = Database(server, database.dbname)
+    fill((database, copy))
+    with ExitStack() as stack:
+        relay = stack.enter_context(moving((database, copy)))
+        simple, extended, within, between = (stack.enter_context(client_of(relay)) for _ in range(4))
+        for client in (within, between):
+            client.query("BEGIN")
+            assert asked(client) == "copy"
+        blocker = copy.connect()
+        blocker.run("BEGIN")
+        # Not of `t`, which the open transactions have locked for reading.
+        blocker.run("LOCK TABLE u IN ACCESS EXCLUSIVE MODE")
+        read = "SELECT v FROM t WHERE id = 1 AND NOT EXISTS (SELECT FROM u)"
+        for client in (simple, within):
+            client.send(query(read))
+        extended.send(parse("", read), bind("", ""), execute(), SYNC)
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        relay.wait_for(lambda: len(copy.execute(waits)) == 3, "the reads hang")
+        server.stop("immediate")
+        blocker.close()
+        for client, answer in ((simple, "TDCZ"), (extended, "12DCZ"), (within, "TDCZ")):
+            frames = client.until_ready()
+            assert kinds(frames) == answer
+            assert next(frame for frame in frames if frame.kind == "D").body.endswith(b"shared")
+        assert kinds(between.query(read)) == "TDCZ"
+        assert asked(between) == "shared"
 
 
 def test_reads_that_hang_at_the_copy_are_called_back_by_a_rollback(
