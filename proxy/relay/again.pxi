@@ -55,8 +55,8 @@ cdef class Again(Local):
                 if statement is None:
                     return 0
                 entry = self.entry_for(statement)
-            elif kind == b"D":
-                entry = None
+            elif kind == b"D" or kind == b"H" and size == 5:
+                entry = None                   # pg8000 asks for all that is there before its Sync
             elif kind == b"E":
                 if inside and (size != 10 or read_uint32(data + at + 6) != 0):
                     return 0                   # and so is one that has not returned all its rows

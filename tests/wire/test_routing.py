@@ -10,7 +10,7 @@ import pytest
 from support.fixtures import Database
 from support.relay import RunningRelay
 from support.split import TABLES, asked, client_of, databases, fill, moving, query
-from support.wire import SYNC, TERMINATE, Frame, WireClient, bind, execute, kinds, parse, sqlstate
+from support.wire import FLUSH, SYNC, TERMINATE, Frame, WireClient, bind, execute, kinds, parse, sqlstate
 
 from pgshunt.demo.postgres import Servers
 from pgshunt.proxy._relay import Relay
@@ -171,6 +171,18 @@ def test_what_is_sent_behind_a_unit_asked_again_is_not_lost(databases: tuple[Dat
                 assert heard == answer
                 if TERMINATE in behind:
                     assert client.until_ready() == [Frame("", b"closed")]
+
+
+def test_a_read_with_a_flush_before_its_sync_may_go_to_the_copy(
+    databases: tuple[Database, Database],
+) -> None:
+    """As pg8000 sends all that has parameters."""
+    with moving(databases) as relay, client_of(relay) as client:
+        client.send(parse("one", "SELECT v FROM t WHERE id = 1"), SYNC)
+        assert kinds(client.until_ready()) == "1Z"
+        client.send(bind("", "one"), execute(), FLUSH, SYNC)
+        frames = client.until_ready()
+        assert (kinds(frames), frames[1].body[-4:]) == ("2DCZ", b"copy")
 
 
 def test_a_copy_that_dies_under_a_read_costs_the_client_nothing(databases: tuple[Database, Database]) -> None:
