@@ -149,9 +149,9 @@ class EventLog:
         line = json.dumps(event.to_dict(), separators=(",", ":"), default=str) + "\n"
         try:
             self._aside.submit(partial(self._write, self._path, line))
-        except Crowded:
+        except Crowded as crowded:
             self._unwritten += 1
-            self.write_error = f"{self._path}: the disk hangs, {self._unwritten} events are not there"
+            self.write_error = f"{self._path}: {self._unwritten} events are not there: {crowded}"
 
     def _write(self, path: Path, line: str) -> None:
         try:

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Crowded(Exception):
-    """So many works wait already that one more is not taken."""
+    """So many works wait already that one more is not taken, or the system has no thread for it."""
 
 
 class Aside:
@@ -39,7 +39,10 @@ class Aside:
             if len(self._works) >= self._waiting_max:
                 raise Crowded(f"{len(self._works)} works wait for {self._name}")
             if not self._is_working:
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                except RuntimeError as error:
+                    raise Crowded(f"no thread for {self._name}: {error}") from error
                 self._is_working = True
             self._works.append((future, work))
         return future

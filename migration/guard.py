@@ -130,7 +130,7 @@ class Guard:
         self.configure(
             error_rate_percent_max=error_rate_percent_max, consistency_percent_min=consistency_percent_min
         )
-        self._served_s = -math.inf
+        self._served_s = self._unserved_s = -math.inf
         self._watches: dict[str, _Watch] = {}
         self._latched: dict[str, Judgement | None] = {}
 
@@ -183,8 +183,14 @@ class Guard:
                 window.add(now_s, candidate, baseline)
 
     def serve(self, now_s: float, *, failed: bool) -> None:
-        """Tells how statements, of whomever, have fared at the shared database itself since the last time."""
-        self._served_s = -math.inf if failed else now_s
+        """Tells how statements of one worker's clients have fared at the shared database since its last delta.
+
+        A failure outweighs what others were answered, perhaps before it, within `_SERVED_S`.
+        """
+        if failed:
+            self._unserved_s = now_s
+        else:
+            self._served_s = now_s
 
     def report_run(self, service: str, worker: int, run: Run) -> None:
         """Replaces what a worker last said about failures in a row."""
@@ -244,7 +250,7 @@ class Guard:
 
         That our own role cannot reach it is not enough for that while clients can.
         """
-        is_served = now_s - self._served_s <= _SERVED_S
+        is_served = now_s - self._served_s <= _SERVED_S < now_s - self._unserved_s
         windows = watch.windows(now_s)
         for judgement in (
             self._judge_errors(watch, windows),

@@ -145,12 +145,26 @@ def test_a_disk_that_hangs_holds_up_nobody_and_costs_what_does_not_fit(
     for _ in range(15):
         log.add("counted")
     assert log.last_id == 16
-    assert "the disk hangs, 5 events are not there" in log.write_error
+    assert "5 events are not there: 10 works wait for event log" in log.write_error
     log.flush(0.001)
     answer.set()
     log.flush(20)
     assert [event.id for event in EventLog(tmp_path / "events.jsonl").after(0)] == list(range(2, 12))
     assert log.write_error == ""
+
+
+def test_an_event_that_no_thread_can_write_is_seen_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log = EventLog(tmp_path / "events.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        log.add("rolled_back", "auth_service")
+    assert [event.kind for event in log.after(0)] == ["rolled_back"]
+    assert "1 events are not there: no thread for event log" in log.write_error
 
 
 def test_the_end_waits_for_nobody_who_waits_for_news() -> None:

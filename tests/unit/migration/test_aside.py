@@ -42,6 +42,21 @@ def test_what_waits_behind_a_hung_work_can_be_given_up_and_does_not_pile_up() ->
     asyncio.run(scenario())
 
 
+def test_without_a_thread_a_work_is_refused_and_the_next_one_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    aside = Aside("test")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        with pytest.raises(Crowded, match="no thread for test"):
+            aside.submit(lambda: 1)
+        assert aside.drain(0)
+    assert aside.submit(lambda: 2).result(20) == 2
+
+
 def test_while_there_is_no_work_there_is_no_thread() -> None:
     aside, threads = Aside("test"), list[threading.Thread]()
     for _ in range(2):

@@ -164,9 +164,10 @@ def test_clients_that_are_served_by_the_baseline_vouch_for_it_when_only_probes_f
     assert feed(guard, 0.0, Counts(calls=50, infrastructure=50)) == []
     guard.serve(0.1, failed=False)
     guard.serve(0.2, failed=True)
+    guard.serve(0.2, failed=False)  # another worker's answers, perhaps of before
     assert guard.trips(0.2) == []
     guard.serve(0.3, failed=False)
-    assert guard.trips(1.4) == []
+    assert guard.trips(1.1) == guard.trips(1.4) == []
     guard.serve(1.5, failed=False)
     (trip,) = guard.trips(1.5)
     assert (trip.judgement.trigger, trip.judgement.verdict) == ("error_rate", Verdict.FAIL)
