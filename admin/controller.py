@@ -94,8 +94,8 @@ class Controller(Mover, Heart, Protocol):
     async def stop(self) -> None:
         """Ends all of it; nothing is undone."""
 
-    async def add_columns(self, addition: Addition, user: str) -> list[str]:
-        """To a table that moves, and to its copies; the copies that lack them. Raises Impossible, Held."""
+    async def add_columns(self, addition: Addition, user: str) -> None:
+        """To a table that moves, and to its copies. Raises Impossible, ServerError, Held."""
 
     async def reconfigure(self, base: RoutingTable) -> None:
         """Takes the live changes of a reload and publishes them."""

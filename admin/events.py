@@ -34,6 +34,7 @@ WARNINGS = frozenset(
         *(
             "accept_paused",
             "catalogue_behind",
+            "columns_in_doubt",
             "columns_lacking",
             "copies_left",
             "defect",

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from pgshunt.config.model import Control
-from pgshunt.migration.altering import add_columns, statement
+from pgshunt.migration.altering import IN_DOUBT, Impossible, add_columns, statement
 from pgshunt.migration.copying import Copying, Events
 from pgshunt.migration.heartbeat import TABLE, Heartbeat, Publish
 from pgshunt.migration.keeper import Keeper, PublishTable
@@ -27,8 +27,12 @@ from pgshunt.migration.stages import COPY_STAGES, LANE_STAGES, Doing, Held, Wron
 from pgshunt.migration.state import Latch, ServiceState
 from pgshunt.migration.store import Store, StoreError
 from pgshunt.migration.verify import VerifyResult
+from pgshunt.migration.wholeness import Wholeness
 from pgshunt.routing.additions import Addition
-from pgshunt.routing.table import RoutingTable, Service
+from pgshunt.routing.table import Endpoint, RoutingTable, Service
+
+TURN_S_MAX: Final = 5.0
+"""How long a client's change waits for an operator's of the same service."""
 
 
 class MigrationController:
@@ -56,6 +60,7 @@ class MigrationController:
         self._copying = Copying(
             self._keeper, control, self._heartbeat, events, verified, options or Options()
         )
+        self._wholeness = Wholeness(base.endpoints[0], control, self._heartbeat, events)
         self._turns = {service.name: asyncio.Lock() for service in base.services}  # to begin, or to abandon
         self._rollbacks: dict[str, asyncio.Task[None]] = {}
 
@@ -91,7 +96,11 @@ class MigrationController:
     def trouble(self, service: str) -> str:
         """What holds the service up, and the way out; empty when nothing does."""
         mover = self._copying.movers.get(service)
-        if found := self._copying.failures.get(service, "") or (mover.trouble if mover else ""):
+        if found := (
+            self._copying.failures.get(service)
+            or self._wholeness.troubles.get(service)
+            or (mover.trouble if mover else "")
+        ):
             return found
         if self._heartbeat.is_locked(service):
             return (
@@ -151,11 +160,14 @@ class MigrationController:
                 self._copying.make(name, is_resumed=True)
             else:
                 self._copying.mover(name).watch()
+                if self._configured(name).ddl == "both":  # a copy may have been lost between two commits
+                    self._doubt(name)
         self._copying.rewatch()
         return self.table
 
     async def stop(self) -> None:
         """Ends what runs here. Lanes go on by themselves; `start` finds them."""
+        await self._wholeness.close()
         await self._copying.close()
         await self._keeper.close()
         await asyncio.to_thread(self._heartbeat.stop)
@@ -316,48 +328,74 @@ class MigrationController:
                 await self._keeper.change(
                     service, partial(_abandoning, is_target_gone=even_if_target_is_gone)
                 )
+                await self._wholeness.forget(service)
                 self._copying.take_down(service)
         await self._copying.settled(service)
 
-    async def add_columns(self, addition: Addition, user: str) -> list[str]:
-        """Adds columns to a table that is moving and to its copies; all or nothing, as `altering` has it.
+    async def add_columns(self, addition: Addition, user: str) -> None:
+        """Adds columns to a table that is moving and to its copies, as `altering` has it.
 
-        `user` must be an owner of the table. Returns the copies that could not be reached any more. Raises
-        Impossible, ServerError, Held.
+        `user` must be an owner of the table. A copy that could not be reached any more takes no reads until
+        it has them, too. Raises Impossible, ServerError, Held.
         """
-        carriers = self._carriers(addition.table)
         async with AsyncExitStack() as turns:
-            for service in carriers:
-                await turns.enter_async_context(self._turns[service])
+            try:
+                async with asyncio.timeout(TURN_S_MAX):
+                    for service in sorted(self._naming(addition.table)):  # none may begin meanwhile, either
+                        await turns.enter_async_context(self._turns[service])
+            except TimeoutError:
+                raise Held(f"a service with {addition.table} is about to be copied: repeat it then") from None
+            carriers = self._carriers(addition.table)
             for service in carriers:
                 stage = self._state(service).stage
                 if stage not in COPY_STAGES:
                     raise Held(
                         f"{service} is in stage {stage}: its tables keep their definition until it is copied"
                     )
-            copies = [self._copying.movers[service].target for service in carriers]
-            shared = self._keeper.base.endpoints[0]
-            lacking = await add_columns(addition, user, shared, copies, self._control)
+            copies = {service: self._copying.movers[service].target for service in carriers}
+
+            def lost(copy: Endpoint, owed: Addition) -> None:
+                for service in carriers:
+                    if copies[service] == copy:
+                        self._doubt(service, owed)
+                remedy = f"none, if it comes back; else run there: {statement(owed.table, owed.columns)}"
+                self._events.add("columns_lacking", table=owed.table, endpoint=copy.name, remedy=remedy)
+
+            shared, own = self._keeper.base.endpoints[0], list(dict.fromkeys(copies.values()))
+            try:
+                await add_columns(addition, user, shared, own, self._control, lost)
+            except Impossible as unsure:
+                if unsure.sqlstate == IN_DOUBT:
+                    self._events.add("columns_in_doubt", table=addition.table, error=str(unsure))
+                raise
         names = [column.name for column in addition.columns]
         for service in carriers:
             self._events.add("columns_added", service, table=addition.table, columns=names, user=user)
-        for copy in lacking:
-            remedy = f"run there: {statement(addition.table, addition.columns)}"
-            self._events.add("columns_lacking", table=addition.table, endpoint=copy, remedy=remedy)
-        return lacking
+
+    def _doubt(self, service: str, *owed: Addition) -> None:
+        copy = self._copying.mover(service).target
+        self._wholeness.doubt(service, copy, self._state(service).copied, *owed)
+
+    def _naming(self, table: str) -> list[str]:
+        """The services that have the table, or will have when they begin."""
+        return [
+            service.name
+            for service in self._keeper.base.services
+            for state in [self._state(service.name)]
+            if table in {*service.tables, *state.tables, *service.external_refs, *state.copied}
+        ]
 
     def _carriers(self, table: str) -> list[str]:
         """The services whose lanes carry the table and whose copies change with it. Raises Held."""
         carriers = []
-        for service in self._keeper.base.services:
-            state = self._state(service.name)
-            if state.stage == "shared" or service.ddl == "owner":
+        for name in sorted(self._naming(table)):
+            service = self._configured(name)
+            if self._state(name).stage == "shared" or service.ddl == "owner":
                 continue
-            if table in {*service.tables, *state.tables, *service.external_refs, *state.copied}:
-                if service.ddl != "both":
-                    raise Held(f"services.{service.name}.ddl is refuse, and it has a copy of {table}, too")
-                carriers.append(service.name)
-        return sorted(carriers)
+            if service.ddl != "both":
+                raise Held(f"services.{name}.ddl is refuse, and it has a copy of {table}, too")
+            carriers.append(name)
+        return carriers
 
     # How
 

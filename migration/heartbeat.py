@@ -137,6 +137,7 @@ class Heartbeat:
         self._writer: threading.Thread | None = None
         self._stopped = threading.Event()
         self._fresh_ns: dict[int, int] = {}
+        self._doubted: set[str] = set()
         self._waiters: list[tuple[int, int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._beat_ns = 0
         self.write_error = ""
@@ -167,14 +168,28 @@ class Heartbeat:
         for index in [
             index for index, reader in self._readers.items() if watched.get(index) != reader.watched
         ]:
-            self._readers.pop(index).stop()
-            self._seen(index, 0)
+            reader = self._readers.pop(index)
+            reader.stop()
+            self._seen(reader.watched, 0)
         for index, one in watched.items():
             if index not in self._readers:
                 self._readers[index] = _Reader(self, one, self._control)
         if services and self._writer is None:
             self._writer = threading.Thread(target=self._write, name="heartbeat", daemon=True)
             self._writer.start()
+
+    def doubt(self, service: str) -> None:
+        """From here on nothing is known of the endpoints that its lane fills, whatever arrives there."""
+        with self._changed:
+            self._doubted.add(service)
+        for reader in list(self._readers.values()):
+            if service in reader.watched.services:
+                self._seen(reader.watched, 0)
+
+    def believe(self, service: str) -> None:
+        """The next beat that arrives counts again."""
+        with self._changed:
+            self._doubted.discard(service)
 
     def stop(self) -> None:
         """Ends all threads and publishes that nothing is known; after it none of them publishes any more."""
@@ -266,9 +281,12 @@ class Heartbeat:
                 fresh_ns = max((known.time_of(number) for known, number in beats), default=0)
             return fresh_ns, all(number >= known.latest for known, number in beats)
 
-    def _seen(self, index: int, fresh_ns: int) -> None:
-        self._publish(index, fresh_ns)
+    def _seen(self, watched: Watched, fresh_ns: int) -> None:
+        index = watched.index
         with self._changed:
+            if watched.services & self._doubted:
+                fresh_ns = 0
+            self._publish(index, fresh_ns)  # in our turn: no reader may publish what was seen before a doubt
             self._fresh_ns[index] = fresh_ns
             reached = [waiter for waiter in self._waiters if waiter[0] == index and fresh_ns > waiter[1]]
             self._waiters = [waiter for waiter in self._waiters if waiter not in reached]
@@ -329,7 +347,7 @@ class _Reader:
     def _report(self, fresh_ns: int) -> None:
         with self._publishing:
             if not self._stopped.is_set():
-                self._heart._seen(self.watched.index, fresh_ns)
+                self._heart._seen(self.watched, fresh_ns)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

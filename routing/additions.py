@@ -34,18 +34,24 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """Columns to add to one table, which is named as in the catalogue."""
+    """Columns to add to one table, which is named as in the catalogue.
+
+    `written`: SQL that names it as the statement does, to be looked for on `path`; empty: by its full name.
+    """
 
     table: str
     columns: tuple[Column, ...]
+    written: str = ""
+    path: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         columns = [[column.name, column.definition, column.missing_ok] for column in self.columns]
-        return {"table": self.table, "columns": columns}
+        return {"table": self.table, "columns": columns, "written": self.written, "path": list(self.path)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Addition:
-        return cls(str(data["table"]), tuple(Column(*column) for column in data["columns"]))
+        columns = tuple(Column(*column) for column in data["columns"])
+        return cls(str(data["table"]), columns, str(data["written"]), tuple(map(str, data["path"])))
 
 
 def read_addition(sql: bytes, search_path: Sequence[str], catalogue: Catalogue) -> Addition | None:
@@ -62,11 +68,23 @@ def read_addition(sql: bytes, search_path: Sequence[str], catalogue: Catalogue) 
     relation = statement.relation
     table = resolve(relation.schemaname, relation.relname, search_path, catalogue.relations)
     family = {*catalogue.parents, *catalogue.parents.values()}
-    if statement.objtype != pg.OBJECT_TABLE or catalogue.relations.get(table) != "r" or table in family:
+    if (
+        relation.catalogname
+        or statement.objtype != pg.OBJECT_TABLE
+        or catalogue.relations.get(table) != "r"
+        or table in family
+    ):
         return None
     columns = [_column(item.alter_table_cmd, catalogue) for item in statement.cmds]
     found = tuple(column for column in columns if column is not None)
-    return Addition(table, found) if found and len(found) == len(columns) else None
+    if not found or len(found) < len(columns) or len({column.name for column in found}) < len(found):
+        return None
+    written = ".".join(_quoted(part) for part in (relation.schemaname, relation.relname) if part)
+    return Addition(table, found, written, tuple(search_path))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _column(command: pg.AlterTableCmd, catalogue: Catalogue) -> Column | None:

@@ -23,8 +23,8 @@ from pgshunt.admin.problem import Problem
 from pgshunt.admin.waiting import copied
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.migration import altering
-from pgshunt.migration.altering import Impossible, add_columns
-from pgshunt.migration.servers import Link, ServerError, Unreachable
+from pgshunt.migration.altering import Impossible, add_columns, complete
+from pgshunt.migration.servers import Link, Server, ServerError, Unreachable
 from pgshunt.routing.additions import Addition, Column
 
 INT = 'pg_catalog."int4"'
@@ -49,9 +49,21 @@ def columns(database: Database) -> list[str]:
     return [name for (name,) in rows]
 
 
-async def add(pair: Pair, *wanted: Column, user: str = CONTROL.user) -> list[str]:
+async def add(
+    pair: Pair, *wanted: Column, user: str = CONTROL.user, table: str = "public.notes"
+) -> list[str]:
+    """Returns the copies that were lost; they have been made up for."""
     source, copy = endpoint(pair[0], "shared"), endpoint(pair[1], "own_db")
-    return await add_columns(Addition("public.notes", wanted), user, source, [copy], CONTROL)
+    owed: list[Addition] = []
+    addition = Addition(table, wanted)
+    try:
+        await add_columns(addition, user, source, [copy], CONTROL, lambda _, addition: owed.append(addition))
+    finally:
+        server = Server(copy, CONTROL, "alter")
+        for addition in owed:
+            await complete(addition, server)
+        await server.close()
+    return [copy.name for _ in owed]
 
 
 @asynccontextmanager
@@ -155,7 +167,7 @@ def test_a_copy_that_is_lost_between_the_commits_is_made_up_for(
 ) -> None:
     commit, lost = altering._commit, []
 
-    def losing(link: Link, held: Link) -> None:
+    def losing(link: Link, held: altering._Held) -> None:
         if link.endpoint == "own_db" and not lost:
             lost.append(link)
             link.abort()
@@ -165,7 +177,7 @@ def test_a_copy_that_is_lost_between_the_commits_is_made_up_for(
 
     async def scenario() -> None:
         async with lane(pair) as running:
-            assert await add(pair, SEVEN) == []
+            assert await add(pair, SEVEN) == ["own_db"]
             assert len(lost) == 1
             pair[0].execute("INSERT INTO notes VALUES (2, 8)")
             await arrived(running)
@@ -196,7 +208,7 @@ def test_a_source_that_is_lost_in_its_commit_is_asked_what_became_of_it(
 ) -> None:
     commit = altering._commit
 
-    def losing(link: Link, held: Link) -> None:
+    def losing(link: Link, held: altering._Held) -> None:
         if link.endpoint == "shared":
             if is_committed:
                 commit(link, held)
@@ -217,6 +229,69 @@ def test_a_source_that_is_lost_in_its_commit_is_asked_what_became_of_it(
             assert columns(pair[0]) == columns(pair[1]) == expected
             pair[0].execute("INSERT INTO notes (id) VALUES (2)")
             await arrived(running)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_known_in_time", [True, False])
+def test_a_commit_that_is_only_slow_is_waited_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, is_known_in_time: bool
+) -> None:
+    """It waits for a synchronous standby; nobody may be told that nothing has changed."""
+    monkeypatch.setattr(altering, "HOLD_S_MAX", 1.0)
+    monkeypatch.setattr(altering, "DOUBT_S_MAX", 10.0 if is_known_in_time else 0.5)
+    shared, own = pair
+    asked, are_there = threading.Event(), altering._are_there
+
+    def asking(link: Link, addition: Addition, number: int) -> bool | None:
+        asked.set()
+        return are_there(link, addition, number)
+
+    def lets_go() -> None:
+        shared.server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        shared.server.execute("SELECT pg_reload_conf()")
+
+    monkeypatch.setattr(altering, "_are_there", asking)
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            shared.server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            shared.server.execute("SELECT pg_reload_conf()")
+            try:
+                adding = asyncio.create_task(add(pair, SEVEN))
+                await asyncio.to_thread(asked.wait, 10)
+                if is_known_in_time:
+                    lets_go()
+                    await adding
+                else:
+                    with pytest.raises(Impossible, match="connection was lost") as doubtful:
+                        await adding
+                    assert doubtful.value.sqlstate == "08007"
+                    assert columns(own) == ["id", "seven"]
+            finally:
+                lets_go()
+            shared.execute("INSERT INTO notes VALUES (2, 8)")  # waits for the table, and so for the commit
+            await arrived(running)
+            assert own.execute("SELECT seven FROM notes ORDER BY id") == [[7], [8]]
+
+    asyncio.run(scenario())
+
+
+def test_no_default_where_changes_are_found_by_the_whole_row(pair: Pair) -> None:
+    shared, own = pair
+    shared.execute("CREATE TABLE logs (v text); ALTER TABLE logs REPLICA IDENTITY FULL")
+    shared.execute("INSERT INTO logs VALUES ('a'), ('b')")
+
+    async def scenario() -> None:
+        async with moving(*pair, "auth_service", ("public.logs",)) as running:
+            await running.lane.set_enabled(False)
+            shared.execute("UPDATE logs SET v = 'A' WHERE v = 'a'; DELETE FROM logs WHERE v = 'b'")
+            with pytest.raises(Impossible, match="has REPLICA IDENTITY FULL"):
+                await add(pair, SEVEN, table="public.logs")
+            assert await add(pair, Column("seven", INT, False), table="public.logs") == []
+            await running.lane.set_enabled(True)
+            await arrived(running)
+            assert own.execute("SELECT * FROM logs") == [["A", None]]
 
     asyncio.run(scenario())
 
@@ -311,6 +386,39 @@ def test_readers_and_writers_see_each_column_from_one_moment_on(served: Served) 
     )
     assert served.serving.events("rolled_back") == []
     assert served.serving.api.get("/api/v1/services/notes")["candidate"]["calls_per_s"] > 0
+
+
+def test_a_copy_that_could_not_commit_takes_no_reads_until_it_has_the_column(served: Served) -> None:
+    own, serving = served.own, served.serving
+    serving.until("it takes reads", lambda: shifted(serving))
+    own.execute(_COMMITS_FAIL)
+    with psycopg.connect(**served.where, autocommit=True) as client:
+        client.prepare_threshold = None
+        client.execute("ALTER TABLE notes ADD late int DEFAULT 5")
+        assert columns(own) == ["id"]
+        widths = {len(client.execute("SELECT * FROM notes LIMIT 1").fetchone() or ()) for _ in range(40)}
+        assert widths == {2}
+        serving.until("it is told", lambda: "takes no reads until" in trouble(serving))
+        own.execute("DROP EVENT TRIGGER fails")
+        serving.until("it has the column", lambda: columns(own) == ["id", "late"])
+        serving.until("it takes reads again", lambda: bool(serving.events("columns_complete")))
+        assert {len(client.execute("SELECT * FROM notes LIMIT 1").fetchone() or ()) for _ in range(40)} == {2}
+    assert len(serving.events("columns_lacking")) == 1
+
+
+_COMMITS_FAIL = """
+CREATE TABLE altered (x int);
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'lost'; END $$;
+CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON altered DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION fail();
+CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.altered VALUES (1); END $$;
+CREATE EVENT TRIGGER fails ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION note();
+"""
+
+
+def trouble(serving: Serving) -> str:
+    return str(serving.api.get("/api/v1/services/notes"))
 
 
 def shifted(serving: Serving) -> bool:
