@@ -38,6 +38,7 @@ WARNINGS = frozenset(
             "columns_lacking",
             "copies_left",
             "defect",
+            "definitions_differ",
             "failed",
             "lane_failed",
             "link_failed",

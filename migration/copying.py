@@ -103,6 +103,7 @@ class Copying:
                 self._options,
                 tell=lambda kind, detail: self._events.add(kind, name, **detail),
                 verified=lambda result: self._verified(name, result),
+                withhold=partial(self._keeper.withhold, name),
             )
         return self.movers[name]
 
@@ -209,6 +210,7 @@ class Copying:
         self._steps[service] = "abandon"
         mover = self.mover(service)
         await mover.unwatch()
+        await self._keeper.withhold(service, frozenset())
         self._arriving.discard(service)
         self.rewatch()
         state = self._state(service)

@@ -62,6 +62,7 @@ class Keeper:
         self._tell = tell
         # Tells a write of ours that came through after we gave it up from another writer's.
         self._writer = uuid.uuid4().hex
+        self._withheld: dict[str, frozenset[str]] = {}
         self._generation = 0
         self._kept = State()
         self._reductions: list[Callable[[State], State]] = []
@@ -114,6 +115,14 @@ class Keeper:
         await publishing
         return epoch
 
+    async def withhold(self, service: str, tables: frozenset[str]) -> None:
+        """Has the service's copies of exactly these tables not be read. That is announced, and not stored:
+        whoever watches them finds it out again.
+        """
+        if tables != self._withheld.get(service, frozenset()):
+            self._withheld[service] = tables
+            await _to_its_end(self.announce())
+
     # How
 
     async def _note(self, change: Callable[[State], State]) -> None:
@@ -144,7 +153,10 @@ class Keeper:
         return epoch, asyncio.ensure_future(self._publish_table(self.table))
 
     def _table(self, epoch: int) -> RoutingTable:
-        services = tuple(_placed(service, self.state.service(service.name)) for service in self.base.services)
+        services = tuple(
+            _placed(service, self.state.service(service.name), self._withheld.get(service.name, frozenset()))
+            for service in self.base.services
+        )
         return replace(self.base, epoch=epoch, services=services)
 
     def _with_next_epoch(self, state: State) -> State:
@@ -251,8 +263,8 @@ def _of_service(state: State, service: str, change: Change) -> State:
     return state.with_service(service, change(state.service(service)))
 
 
-def _placed(service: Service, state: ServiceState) -> Service:
-    """A configured service with where it stands. Only whole copies may be read.
+def _placed(service: Service, state: ServiceState, withheld: frozenset[str]) -> Service:
+    """A configured service with where it stands. Only whole copies may be read, and none that is withheld.
 
     What a service has taken along is its own until it is back, whatever is configured or found meanwhile.
     Once it owns that elsewhere, what the shared database has besides is there and not the service's.
@@ -263,5 +275,7 @@ def _placed(service: Service, state: ServiceState) -> Service:
         tables=tuple(dict.fromkeys((*state.tables, *found))),
         stage=state.stage,
         reads_percent=state.reads_percent,
-        copied=state.copied if state.stage in COPY_STAGES else (),
+        copied=tuple(name for name in state.copied if name not in withheld)
+        if state.stage in COPY_STAGES
+        else (),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from pgshunt.config.model import Control
 from pgshunt.config.secret import Secret
 from pgshunt.migration import preflight, roles
 from pgshunt.migration.catalogue import read_partitions
+from pgshunt.migration.definitions import Difference, differences, read_definitions
 from pgshunt.migration.heartbeat import Heartbeat
 from pgshunt.migration.lane import Lane
 from pgshunt.migration.lane_news import LaneNews
@@ -82,13 +83,17 @@ class Mover:
         options: Options,
         tell: Tell,
         verified: Callable[[VerifyResult], None],
+        withhold: Callable[[frozenset[str]], Awaitable[None]],
     ) -> None:
-        """`service` with the tables that move; `own`: index and endpoint of its own database's primary."""
+        """`service` with the tables that move; `own`: index and endpoint of its own database's primary;
+        `withhold(tables)`: the copies of these, and of no others, are not to be read.
+        """
         self._service = service
         self._options = options
         self._heartbeat = heartbeat
         self._tell = tell
         self._verified = verified
+        self._withhold = withhold
         self._own_index, endpoint = own
         self.own_tables = service.tables
         self.tables = tuple(dict.fromkeys((*service.tables, *service.external_refs)))
@@ -102,6 +107,7 @@ class Mover:
         self.tally = Tally()
         self.progress: dict[str, dict[str, Any]] = {}
         self.trouble = ""
+        self.differing: tuple[Difference, ...] = ()
         self._verify_trouble = ""
         self._verify_gap = ""
         self._watching: list[asyncio.Task[None]] = []
@@ -235,8 +241,29 @@ class Mover:
             if told := news.look(problem):
                 kind, about = told
                 self._tell(kind, {"problem": about})
-            self.trouble = problem or self._verify_trouble or self._verify_gap
+            await self.look_at_definitions()
+            self.trouble = _differ(self.differing) or problem or self._verify_trouble or self._verify_gap
             await asyncio.sleep(STATUS_S)
+
+    async def look_at_definitions(self) -> None:
+        """Withholds tables that are not defined alike in both databases from being read at the copy.
+
+        Where a server cannot be asked, what was found before holds.
+        """
+        read = partial(read_definitions, tables=self.tables)
+        try:
+            shared, own = await asyncio.gather(self._source.run(read), self._target.run(read))
+        except ServerError:
+            return
+        found = differences(shared, own, self.target.name)
+        await self._withhold(frozenset().union(*(difference.tables for difference in found)))
+        if found != self.differing:
+            self.differing = found
+            if found:
+                how = [difference.how for difference in found]
+                self._tell("definitions_differ", {"how": how, "reads": "at the shared database only"})
+            else:
+                self._tell("definitions_alike", {"reads": "split again"})
 
     def _watch_ended(self, task: asyncio.Task[None]) -> None:
         """Neither watch ends by itself: a defect is told, and the copy no longer passes for verified."""
@@ -260,6 +287,13 @@ class Mover:
         grants = await self._source.run(partial(roles.read_grants, tables=tables))
         names = {grant.role for grant in grants if grant.role != "public"} | set(self._service.users)
         return await self._source.run(partial(roles.read_roles, names=names))
+
+
+def _differ(found: Sequence[Difference]) -> str:
+    if not found:
+        return ""
+    tables = ", ".join(difference.how for difference in found)
+    return f"read at the shared database only, until the definitions are alike: {tables}"
 
 
 def _gap(tables: Sequence[str]) -> str:

@@ -299,6 +299,7 @@ def test_no_default_where_changes_are_found_by_the_whole_row(pair: Pair) -> None
 @dataclass(frozen=True, slots=True)
 class Served:
     serving: Serving
+    shared: Database
     own: Database
     where: dict[str, Any]
 
@@ -321,7 +322,7 @@ def served(postgres_pair: tuple[Postgres, Postgres], tmp_path: Path) -> Iterator
         with Serving(tmp_path, config) as serving:
             copied(serving.api, "/api/v1/services/notes", 60.0)
             where = {"host": "127.0.0.1", "port": serving.port, "dbname": shared.dbname, **role}
-            yield Served(serving, own, where)
+            yield Served(serving, shared, own, where)
             serving.api.post("/api/v1/services/notes/abandon", 60.0)
 
 
@@ -428,3 +429,41 @@ def shifted(serving: Serving) -> bool:
     except Problem:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        ("ADD dev text DEFAULT 'x', DROP more", "public.notes lacks dev at "),
+        ("ALTER more TYPE bigint", "public.notes.more is bigint at the shared database and integer at "),
+    ],
+)
+def test_a_copy_is_not_read_while_its_table_is_defined_otherwise_past_the_proxy(
+    served: Served, change: str, how: str
+) -> None:
+    """Although nobody writes the table, so that its lane goes on."""
+    serving, service = served.serving, "/api/v1/services/notes"
+    with psycopg.connect(**served.where, autocommit=True) as client:
+        client.prepare_threshold = None  # a prepared statement would tell of the change itself
+        client.execute("ALTER TABLE notes ADD more int")
+        serving.until("it takes reads", lambda: shifted(serving))
+        served.own.execute("INSERT INTO notes VALUES (2)")  # tells where a read was answered
+
+        def rows() -> set[int]:
+            return {len(client.execute("SELECT * FROM notes").fetchall()) for _ in range(40)}
+
+        serving.until("the copy is read", lambda: 2 in rows())
+        served.shared.execute(f"ALTER TABLE notes {change}")
+        serving.until("that is told", lambda: bool(serving.events("definitions_differ")))
+        assert rows() == {1}
+        (told,) = serving.events("definitions_differ")
+        assert told["detail"]["how"][0].startswith(how)
+        standing = serving.api.get(service)
+        assert standing["reads"] == 50
+        assert any("until the definitions are alike" in what for what in standing["attention"])
+        with pytest.raises(Problem, match="not defined alike"):
+            serving.api.post(f"{service}/shift", reads=60)
+        served.own.execute(f"ALTER TABLE notes {change}")
+        serving.until("the copy is read again", lambda: 2 in rows())
+        assert len(serving.events("definitions_alike")) == 1
+        assert serving.events("rolled_back") == []

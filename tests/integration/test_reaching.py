@@ -101,6 +101,7 @@ def test_preflight_names_a_root_certificate_that_is_not_there(verifying: Verifyi
         Options(),
         lambda kind, detail: None,
         lambda result: None,
+        lambda tables: asyncio.sleep(0),
     )
 
     async def scenario() -> None:

@@ -118,6 +118,22 @@ def test_what_is_kept_is_kept_before_it_is_announced() -> None:
     run(scenario)
 
 
+def test_copies_that_are_withheld_are_announced_as_not_to_be_read_until_they_are_given_back() -> None:
+    async def scenario(world: World, keeping: Keeper) -> None:
+        copied = ("public.users", "public.notes")
+        await keeping.change(SERVICE, lambda state: replace(state, copied=copied))
+        await keeping.withhold(SERVICE, frozenset({"public.notes"}))
+        await keeping.withhold(SERVICE, frozenset({"public.notes"}))
+        await keeping.change(SERVICE, set_reads(60))
+        await keeping.withhold(SERVICE, frozenset())
+        announced = [table.services[0].copied for table in world.tables]
+        assert announced == [copied, copied[:1], copied[:1], copied]
+        assert [table.epoch for table in world.tables] == sorted({table.epoch for table in world.tables})
+        assert world.store.kept.copied == copied
+
+    run(scenario)
+
+
 def test_a_reduction_does_not_wait_for_a_store_that_hangs_and_is_kept_when_it_answers() -> None:
     async def scenario(world: World, keeping: Keeper) -> None:
         world.store.open.clear()
