@@ -183,7 +183,7 @@ class Guard:
                 window.add(now_s, candidate, baseline)
 
     def serve(self, now_s: float, *, failed: bool) -> None:
-        """Tells how statements of one worker's clients have fared at the shared database since its last delta.
+        """Tells how statements of a worker's clients have fared at the shared database since its last delta.
 
         A failure outweighs what others were answered, perhaps before it, within `_SERVED_S`.
         """

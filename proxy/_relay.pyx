@@ -30,6 +30,7 @@ from pgshunt.routing._shapes cimport (
     INTRODUCES,
     KIND_BEGIN,
     KIND_COMMIT,
+    KIND_EMPTY,
     KIND_READ,
     KIND_ROLLBACK,
     KIND_SAVEPOINT,

@@ -86,7 +86,8 @@ def _text(sql: bytes, key: bytes, search_path: tuple[str, ...], catalogue: Catal
     try:
         tree = parse(sql, key)
     except Unreadable as unreadable:
-        return unknown(unreadable.reason, literal_sensitive=not unreadable.every_literal)
+        unread = sql if unreadable.reason == "unparsable" else b""
+        return unknown(unreadable.reason, literal_sensitive=not unreadable.every_literal, unread=unread)
     temporary = b"pg_temp" in key.lower()
     shapes = []
     for statement in tree.stmts:

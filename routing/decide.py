@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from pgshunt.routing import refusal
 from pgshunt.routing.crossing import written
-from pgshunt.routing.names import last_part
+from pgshunt.routing.names import last_part, named
 from pgshunt.routing.placement import Copies, Placement, is_unknown, placed
 from pgshunt.routing.reason import Reason
 from pgshunt.routing.shape import Kind, Shape
@@ -128,6 +128,9 @@ def decide(shape: Shape, table: RoutingTable, placement: Placement) -> Plan:
         meant = {placement.moved.get(last_part(name)) for name in shape.tables if is_unknown(name)} - {None}
         if meant:
             return Refused(shared, service, Reason.OBSCURE, *refusal.obscure(sorted(filter(None, meant))))
+        if unread := shape.unread and named(shape.unread.decode(errors="replace"), placement.moved):
+            told = refusal.unread(sorted(placement.moved[name] for name in unread))
+            return Refused(shared, service, Reason.ANYWHERE, *told)
         if shape.anywhere:
             return Refused(shared, service, Reason.ANYWHERE, *refusal.anywhere(shape))
         tables = placed(shape.tables | shape.alters)

@@ -15,6 +15,7 @@ NAME_LENGTH_MAX: Final = 63
 SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 
 _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",.]+))\s*')
+_WORD: Final = re.compile(r"[\w$]+")
 _LAST_QUOTED: Final = re.compile(r'(?:^|\.)"((?:[^"]|"")*)"$')
 
 
@@ -79,6 +80,13 @@ def split_qualified(text: str) -> tuple[str, str] | None:
     if parts is None or not 1 <= len(parts) <= 2:
         return None
     return ("", parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+
+
+def named(text: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that stand in a text as words or in double quotes, wherever that is."""
+    words = set(_WORD.findall(text))
+    words |= {word.lower() for word in words}
+    return [name for name in names if name in words or '"{}"'.format(name.replace('"', '""')) in text]
 
 
 def split_search_path(text: str) -> tuple[str, ...]:

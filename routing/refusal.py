@@ -111,6 +111,16 @@ def anywhere(shape: Shape) -> Told:
     )
 
 
+def unread(meant: Collection[str]) -> Told:
+    """A text that PostgreSQL 18 cannot parse, and the server of an older version perhaps can."""
+    return (
+        f"the statement cannot be parsed, and may use {', '.join(list(meant)[:NAMED_MAX])}, "
+        "which has moved to another database",
+        "Write it as PostgreSQL 18 takes it: a space between a number and the word behind it, names that "
+        "have become keywords (system_user, json_exists) in double quotes.",
+    )
+
+
 def frozen(name: str, table: RoutingTable, placement: Placement) -> Told:
     """A lane carries the table, and would break by another definition."""
     mover = table.services[placement.frozen[name]]

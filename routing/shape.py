@@ -49,12 +49,13 @@ class Shape:
     PREPARE prepares. `signals`: it may cancel or end the processes whose ids it names.
     `meets`: it meets other sessions elsewhere than in tables (LISTEN, NOTIFY, advisory locks), and finds them
     at the same server only. `anywhere`: it may use tables that nobody can tell (by code that cannot be read,
-    by names that are made up as it runs). `defines` is DDL that others may notice: what was parsed before may
-    mean something else behind it; `makes` is what such a statement adds to the code of the database, `alters`
-    are the relations that are not the same behind it. `strange` means that it calls a function nobody knows
-    (yet); `runs` are the functions of the database's own that it may make run; `repeatable`: what it calls
-    does the same again. `reason` says in a word what made it so, "" for a plain
-    statement.
+    by names that are made up as it runs). `unread` is a text that cannot be parsed: perhaps bad SQL, perhaps
+    what another version of PostgreSQL takes, about any table it names. `defines` is DDL that others may
+    notice: what was parsed before may mean something else behind it; `makes` is what such a statement adds to
+    the code of the database, `alters` are the relations that are not the same behind it. `strange` means that
+    it calls a function nobody knows (yet); `runs` are the functions of the database's own that it may make
+    run; `repeatable`: what it calls does the same again. `reason` says in a word what made it so, "" for a
+    plain statement.
 
     Configuration parameters, in lower case: `touches` are those that may keep another value behind the
     transaction, `resets` those that may go back to their default ("*": all but role and
@@ -90,6 +91,7 @@ class Shape:
     signals: bool = False
     meets: bool = False
     anywhere: bool = False
+    unread: bytes = b""
     defines: bool = False
     alters: frozenset[str] = frozenset()
     statements: int = 1
@@ -167,15 +169,16 @@ _LOCAL: Final = frozenset({"backend_pid", "cursor", "function", "temp_table", "r
 _WRITING = frozenset({Kind.WRITE, Kind.COPY_IN, Kind.UNKNOWN})
 
 
-def unknown(reason: str, *, literal_sensitive: bool = True) -> Shape:
-    """The shape of a text nothing is known about: it runs at the owner, as a write. What is no SQL uses no
-    table.
+def unknown(reason: str, *, literal_sensitive: bool = True, unread: bytes = b"") -> Shape:
+    """The shape of a text nothing is known about: it runs at the owner, as a write. It may use any table, or
+    if it is `unread`, those it names.
     """
     return Shape(
         Kind.UNKNOWN,
         volatile=True,
         literal_sensitive=literal_sensitive,
         anywhere=reason != "unparsable",
+        unread=unread,
         reason=reason,
     )
 
@@ -194,5 +197,6 @@ def executing(shape: Shape, run: Collection[Shape | None]) -> Shape:
         locks=shape.locks or any(one.locks for one in known),
         volatile=shape.volatile or any(one.volatile for one in known),
         meets=shape.meets or any(one.meets for one in known),
+        unread=b" ".join(one.unread for one in known),
         anywhere=shape.local != "hint" and (None in run or any(one.anywhere for one in (shape, *known))),
     )

@@ -158,6 +158,7 @@ cdef class Batch(Showing):
             return self.pass_failed(data, here)
         if data[5] == 0:
             self.bound_entry = entry
+            self.portal_left = True
         else:
             if self.portals is None:
                 self.portals = {}
@@ -241,7 +242,7 @@ cdef class Batch(Showing):
             if entry.stateful and self.relay.parted:
                 entry = self.with_prepared(entry)
         if self.begins_unit():
-            if self.at_copy and size == 7 and data[5] == b"P" and self.status == b"T" and self.left_portal():
+            if self.at_copy and size == 7 and data[5] == b"P" and self.status == b"T" and self.portal_left:
                 return self.describe_left(data, size)
             if self.acquire(entry, self.is_whole(data, available)) == STOP:
                 return STOP
@@ -280,7 +281,7 @@ cdef class Batch(Showing):
         return TAKEN
 
     cdef int describe_left(self, const uint8_t* data, int64_t size) except -1:
-        """The portal that the last unit has left is where that ran; what comes behind this may move the transaction."""
+        """The portal that is left is where it was bound; what comes behind this may move the transaction."""
         if self.link.replies.count:
             self.await_replies()
             return STOP
@@ -365,6 +366,8 @@ cdef class Batch(Showing):
             # for what PREPARE has made there: that the link keeps.
             reply = replies_push(&self.link.replies, REPLY_CLOSE, ACTION_FORWARD)
             self.pass_on(data, size)
+        if data[5] == b"P" and size == 7:
+            self.portal_left = False
         if data[5] == b"S" and size == 7 and reply != NULL:
             self.renew_unnamed(reply, later)
             self.link.unnamed_token = 0

@@ -66,6 +66,7 @@ cdef class Client(Connection):
     cdef Entry unnamed_entry
     cdef dict unnamed_described            # endpoint index -> (parameters' types, RowDescription or NoData), or None
     cdef Entry bound_entry                 # what the unnamed portal runs
+    cdef bint portal_left                  # a transaction that can be moved has an unnamed portal
     cdef dict portals                      # name -> Entry of what it runs; None if nothing has been bound by name
     cdef Buffer begin                      # the messages of a BEGIN that was answered but not sent yet
     cdef Statement begin_statement         # what they bind, if that was prepared by name

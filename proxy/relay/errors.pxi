@@ -94,6 +94,7 @@ cdef class Errors(Answers):
         if session is None:
             self.tainted = self.tainted or head.action == ACTION_SKIP
         elif self.replies.count == 0:
+            session.in_batch = session.in_batch or self.failed     # what comes up to Sync is no unit of its own
             self.wake_session()
         return verdict
 

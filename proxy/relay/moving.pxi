@@ -28,9 +28,9 @@ cdef class Moving(State):
 
         What it does not stay for is done at the owner, and with it the rest of the transaction.
         """
-        if not whole or not (entry.steady or entry.ends):
+        if not whole or not (entry.steady or entry.ends or entry.kind == KIND_EMPTY):
             return False
-        return entry.ends or self.relay.is_read_at(entry, <Session> self, self.link.pool.state)
+        return not entry.steady or self.relay.is_read_at(entry, <Session> self, self.link.pool.state)
 
     cdef inline bint is_timed(self, Entry entry, const uint8_t* data, size_t size) noexcept:
         """Whether a plain read could tell a transaction that may run at a copy its time."""
@@ -42,6 +42,7 @@ cdef class Moving(State):
         buffer_free(&self.begun)
         self.begun = self.begin
         self.begin = Buffer(NULL, 0, 0, 0)
+        self.portal_left = False
         return 0
 
     cdef int begin_again(self) except -1:
@@ -96,18 +97,9 @@ cdef class Moving(State):
             return 0
         self.begin_token = -1
         buffer_append(&self.begin, PyBytes_AS_STRING(EMPTY_READ), len(EMPTY_READ))
-        if self.left_portal():
+        if self.portal_left:
             buffer_append(&self.begin, b"B\0\0\0\x0c\0\0\0\0\0\0\0\0", 13)
         return buffer_append(&self.begin, b"S\0\0\0\x04", 5)
-
-    cdef bint left_portal(self) noexcept:
-        """Whether the unit that was asked last has bound the unnamed portal."""
-        cdef size_t at = self.replay.start
-        while at < self.replay.end:
-            if self.replay.data[at] == b"B":
-                return True
-            at += read_uint32(self.replay.data + at + 1) + 1
-        return False
 
     cdef bint survives(self, Link link) noexcept:
         """Whether a transaction whose copy has gone, while it was asked nothing, goes on at the owner."""

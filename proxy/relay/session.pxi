@@ -86,6 +86,7 @@ cdef class Session(Batch):
                 return STOP
             if self.status != b"E":
                 self.unnamed_token = 0
+                self.portal_left = False
                 self.write_bytes(self.drop(entry) + ready_for_query(self.status))
                 return TAKEN
         if self.begins_unit():
@@ -121,6 +122,8 @@ cdef class Session(Batch):
             self.renew_unnamed(reply, True)
         self.link.unnamed_token = 0        # a simple query drops the server's unnamed statement
         self.unnamed_token = 0
+        if entry.kind != KIND_EMPTY:
+            self.portal_left = False       # and if there is anything in it, the unnamed portal
         if self.shadow is not None or self.relay.shadowing:
             self.record_query(entry, data, here, whole)
             if self.shadow is not None:

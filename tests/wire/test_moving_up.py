@@ -491,6 +491,25 @@ BEHIND_A_PORTAL: dict[str, list[list[bytes]]] = {
         [describe("P"), SYNC],
     ],
     "described and closed": [[describe("P"), close("P"), SYNC], [describe("P"), SYNC], [describe("P"), SYNC]],
+    "described behind a parse": [
+        [parse("", READ), SYNC],
+        [describe("P"), SYNC],
+        [describe("P"), parse("", "UPDATE t SET id = id WHERE id = 1"), bind("", ""), execute(), SYNC],
+    ],
+    "described behind nothing": [
+        [query("")],
+        [describe("P"), parse("", "UPDATE t SET id = id WHERE id = 1"), bind("", ""), execute(), SYNC],
+    ],
+    "described behind a simple read": [
+        [query("SELECT id FROM t WHERE id = 1")],
+        [describe("P"), parse("", "UPDATE t SET id = id WHERE id = 1"), bind("", ""), execute(), SYNC],
+        [query("SELECT 1")],
+    ],
+    "described behind what is dropped": [
+        [query("DEALLOCATE prepared")],
+        [describe("P"), parse("", "UPDATE t SET id = id WHERE id = 1"), bind("", ""), execute(), SYNC],
+    ],
+    "executed behind a parse": [[parse("", READ), SYNC], [execute(), SYNC]],
     "described after an error": [[parse("", "SELECT nothing"), SYNC], [describe("P"), SYNC]],
     "in one batch": [
         [parse("", "UPDATE t SET id = id WHERE id = 1"), execute(), bind("", ""), execute(), SYNC],
@@ -502,6 +521,8 @@ BEHIND_A_PORTAL: dict[str, list[list[bytes]]] = {
 @pytest.mark.parametrize("case", BEHIND_A_PORTAL)
 def test_a_portal_that_has_returned_all_its_rows_has_none_left(case: str, databases: Pair) -> None:
     def heard(client: WireClient) -> list[list[tuple[str, bytes | str]]]:
+        client.send(parse("prepared", READ), SYNC)
+        client.until_ready()
         client.query("BEGIN")
         client.send(parse("", READ), bind("", ""), execute(), SYNC)
         assert kinds(client.until_ready()) == "12DCZ"

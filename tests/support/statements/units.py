@@ -80,7 +80,13 @@ UNITS = [
         rereads=True,
         renames=True,
     ),
-    row("SELECT 1; SELCT 2", Kind.UNKNOWN, reason="unparsable", **UNKNOWN),
-    row("SELECT 'open", Kind.UNKNOWN, reason="unparsable", **UNKNOWN),
-    row("SELECT 1\0; DELETE FROM users", Kind.UNKNOWN, reason="unparsable", **UNKNOWN),
+    row("SELECT 1; SELCT 2", Kind.UNKNOWN, reason="unparsable", unread=b"SELECT 1; SELCT 2", **UNKNOWN),
+    row("SELECT 'open", Kind.UNKNOWN, reason="unparsable", unread=b"SELECT 'open", **UNKNOWN),
+    row(
+        "SELECT 1\0; DELETE FROM users",
+        Kind.UNKNOWN,
+        reason="unparsable",
+        unread=b"SELECT 1\0; DELETE FROM users",
+        **UNKNOWN,
+    ),
 ]

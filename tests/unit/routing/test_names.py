@@ -7,6 +7,7 @@ import pytest
 from pgshunt.routing.names import (
     NAME_LENGTH_MAX,
     _qualified,
+    named,
     qualified,
     resolve,
     split_qualified,
@@ -70,3 +71,21 @@ def test_long_names_from_literals_are_not_kept() -> None:
     long = "n" * (NAME_LENGTH_MAX + 1)
     assert (qualified("s", long), qualified(long, "n")) == (f"s.{long}", f"{long}.n")
     assert _qualified.cache_info().currsize == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("SELECT 1 FROM users", ["users"]),
+        ("public.Users", ["users", "Users"]),
+        ("UPDATE users_1 SET users2 = 1", []),
+        ('"Users"', ["users", "Users"]),
+        ('\'6" pipe\', users, "two words"', ["users", "two words"]),
+        ("two words", []),
+        ('"a""b"', ['a"b']),
+        ("größe", ["größe"]),
+        ("", []),
+    ],
+)
+def test_named(text: str, found: list[str]) -> None:
+    assert named(text, ("users", "Users", "two words", 'a"b', "größe")) == found

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.shapes import names, read, write
 
+from pgshunt.routing.classify import classify_bytes
 from pgshunt.routing.decide import (
     Fixed,
     Place,
@@ -29,7 +30,7 @@ from pgshunt.routing.decide import (
 )
 from pgshunt.routing.placement import Placement, placed
 from pgshunt.routing.reason import Reason
-from pgshunt.routing.shape import Kind, Shape, unknown
+from pgshunt.routing.shape import Kind, Shape, executing, unknown
 from pgshunt.routing.table import SHARED, Catalogue, Endpoint, RoutingTable, Service
 
 ENDPOINTS = (
@@ -76,6 +77,7 @@ def planned(shape: Shape, table: RoutingTable = TABLE) -> Plan:
         (read("users", volatile=True), Fixed(1, 0, Reason.VOLATILE)),
         (read("", volatile=True), Fixed(0, -1, Reason.VOLATILE)),
         (unknown("unparsable"), Fixed(0, -1, Reason.UNKNOWN)),
+        (unknown("unparsable", unread=b"SELEC users_1 FROM user"), Fixed(0, -1, Reason.UNKNOWN)),
         (Shape(Kind.BEGIN), Fixed(0, -1, Reason.TRANSACTION)),
         (Shape(Kind.SESSION, pins=frozenset({"listen"}), meets=True), Fixed(0, -1, Reason.SESSION)),
         (Shape(Kind.READ, names("users") | {"pg_catalog.pg_class"}, local="system_catalogue"),
@@ -159,6 +161,26 @@ def test_what_may_use_any_table_is_refused_once_some_have_moved() -> None:
         assert isinstance(plan, Refused)
         assert plan.reason is Reason.ANYWHERE
         assert planned(shape, replace(TABLE, services=(LOGS,))).kind is not PlanKind.REFUSED
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        b"SELECT * FROM users WHERE id=1AND name='x'",
+        b"INSERT INTO public.USERS (system_user) VALUES (1)",
+        b'SELECT json_exists(a) FROM "users"',
+        b"/* pgshunt: primary */ SELECT FROM users)",
+        b'DELETE FROM users WHERE note = \'12"\' AND 1=1OR "a"',
+    ],
+)
+def test_what_cannot_be_parsed_is_refused_if_it_names_what_has_moved(sql: bytes) -> None:
+    shape = classify_bytes(sql, ("public",), Catalogue())
+    plan = planned(shape)
+    assert shape.reason == "unparsable"
+    assert isinstance(plan, Refused)
+    assert (plan.reason, "may use public.users" in plan.message) == (Reason.ANYWHERE, True)
+    assert planned(executing(Shape(Kind.WRITE), [shape])).kind is PlanKind.REFUSED
+    assert planned(shape, replace(TABLE, services=(SHOP, LOGS))).kind is not PlanKind.REFUSED
 
 
 def test_a_view_is_where_its_tables_are() -> None:
