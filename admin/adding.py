@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from pgshunt.admin.controller import Controller
 from pgshunt.migration.altering import Impossible
@@ -12,6 +13,9 @@ from pgshunt.proxy.channel import Message
 from pgshunt.routing.additions import Addition
 
 log = logging.getLogger("pgshunt.admin")
+
+OPERATORS: Final = ("08", "28", "3D", "53", "57P", "58")
+"""What is between a server and pgshunt: addresses and roles that are no client's business."""
 
 
 async def answer(asked: Message, controller: Controller) -> Message:
@@ -24,8 +28,19 @@ async def answer(asked: Message, controller: Controller) -> Message:
     except Held as held:
         error = "0A000", str(held), "See where it stands: pgshunt status"
     except ServerError as failed:
-        error = failed.sqlstate, f"at {failed.endpoint}: {failed.message}", failed.hint
-    except Exception as defect:  # whatever it is, a client waits for the answer
+        error = _told(failed)
+    except Exception:  # whatever it is, a client waits for the answer
         log.exception("defect in adding columns")
-        error = "XX000", f"pgshunt made a mistake: {defect!r}", "See its log."
+        error = "XX000", "pgshunt made a mistake while it added columns", "Its log has the reason."
     return {"type": "added", "question": asked["question"], "error": error}
+
+
+def _told(failed: ServerError) -> tuple[str, str, str]:
+    if not failed.sqlstate.startswith(OPERATORS):
+        return failed.sqlstate, f"at {failed.endpoint}: {failed.message}", failed.hint
+    log.warning("columns were not added: %s", failed)
+    return (
+        "08006",
+        f"no columns were added: {failed.endpoint} could not be used",
+        "pgshunt's log has the reason.",
+    )

@@ -202,7 +202,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Gives everything back, also after a start that failed half-way."""
-        if self._adding:  # broken off between two commits it would stop a lane
+        if self._adding:  # one that takes longer may leave a copy in doubt, until the next start compares it
             await asyncio.wait(self._adding, timeout=ADDING_S_MAX)
         for task in self._tasks:
             task.cancel()

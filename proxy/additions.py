@@ -43,6 +43,10 @@ class Additions:
         self._relay.on_addition(asked)
         return True
 
+    def forget(self, session: Session) -> None:
+        """It waits no more: whatever the answer will be, nobody hears it."""
+        self._waiting = {asked: waiting for asked, waiting in self._waiting.items() if waiting is not session}
+
     def answered(self, question: str) -> Session | None:
         """Who has asked it; None if nobody has."""
         return self._waiting.pop(question, None)

@@ -22,6 +22,9 @@ WORDS: Final = frozenset({"text", "varchar", "bpchar", "json", "jsonb", "uuid", 
 
 _NUMBER: Final = re.compile(r"-?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
 
+_NEW_NUMBER: Final = re.compile(rb"(?<![\w\"'])\d+(_|[xob])", re.IGNORECASE)
+"""1_000 and 0x10 are numbers since PostgreSQL 16; before, they are something else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -56,7 +59,7 @@ class Addition:
 
 def read_addition(sql: bytes, search_path: Sequence[str], catalogue: Catalogue) -> Addition | None:
     """What a text adds to a plain table; None if it does anything else, or may mean something else."""
-    if not sql.isascii() or "pg_catalog" in search_path:
+    if not sql.isascii() or _NEW_NUMBER.search(sql) or "pg_catalog" in search_path:
         return None
     try:
         statements = parse(sql).stmts
@@ -95,18 +98,20 @@ def _column(command: pg.AlterTableCmd, catalogue: Catalogue) -> Column | None:
     odd = node.compression or node.storage_name or node.identity or node.generated or node.fdwoptions
     if kind is None or odd or node.HasField("coll_clause"):
         return None
-    default, not_null = "", False
+    default, not_null, null = "", False, False
     for item in node.constraints:
         constraint = item.constraint
         if constraint.contype == pg.CONSTR_DEFAULT and not default:
             default = _constant(constraint.raw_expr, kind, catalogue)
             if not default:
                 return None
-        elif constraint.contype == pg.CONSTR_NOTNULL and not constraint.conname:
+        elif constraint.contype == pg.CONSTR_NOTNULL and not (constraint.conname or constraint.is_no_inherit):
             not_null = True
-        elif constraint.contype != pg.CONSTR_NULL:
+        elif constraint.contype == pg.CONSTR_NULL:
+            null = True
+        else:
             return None
-    if not_null and default in ("", "NULL"):
+    if not_null and (null or default in ("", "NULL")):
         return None  # rows that come through the lane before it is there at the source have no value for it
     rest = (f" DEFAULT {default}" if default else "") + (" NOT NULL" if not_null else "")
     return Column(node.colname, kind.sql + rest, command.missing_ok)
@@ -123,6 +128,8 @@ def _type(node: pg.TypeName, catalogue: Catalogue) -> _Type | None:
     names = strings(node.names)
     if names[:-1] not in ([], ["pg_catalog"]) or names[-1] not in catalogue.types or node.setof:
         return None  # serial is no type
+    if names[-1].startswith(("reg", "pg_")):
+        return None  # numbers of objects, which are others in each database; rows of the server's own tables
     sizes = [item.a_const for item in node.typmods]
     if node.pct_type or not all(size.HasField("ival") for size in sizes):
         return None

@@ -1,6 +1,7 @@
 # Columns for a table that is being moved: the supervisor adds them to both databases, and the session waits.
 
 cdef object ASKED = "asked"
+cdef str MAY_BE_ADDED = "The columns may still be added: look whether they are there before you repeat it."
 
 
 cdef class Adding(Signalling):
@@ -35,9 +36,9 @@ cdef class Adding(Signalling):
         failed = answer.startswith(b"E")
         if entry.epoch != self.relay.epoch:
             self.relay.plan(entry)
-        self.relay.count_call(
-            entry.service, 0, OP_OTHER, self.poller.now_ns - self.added_ns, 2 if failed else 0, False, 0)
-        if not failed:
+        if not failed:  # an error may be any server's, and says nothing of the shared database
+            self.relay.count_call(
+                entry.service, 0, OP_OTHER, self.poller.now_ns - self.added_ns, 0, False, 0)
             self.relay.definitions[self.relay.index] += 1
         self.relay.urgent = True               # the supervisor reads what was defined
         self.unnamed_token = 0                 # dropped by every simple query

@@ -166,6 +166,12 @@ cdef class Relay(Arrivals):
             return self.policy.cancel_tunnel(session.tunnel.state.endpoint, session.tunnel.process_id,
                                              session.tunnel.secret_key)
         link = session.link
+        if session.added is ASKED:
+            self.additions.forget(session)
+            session.added = self.error_frame("ERROR", "57014", CANCELLED, MAY_BE_ADDED)
+            self.resume(session)
+            self.run_ready()
+            return None
         if session.waiting_in is not None:
             session.waiting_in.forget(session)
             session.phase = PHASE_READY

@@ -25,7 +25,9 @@ from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.migration import altering
 from pgshunt.migration.altering import Impossible, add_columns, complete
 from pgshunt.migration.servers import Link, Server, ServerError, Unreachable
+from pgshunt.migration.wholeness import Wholeness
 from pgshunt.routing.additions import Addition, Column
+from pgshunt.routing.table import Endpoint
 
 INT = 'pg_catalog."int4"'
 SEVEN = Column("seven", f"{INT} DEFAULT 7 NOT NULL", False)
@@ -292,6 +294,83 @@ def test_no_default_where_changes_are_found_by_the_whole_row(pair: Pair) -> None
             await running.lane.set_enabled(True)
             await arrived(running)
             assert own.execute("SELECT * FROM logs") == [["A", None]]
+
+    asyncio.run(scenario())
+
+
+def test_the_server_takes_the_users_word_and_rights(pair: Pair) -> None:
+    shared, _ = pair
+    shared.execute("CREATE ROLE altering_owner; ALTER TABLE notes OWNER TO altering_owner")
+    shared.execute("CREATE SCHEMA own AUTHORIZATION altering_owner")
+    shared.execute(
+        "CREATE FUNCTION guard() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF current_user = 'altering_owner' THEN RAISE 'for others to do'; END IF; END $$"
+    )
+    source, copy = endpoint(shared, "shared"), endpoint(pair[1], "own_db")
+    named = Addition("public.notes", (SEVEN,), '"notes"', ("own", "public"))
+
+    async def scenario() -> None:
+        async with lane(pair):
+            shared.execute("CREATE TABLE own.notes (id int)")
+            with pytest.raises(Impossible, match=r"is not public\.notes"):
+                await add_columns(named, "altering_owner", source, [copy], CONTROL, never)
+            shared.execute("DROP TABLE own.notes")
+            shared.execute("CREATE EVENT TRIGGER guard ON ddl_command_start EXECUTE FUNCTION guard()")
+            with pytest.raises(ServerError, match="for others to do"):
+                await add_columns(named, "altering_owner", source, [copy], CONTROL, never)
+            shared.execute("DROP EVENT TRIGGER guard")
+            assert columns(shared) == columns(pair[1]) == ["id"]
+            await add_columns(named, "altering_owner", source, [copy], CONTROL, never)
+            assert columns(shared) == columns(pair[1]) == ["id", "seven"]
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        shared.execute(
+            "ALTER TABLE notes OWNER TO CURRENT_USER; DROP SCHEMA own CASCADE; DROP ROLE altering_owner"
+        )
+
+
+def never(copy: Endpoint, owed: Addition) -> None:
+    raise AssertionError(f"{copy.name} was lost")
+
+
+def test_a_copy_in_doubt_is_not_known_to_be_fresh_until_it_is_whole(pair: Pair) -> None:
+    """As after a restart: nobody knows what was being added."""
+    told: list[tuple[str, str]] = []
+
+    class Told:
+        def add(self, kind: str, service: str = "", /, **detail: Any) -> None:
+            told.append((kind, service))
+
+    async def scenario() -> None:
+        async with lane(pair) as running:
+            await arrived(running)
+            pair[0].execute("ALTER TABLE notes ADD seven int")
+            wholeness = Wholeness(endpoint(pair[0], "shared"), CONTROL, running.heartbeat, Told())
+            wholeness.doubt("auth_service", endpoint(pair[1], "own_db"), ("public.notes",))
+            assert running.heartbeat.freshness_ns(TARGET) == 0
+            assert not await running.heartbeat.waiting(TARGET, 1, 0.5)
+            assert "it lacks public.notes.seven" in wholeness.troubles["auth_service"]
+            pair[1].execute("ALTER TABLE notes ADD seven int")
+            await arrived(running)
+            assert (wholeness.troubles, told) == ({}, [("columns_complete", "auth_service")])
+            await wholeness.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_vacuum_of_the_servers_own_is_sent_away_in_time(pair: Pair) -> None:
+    """The server does that when a deadlock may be one, and not for who has given up by then."""
+
+    async def scenario() -> None:
+        server = Server(endpoint(pair[0], "shared"), CONTROL, "alter")
+        addition = Addition("public.notes", (SEVEN,))
+        await server.run(lambda link: altering._hold(link, addition, 400))
+        settings = "SELECT name, setting::int FROM pg_settings WHERE name ~ '^(deadlock|lock)_timeout$'"
+        found = dict(await server.run(lambda link: link.rows(settings)))
+        assert found["deadlock_timeout"] < found["lock_timeout"] == 400
+        await server.close()
 
     asyncio.run(scenario())
 

@@ -66,7 +66,8 @@ def test_it_is_answered_when_the_columns_are_there(
     assert (kinds(frames), frames[0].body, frames[1].body) == ("CZ", b"ALTER TABLE\0", b"I")
     assert sum(relay.board.definitions) == before + 1
     columns = [["more", 'pg_catalog."int4" DEFAULT 5', False]]
-    assert (question["user"], question["addition"]) == ("app", {"table": "public.t", "columns": columns})
+    named = {"table": "public.t", "written": '"t"', "path": ["app", "public"]}
+    assert (question["user"], question["addition"]) == ("app", named | {"columns": columns})
     assert client.value("SELECT 7") == "7"
 
 
@@ -98,6 +99,22 @@ def test_who_has_gone_is_not_waited_for(relay: RunningRelay, asked: Asked) -> No
     relay.call(lambda it: it.added("no such question", None))
     with log_in(relay) as other:
         assert other.value("SELECT 7") == "7"
+
+
+def test_a_cancel_request_is_heard_and_the_late_answer_is_not(
+    relay: RunningRelay, asked: Asked, client: WireClient
+) -> None:
+    queries = (ALTER, "SELECT 7")
+    client.send(*(messages.query(sql.encode()) for sql in queries))
+    relay.wait_for(lambda: bool(asked), "it has asked")
+    relay.call(lambda it: it.cancel(client.process_id, client.secret_key))
+    frames = client.until_ready()
+    error = read_error(frames[0].body)
+    assert (kinds(frames), error.sqlstate) == ("EZ", "57014")
+    assert "may still be added" in (error.hint or "")
+    assert kinds(client.until_ready()) == "TDCZ"
+    answer(relay, asked)
+    assert client.value("SELECT 8") == "8"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ CATALOGUE = Catalogue(
     ),
     parents=MappingProxyType({"public.part": "public.base"}),
     types=frozenset(
-        {"int4", "int8", "text", "varchar", "numeric", "bool", "timestamptz", "jsonb", "char", "date"}
+        {
+            *("int4", "int8", "text", "varchar", "numeric", "bool", "timestamptz", "jsonb", "char", "date"),
+            *("regclass", "pg_class"),
+        }
     ),
 )
 
@@ -79,6 +82,16 @@ def test_columns_are_written_anew(sql: str, definitions: list[str]) -> None:
         "CONSTRAINT c CHECK (true)",
         "a int; SELECT 1",
         "é int",
+        "a int NOT NULL NULL DEFAULT 1",
+        "a int NULL NOT NULL DEFAULT 1",
+        "a int DEFAULT 1 NOT NULL NO INHERIT",
+        "a int DEFAULT 1_000",
+        "a int DEFAULT 0x10",
+        "a varchar(1_0)",
+        "a regclass",
+        "a pg_class",
+        "a int, ADD a int",
+        "a int, ADD IF NOT EXISTS a int",
     ],
 )
 def test_anything_else_is_not_read(sql: str) -> None:
@@ -95,6 +108,7 @@ def test_anything_else_is_not_read(sql: str) -> None:
         "ALTER VIEW v ALTER a SET DEFAULT 5",
         "ALTER TABLE t DROP COLUMN a",
         "CREATE INDEX i ON t (a)",
+        "ALTER TABLE otherdb.public.t ADD a int",
         "ALTER TABLE",
     ],
 )
@@ -104,7 +118,7 @@ def test_nor_for_any_other_table(sql: str) -> None:
 
 def test_names_are_those_of_the_search_path() -> None:
     assert (found := read("ALTER TABLE t ADD a int", "app", "public")) is not None
-    assert found.table == "app.t"
+    assert (found.table, found.written, found.path) == ("app.t", '"t"', ("app", "public"))
     assert (found := read('ALTER TABLE ONLY "Odd" ADD a int')) is not None
-    assert found.table == "public.Odd"
+    assert (found.table, found.written) == ("public.Odd", '"Odd"')
     assert read("ALTER TABLE t ADD a int", "public", "pg_catalog") is None  # int may be another one there
