@@ -11,7 +11,7 @@ from itertools import cycle
 import pytest
 from support.fixtures import Database
 from support.split import asked, batch, client_of, databases, moved, query, told
-from support.wire import FLUSH, SYNC, bind, close, copy_data, describe, execute, kinds, parse, sqlstate
+from support.wire import FLUSH, SYNC, bind, close, copy_data, describe, execute, hint, kinds, parse, sqlstate
 
 from pgshunt.protocol.messages import cancel_request
 from pgshunt.routing.table import Stage
@@ -52,8 +52,20 @@ def test_what_names_no_table_stays_on_the_shared_database(databases: Pair) -> No
         for sql in (port, f"SELECT random() < 2, {port[7:]}", f"/* t */ {port}"):
             rows = [frame.body for frame in client.query(sql) if frame.kind == "D"]
             assert rows[0].endswith(expected)
-        assert sqlstate(client.query("SELCT FROM t")) == "42601"
+        assert sqlstate(client.query("SELCT FROM other")) == "42601"
         assert relay.count("calls", "svc") == 0
+
+
+def test_what_only_an_older_server_can_parse_is_not_asked_of_the_wrong_one(databases: Pair) -> None:
+    """PostgreSQL 15 runs it: json_exists is no keyword there."""
+    for database in databases:
+        database.execute("CREATE FUNCTION json_exists(text) RETURNS text RETURN $1")
+    with moved(databases) as relay, client_of(relay) as client:
+        frames = client.query("SELECT json_exists(v) FROM t WHERE id = 1")
+        assert (kinds(frames), sqlstate(frames)) == ("EZ", "0A000")
+        assert "PostgreSQL 18" in hint(frames)
+        assert client.value('SELECT "json_exists"(v) FROM t WHERE id = 1') == "copy"
+        assert kinds(client.query("SELECT json_exists('other') FROM other")) == "TCZ"
 
 
 def test_a_table_that_the_shared_database_has_no_more_is_found(databases: Pair) -> None:
