@@ -418,7 +418,7 @@ class MigrationController:
             raise Held(_latched(service, latch))
         await self._require_healthy(service)
         if differing := self._copying.movers[service].differing:
-            raise Held(f"tables of {service} are not defined alike in both databases: {differing[0].how}")
+            raise Held(f"tables of {service} are not alike in both databases: {differing[0].how}")
         tally = self._copying.movers[service].tally
         if tally.open:
             raise Held(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -246,16 +246,19 @@ class Mover:
             await asyncio.sleep(STATUS_S)
 
     async def look_at_definitions(self) -> None:
-        """Withholds tables that are not defined alike in both databases from being read at the copy.
+        """Withholds tables from being read at the copy that are not defined alike in both databases, or that
+        somebody may read there only.
 
         Where a server cannot be asked, what was found before holds.
         """
         read = partial(read_definitions, tables=self.tables)
         try:
             shared, own = await asyncio.gather(self._source.run(read), self._target.run(read))
+            given = await self._target.run(partial(roles.read_grants, tables=self.tables))
+            refused = await self._source.run(partial(roles.read_refused, grants=given))
         except ServerError:
             return
-        found = differences(shared, own, self.target.name)
+        found = (*differences(shared, own, self.target.name), *_more_rights(refused, self.target.name))
         await self._withhold(frozenset().union(*(difference.tables for difference in found)))
         if found != self.differing:
             self.differing = found
@@ -289,11 +292,18 @@ class Mover:
         return await self._source.run(partial(roles.read_roles, names=names))
 
 
+def _more_rights(refused: Sequence[roles.Grant], place: str) -> Iterator[Difference]:
+    for grant in refused:
+        what = f"{grant.relation}.{grant.column}" if grant.column else grant.relation
+        how = f"{grant.role} may read {what} at {place} and not at the shared database"
+        yield Difference(frozenset({grant.relation}), how)
+
+
 def _differ(found: Sequence[Difference]) -> str:
     if not found:
         return ""
     tables = ", ".join(difference.how for difference in found)
-    return f"read at the shared database only, until the definitions are alike: {tables}"
+    return f"read at the shared database only, until both are alike: {tables}"
 
 
 def _gap(tables: Sequence[str]) -> str:

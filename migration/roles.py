@@ -40,6 +40,20 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute 
 WHERE n.nspname || '.' || c.relname = ANY ({tables})
 """
 
+# What a role has by way of others counts; a role that only the other server knows is nobody's here.
+_REFUSED: Final = """
+SELECT given.place
+FROM unnest({relations}, {roles}, {columns}) WITH ORDINALITY AS given (relation, role, col, place)
+     JOIN pg_namespace n ON n.nspname = split_part(given.relation, '.', 1)
+     JOIN pg_class c ON c.relnamespace = n.oid AND n.nspname || '.' || c.relname = given.relation
+     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = given.col
+WHERE (given.role = 'public' OR EXISTS (SELECT FROM pg_roles WHERE rolname = given.role))
+  AND NOT CASE WHEN given.col = '' THEN has_table_privilege(given.role::name, c.oid, 'SELECT')
+               WHEN a.attnum IS NULL THEN true
+               ELSE has_column_privilege(given.role::name, c.oid, a.attnum, 'SELECT') END
+ORDER BY 1
+"""
+
 _GROUPS: Final = """
 WITH RECURSIVE wanted AS (
     SELECT oid FROM pg_roles WHERE rolname = ANY ({roles})
@@ -92,6 +106,17 @@ def read_grants(link: Link, tables: Sequence[str]) -> list[Grant]:
         for name, relkind, role, privilege, column in link.rows(_TABLE_GRANTS.format(tables=literals(tables)))
         if privilege != "MAINTAIN"
     ]
+
+
+def read_refused(link: Link, grants: Sequence[Grant]) -> list[Grant]:
+    """Those grants to read a table that another database gives and this one does not. Raises ServerError."""
+    reading = [grant for grant in grants if grant.privilege == "SELECT" and not grant.is_sequence]
+    asked = _REFUSED.format(
+        relations=literals(grant.relation for grant in reading),
+        roles=literals(grant.role for grant in reading),
+        columns=literals(grant.column or "" for grant in reading),
+    )
+    return [reading[place - 1] for (place,) in link.rows(asked)]
 
 
 def read_roles(link: Link, names: Iterable[str]) -> dict[str, Role]:

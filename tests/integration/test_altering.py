@@ -539,10 +539,29 @@ def test_a_copy_is_not_read_while_its_table_is_defined_otherwise_past_the_proxy(
         assert told["detail"]["how"][0].startswith(how)
         standing = serving.api.get(service)
         assert standing["reads"] == 50
-        assert any("until the definitions are alike" in what for what in standing["attention"])
-        with pytest.raises(Problem, match="not defined alike"):
+        assert any("until both are alike" in what for what in standing["attention"])
+        with pytest.raises(Problem, match="not alike in both"):
             serving.api.post(f"{service}/shift", reads=60)
         served.own.execute(f"ALTER TABLE notes {change}")
         serving.until("the copy is read again", lambda: 2 in rows())
         assert len(serving.events("definitions_alike")) == 1
         assert serving.events("rolled_back") == []
+
+
+def test_a_copy_is_not_read_while_a_role_may_read_it_that_has_lost_that_right(served: Served) -> None:
+    serving = served.serving
+    for database in (served.shared, served.own):
+        database.execute("CREATE ROLE altering_reader")
+        database.execute("GRANT SELECT ON notes TO altering_reader")
+    try:
+        serving.until("it takes reads", lambda: shifted(serving))
+        served.shared.execute("REVOKE SELECT ON notes FROM altering_reader")
+        serving.until("that is told", lambda: bool(serving.events("definitions_differ")))
+        (told,) = serving.events("definitions_differ")
+        how = told["detail"]["how"][0]
+        assert how.startswith("altering_reader may read public.notes at ")
+        served.own.execute("REVOKE SELECT ON notes FROM altering_reader")
+        serving.until("it is read again", lambda: bool(serving.events("definitions_alike")))
+    finally:
+        for database in (served.shared, served.own):
+            database.execute("DROP OWNED BY altering_reader; DROP ROLE altering_reader")
