@@ -12,20 +12,15 @@ from typing import Final
 from pgshunt.config.model import Control
 from pgshunt.migration.altering import Impossible, complete
 from pgshunt.migration.copying import Events
+from pgshunt.migration.definitions import read_definitions
 from pgshunt.migration.heartbeat import Heartbeat
 from pgshunt.migration.servers import Link, Server, ServerError
-from pgshunt.migration.sql import literals, relation
 from pgshunt.routing.additions import Addition
 from pgshunt.routing.table import Endpoint
 
 log = logging.getLogger("pgshunt.migration")
 
 AGAIN_S: Final = 1.0
-
-_COLUMNS: Final = """
-SELECT place, attname::text FROM unnest({tables}) WITH ORDINALITY AS listed (name, place)
-JOIN pg_attribute ON attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped
-"""
 
 Columns = set[tuple[str, str]]
 """Table, as in the catalogue, and column."""
@@ -40,6 +35,7 @@ class Wholeness:
         self._heartbeat = heartbeat
         self._events = events
         self._owed: dict[str, list[Addition]] = {}
+        self._doubted: set[str] = set()
         self._proving: dict[str, asyncio.Task[None]] = {}
         self.troubles: dict[str, str] = {}
 
@@ -49,6 +45,7 @@ class Wholeness:
         What is `owed` it is given, as soon as that works.
         """
         self._heartbeat.doubt(service)
+        self._doubted.add(service)
         self._owed.setdefault(service, []).extend(owed)
         if service not in self._proving:
             self._proving[service] = asyncio.create_task(self._prove(service, copy, tables))
@@ -67,9 +64,14 @@ class Wholeness:
     async def _prove(self, service: str, copy: Endpoint, tables: Sequence[str]) -> None:
         source, target = (Server(end, self._control, "alter") for end in (self._shared, copy))
         try:
-            while why := await self._why_not(service, source, target, tables):
-                self.troubles[service] = f"its copy takes no reads until it has all columns: {why}"
-                await asyncio.sleep(AGAIN_S)
+            while service in self._doubted:
+                self._doubted.remove(
+                    service
+                )  # a doubt that comes while we look is not answered by what we see
+                if why := await self._why_not(service, source, target, tables):
+                    self._doubted.add(service)
+                    self.troubles[service] = f"its copy takes no reads until it has all columns: {why}"
+                    await asyncio.sleep(AGAIN_S)
         finally:
             await source.close()
             await target.close()
@@ -99,6 +101,7 @@ class Wholeness:
 
     def _believe(self, service: str) -> None:
         self._owed.pop(service, None)
+        self._doubted.discard(service)
         self.troubles.pop(service, None)
         self._heartbeat.believe(service)
 
@@ -110,5 +113,5 @@ async def _lacking(source: Server, target: Server, tables: Sequence[str]) -> Col
 
 
 def _columns(link: Link, tables: Sequence[str]) -> Columns:
-    found = link.rows(_COLUMNS.format(tables=literals(map(relation, tables))))
-    return {(tables[place - 1], column) for place, column in found}
+    found = read_definitions(link, tables).values()
+    return {(part, name) for parts in found for part, columns in parts.items() for name, _ in columns}
