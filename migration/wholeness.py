@@ -65,9 +65,7 @@ class Wholeness:
         source, target = (Server(end, self._control, "alter") for end in (self._shared, copy))
         try:
             while service in self._doubted:
-                self._doubted.remove(
-                    service
-                )  # a doubt that comes while we look is not answered by what we see
+                self._doubted.remove(service)  # what we see answers no doubt that comes while we look
                 if why := await self._why_not(service, source, target, tables):
                     self._doubted.add(service)
                     self.troubles[service] = f"its copy takes no reads until it has all columns: {why}"
