@@ -417,9 +417,16 @@ class MigrationController:
         if latch is not None:
             raise Held(_latched(service, latch))
         await self._require_healthy(service)
-        if differing := self._copying.movers[service].differing:
-            raise Held(f"tables of {service} are not alike in both databases: {differing[0].how}")
-        tally = self._copying.movers[service].tally
+        mover = self._copying.movers[service]
+        if mover.differing:
+            raise Held(f"tables of {service} are not alike in both databases: {mover.differing[0].how}")
+        try:
+            others = [str(each) for each in await mover.other_ways() if each.fatal]
+        except ServerError as error:
+            raise Held(f"the settings of {service}'s databases cannot be compared: {error}") from error
+        if others:
+            raise Held(f"{service}'s own database would give other answers: {'. '.join(others)}")
+        tally = mover.tally
         if tally.open:
             raise Held(
                 f"{tally.open_total} rows of {service} differ from the shared database: repair them first"

@@ -17,13 +17,14 @@ from typing import Any, Final
 
 from pgshunt.config.model import Control
 from pgshunt.config.secret import Secret
-from pgshunt.migration import preflight, roles
+from pgshunt.migration import likeness, preflight, roles
 from pgshunt.migration.catalogue import read_partitions
 from pgshunt.migration.definitions import Difference, differences, read_definitions
 from pgshunt.migration.heartbeat import Heartbeat
 from pgshunt.migration.lane import Lane
 from pgshunt.migration.lane_news import LaneNews
 from pgshunt.migration.lane_state import TableProgress
+from pgshunt.migration.preflight import Problem
 from pgshunt.migration.rows import ROWS_SETTINGS
 from pgshunt.migration.schema import copy_schema, drop_copies
 from pgshunt.migration.servers import Server, ServerError
@@ -34,6 +35,7 @@ from pgshunt.routing.table import Endpoint, Service
 log = logging.getLogger("pgshunt.migration")
 
 STATUS_S: Final = 2.0
+SETTINGS_S: Final = 60.0
 RETRY_S: Final = 1.0
 FRESH_TIMEOUT_S: Final = 30.0
 
@@ -44,7 +46,7 @@ Tell = Callable[[str, Mapping[str, Any]], object]
 class PreflightFailed(Exception):
     """The move cannot start; `problems` and the message have all that is missing, with its remedy."""
 
-    def __init__(self, problems: Sequence[preflight.Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__(". ".join(map(str, problems)))
 
@@ -110,6 +112,7 @@ class Mover:
         self.differing: tuple[Difference, ...] = ()
         self._verify_trouble = ""
         self._verify_gap = ""
+        self._settings_trouble = ""
         self._watching: list[asyncio.Task[None]] = []
 
     @property
@@ -123,7 +126,7 @@ class Mover:
         """The service's tables and their partitions: everything that will exist at its own database."""
         return await self._source.run(partial(read_partitions, names=self.tables))
 
-    async def preflight(self, copied: Sequence[str]) -> list[preflight.Problem]:
+    async def preflight(self, copied: Sequence[str]) -> list[Problem]:
         """What is only worth knowing. Raises PreflightFailed for the rest, all of it at once."""
         read = partial(preflight.read_facts, lane=self.lane.name, tables=self.tables)
         source, target = await asyncio.gather(self._source.run(read), self._target.run(read))
@@ -131,26 +134,47 @@ class Mover:
         wanted = await self._roles()
         present = await self._target.run(roles.roles_present)
         problems += [
-            preflight.Problem(
+            Problem(
                 f"role {name}",
                 f"{self._target.endpoint.name} lacks it, and its password cannot be read",
                 "give it in `auth.users`, let the control role read pg_authid, or create the role there",
             )
             for name in roles.roles_without_password(wanted, present, self._options.passwords)
         ]
+        admissions = partial(roles.read_admissions, names=wanted)
+        admitted = await asyncio.gather(self._source.run(admissions), self._target.run(admissions))
+        problems += [
+            Problem(f"role {name}", f"at {self._target.endpoint.name} it {wrong}", remedy)
+            for name, (wrong, remedy) in roles.shut_out(wanted, self._service.users, *admitted).items()
+        ]
+        problems += await self.other_ways(wanted)
         fatal = [problem for problem in problems if problem.fatal]
         if fatal:
             raise PreflightFailed(fatal)
         return problems
 
+    async def other_ways(self, wanted: Mapping[str, roles.Role] | None = None) -> list[Problem]:
+        """What gives other answers at the service's own database than its rows. Raises ServerError.
+
+        `wanted`: its roles, if they are known.
+        """
+        if wanted is None:
+            wanted = await self._roles()
+        source, target = await self._ways()
+        return likeness.differences(source, target, [role.name for role in wanted.values() if role.login])
+
     async def require_reachable(self) -> None:
         """Tries the way that the lane will take. Raises PreflightFailed, ServerError."""
         if refusal := await self.lane.refusal():
-            raise PreflightFailed([preflight.Problem("own database", *refusal)])
+            raise PreflightFailed([Problem("own database", *refusal)])
 
     async def create_roles(self) -> None:
         wanted = await self._roles()
-        await self._target.run(partial(roles.create_roles, roles=wanted, passwords=self._options.passwords))
+        source, target = await self._ways()
+        settings = {name: likeness.carried(source, name, target.dbname) for name in wanted}
+        await self._target.run(
+            partial(roles.create_roles, roles=wanted, passwords=self._options.passwords, settings=settings)
+        )
 
     async def create_schema(self) -> tuple[str, ...]:
         """Foreign keys that were left out."""
@@ -198,7 +222,8 @@ class Mover:
     def watch(self) -> None:
         """Verifies without end, and looks at the lane; until `close`."""
         if not self._watching:
-            self._watching = [asyncio.create_task(self._verify()), asyncio.create_task(self._look_at_lane())]
+            watches = (self._verify(), self._look_at_lane(), self._look_at_settings())
+            self._watching = [asyncio.create_task(each) for each in watches]
             for task in self._watching:
                 task.add_done_callback(self._watch_ended)
 
@@ -242,7 +267,8 @@ class Mover:
                 kind, about = told
                 self._tell(kind, {"problem": about})
             await self.look_at_definitions()
-            self.trouble = _differ(self.differing) or problem or self._verify_trouble or self._verify_gap
+            held_up = problem or self._verify_trouble or self._settings_trouble or self._verify_gap
+            self.trouble = _differ(self.differing) or held_up
             await asyncio.sleep(STATUS_S)
 
     async def look_at_definitions(self) -> None:
@@ -268,8 +294,19 @@ class Mover:
             else:
                 self._tell("definitions_alike", {"reads": "split again"})
 
+    async def _look_at_settings(self) -> None:
+        while True:
+            await asyncio.sleep(SETTINGS_S)
+            try:
+                found = [str(each) for each in await self.other_ways() if each.fatal]
+            except ServerError:
+                continue  # the lane's status tells of a server that does not answer
+            if found and not self._settings_trouble:
+                self._tell("settings_differ", {"found": found})
+            self._settings_trouble = ". ".join(found)
+
     def _watch_ended(self, task: asyncio.Task[None]) -> None:
-        """Neither watch ends by itself: a defect is told, and the copy no longer passes for verified."""
+        """No watch ends by itself: a defect is told, and the copy no longer passes for verified."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("defect while watching %s", self._service.name, exc_info=error)
             self.trouble = self._verify_trouble = f"it is no longer watched: {error!r}; restart pgshunt"
@@ -288,8 +325,18 @@ class Mover:
     async def _roles(self) -> dict[str, roles.Role]:
         tables = await self.find_tables()
         grants = await self._source.run(partial(roles.read_grants, tables=tables))
-        names = {grant.role for grant in grants if grant.role != "public"} | set(self._service.users)
-        return await self._source.run(partial(roles.read_roles, names=names))
+        grantees = {grant.role for grant in grants if grant.role != "public"}
+        users = self._service.users
+        return await self._source.run(partial(roles.read_roles, grantees=grantees, users=users))
+
+    async def _ways(self) -> tuple[likeness.Ways, likeness.Ways]:
+        """Of the shared and of the service's own database."""
+        asked = [
+            asyncio.to_thread(likeness.read_ways, server.endpoint, server.control)
+            for server in (self._source, self._target)
+        ]
+        source, target = await asyncio.gather(*asked)
+        return source, target
 
 
 def _more_rights(refused: Sequence[roles.Grant], place: str) -> Iterator[Difference]:

@@ -7,8 +7,9 @@ its SCRAM verifier if we may read it, else one made from the configured password
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from scramp import ScramMechanism
@@ -16,7 +17,7 @@ from scramp import ScramMechanism
 from pgshunt.config.secret import Secret
 from pgshunt.migration.hidden import run_hidden
 from pgshunt.migration.servers import Link
-from pgshunt.migration.sql import literals, quoted, relation
+from pgshunt.migration.sql import literal, literals, quoted, relation
 
 # A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the
 # default.
@@ -54,15 +55,39 @@ WHERE (given.role = 'public' OR EXISTS (SELECT FROM pg_roles WHERE rolname = giv
 ORDER BY 1
 """
 
+# Down from who has rights to the logins that have them as members, and from all of these up to their groups.
 _GROUPS: Final = """
-WITH RECURSIVE wanted AS (
-    SELECT oid FROM pg_roles WHERE rolname = ANY ({roles})
+WITH RECURSIVE entitled AS (
+    SELECT oid FROM pg_roles WHERE rolname = ANY ({grantees})
+    UNION SELECT m.member FROM pg_auth_members m JOIN entitled ON m.roleid = entitled.oid
+), wanted AS (
+    SELECT oid FROM pg_roles
+    WHERE rolname = ANY ({grantees} || {users}) OR rolcanlogin AND oid IN (SELECT oid FROM entitled)
     UNION SELECT m.roleid FROM pg_auth_members m JOIN wanted ON m.member = wanted.oid
 )
 SELECT r.rolname::text, r.rolcanlogin, r.rolsuper, r.rolinherit,
        ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
-             WHERE m.member = r.oid)
+             WHERE m.member = r.oid),
+       EXISTS (SELECT FROM entitled WHERE entitled.oid = r.oid)
 FROM wanted JOIN pg_roles r USING (oid)
+"""
+
+# PUBLIC's right is that of a role which is not there yet.
+_ADMISSION: Final = """
+SELECT n.name, r.oid IS NOT NULL,
+       coalesce(has_database_privilege(r.oid, d.oid, 'CONNECT'),
+                EXISTS (SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba)))
+                        WHERE grantee = 0 AND privilege_type = 'CONNECT')),
+       coalesce(r.rolcanlogin AND (r.rolvaliduntil >= now()) IS NOT FALSE, true),
+       coalesce(r.rolsuper OR pg_has_role(r.oid, 'pg_read_all_data', 'USAGE'), false)
+FROM unnest({names}) AS n(name) LEFT JOIN pg_roles r ON r.rolname = n.name
+     CROSS JOIN pg_database d
+WHERE d.datname = current_database()
+"""
+
+_MEMBERSHIPS: Final = """
+SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+     JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = {role}
 """
 
 
@@ -70,7 +95,8 @@ FROM wanted JOIN pg_roles r USING (oid)
 class Role:
     """A role of the shared cluster.
 
-    `verifier`: pg_authid.rolpassword, empty if there is none or we may not see it.
+    `verifier`: pg_authid.rolpassword, empty if there is none or we may not see it. `has_rights`: on what is
+    copied, itself or as a member of one that has them.
     """
 
     name: str
@@ -79,6 +105,17 @@ class Role:
     inherit: bool
     groups: tuple[str, ...]
     verifier: str
+    has_rights: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a login may do at a database; one that is not there yet, what PUBLIC may."""
+
+    exists: bool
+    may_connect: bool
+    may_log_in: bool
+    reads_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +156,11 @@ def read_refused(link: Link, grants: Sequence[Grant]) -> list[Grant]:
     return [reading[place - 1] for (place,) in link.rows(asked)]
 
 
-def read_roles(link: Link, names: Iterable[str]) -> dict[str, Role]:
-    """These roles and the groups they belong to, directly or not. Raises ServerError."""
-    rows = link.rows(_GROUPS.format(roles=literals(sorted(names))))
+def read_roles(link: Link, grantees: Iterable[str], users: Iterable[str] = ()) -> dict[str, Role]:
+    """Those that have rights, the logins that have them as their members, and these users; with the groups
+    they belong to, directly or not. Raises ServerError.
+    """
+    rows = link.rows(_GROUPS.format(grantees=literals(sorted(grantees)), users=literals(sorted(users))))
     verifiers: dict[str, str] = {}
     if link.value("SELECT has_column_privilege('pg_authid', 'rolpassword', 'SELECT')"):
         wanted = literals(name for name, *_ in rows)
@@ -132,8 +171,8 @@ def read_roles(link: Link, names: Iterable[str]) -> dict[str, Role]:
             )
         )
     return {
-        name: Role(name, login, superuser, inherit, tuple(groups), verifiers.get(name, ""))
-        for name, login, superuser, inherit, groups in rows
+        name: Role(name, login, superuser, inherit, tuple(groups), verifiers.get(name, ""), has_rights)
+        for name, login, superuser, inherit, groups, has_rights in rows
     }
 
 
@@ -152,17 +191,69 @@ def roles_without_password(
     )
 
 
-def create_roles(link: Link, roles: Mapping[str, Role], passwords: Mapping[str, Secret]) -> None:
-    """Creates those that are missing, with their memberships. A superuser is created as an ordinary role."""
+def read_admissions(link: Link, names: Iterable[str]) -> dict[str, Admission]:
+    """Of every name, also of those that are no roles here. Raises ServerError."""
+    rows = link.rows(_ADMISSION.format(names=literals(sorted(names))))
+    return {name: Admission(*found) for name, *found in rows}
+
+
+def shut_out(
+    roles: Mapping[str, Role],
+    users: Collection[str],
+    source: Mapping[str, Admission],
+    target: Mapping[str, Admission],
+) -> dict[str, tuple[str, str]]:
+    """Logins that the shared database admits and the service's own would not, or, of `users`, without rights;
+    each with what is wrong and what to do there. Pure.
+    """
+    found = {}
+    for role in roles.values():
+        here, there = target[role.name], source[role.name]
+        if not (role.login and there.may_log_in and there.may_connect):
+            continue
+        name = quoted(role.name)
+        if not here.may_log_in:
+            found[role.name] = "may not log in", f"ALTER ROLE {name} LOGIN VALID UNTIL 'infinity'"
+        elif not here.may_connect:
+            found[role.name] = "may not connect", f"GRANT CONNECT ON DATABASE … TO {name}, or to PUBLIC"
+        elif role.name in users and there.reads_all and _has_none(role, here):
+            found[role.name] = (
+                "would have no rights on the tables, which it reads at the shared database without any",
+                f"CREATE ROLE {name} LOGIN … if it is missing, and GRANT pg_read_all_data TO {name}",
+            )
+    return found
+
+
+def _has_none(role: Role, here: Admission) -> bool:
+    """Whether it would read by no right: it is no superuser when it is made, but has its groups."""
+    return not role.has_rights and not here.reads_all and (here.exists or role.superuser)
+
+
+def create_roles(
+    link: Link,
+    roles: Mapping[str, Role],
+    passwords: Mapping[str, Secret],
+    settings: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
+    """Creates those that are missing, with their memberships and the statements that are their `settings`.
+
+    One that is there gets the memberships by which it has its rights. A superuser is created as an ordinary
+    role.
+    """
     present = roles_present(link)
     missing = [role for role in roles.values() if role.name not in present]
     with link.transaction():
         for role in missing:
             _create(link, role, passwords.get(role.name))
-        for role in missing:
+        for role in roles.values():
+            held = {name for (name,) in link.rows(_MEMBERSHIPS.format(role=literal(role.name)))}
             for group in role.groups:
-                if group in roles:
+                is_needed = role.name not in present or roles[group].has_rights
+                if group not in held and is_needed:
                     link.rows(f"GRANT {quoted(group)} TO {quoted(role.name)}")
+        for role in missing:
+            for statement in settings.get(role.name, ()):
+                link.rows(statement)
 
 
 def give(link: Link, grants: Sequence[Grant]) -> None:

@@ -415,3 +415,67 @@ def test_what_preflight_finds_refuses_the_begin_before_anything_is_changed(world
         await controller.abandon(SERVICE)
 
     world.run(scenario)
+
+
+def test_a_database_that_would_answer_otherwise_is_refused_with_what_mends_it(world: World) -> None:
+    shared, own = world.shared, world.own
+    app = f"{shared.dbname}_app"
+    shared.execute(
+        f"ALTER DATABASE {shared.dbname} SET timezone = 'Europe/Berlin'; CREATE ROLE {app} LOGIN; "
+        f'ALTER DATABASE {shared.dbname} SET search_path = "$user", app, public; '
+        f"GRANT SELECT ON users TO {app}"
+    )
+    own.execute(
+        f"CREATE ROLE {app} LOGIN; ALTER ROLE {app} SET datestyle = 'German'; "
+        f"REVOKE CONNECT ON DATABASE {own.dbname} FROM PUBLIC"
+    )
+
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        with pytest.raises(PreflightFailed) as refused:
+            await controller.begin(SERVICE)
+        remedies = {
+            each.subject + " " + each.message.split()[0]: each.remedy for each in refused.value.problems
+        }
+        assert remedies.keys() == {
+            "own database search_path",
+            "own database timezone",
+            f"role {app} datestyle",
+            f"role {app} at",
+        }
+        for remedy in remedies.values():
+            own.execute(remedy.partition("run at the own database: ")[2] or "SELECT 1")
+        with pytest.raises(PreflightFailed, match="may not connect; GRANT CONNECT") as refused:
+            await controller.begin(SERVICE)
+        assert len(refused.value.problems) == 1
+        own.execute(f"GRANT CONNECT ON DATABASE {own.dbname} TO {app}")
+        await _copied(controller)
+        await _raise(controller, 1)
+        own.execute(f"ALTER DATABASE {own.dbname} SET bytea_output = 'escape'")
+        with pytest.raises(Held, match=r"would give other answers: .*bytea_output is escape"):
+            await controller.shift(SERVICE, 2)
+        await controller.shift(SERVICE, 0)
+        await controller.abandon(SERVICE)
+
+    try:
+        world.run(scenario)
+    finally:
+        for database in (shared, own):
+            database.execute(f"DROP OWNED BY {app}; DROP ROLE {app}")
+
+
+def test_a_database_with_another_collation_is_refused(world: World) -> None:
+    own = world.own
+    own.server.execute(f"DROP DATABASE {own.dbname} WITH (FORCE)")
+    [[collation]] = world.shared.execute(
+        "SELECT datcollate FROM pg_database WHERE datname = current_database()"
+    )
+    other = "C.UTF-8" if collation == "C" else "C"
+    own.server.execute(f"CREATE DATABASE {own.dbname} TEMPLATE template0 LC_COLLATE '{other}'")
+
+    async def scenario(controller: MigrationController, store: Journalled) -> None:
+        with pytest.raises(
+            PreflightFailed, match=f"its LC_COLLATE is {other}, at the shared database {collation}"
+        ):
+            await controller.begin(SERVICE)
+
+    world.run(scenario)

@@ -15,7 +15,7 @@ from pgshunt.config.model import Control
 from pgshunt.config.secret import Secret
 from pgshunt.demo.postgres import Server as Postgres
 from pgshunt.demo.waiting import wait_for
-from pgshunt.migration import preflight, roles
+from pgshunt.migration import likeness, preflight, roles
 from pgshunt.migration.catalogue import read_catalogue
 from pgshunt.migration.lane import Lane, LaneFailed
 from pgshunt.migration.lane_state import TableProgress
@@ -416,6 +416,51 @@ def test_roles_come_with_their_rights_and_their_password(pair: tuple[Database, D
             for role in (f"{name}_app", f"{name}_group"):
                 exists = database.execute("SELECT 1 FROM pg_roles WHERE rolname = :role", role=role)
                 if exists:
+                    database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_logins_that_have_their_rights_as_members_come_too(pair: tuple[Database, Database]) -> None:
+    """Through a group in a group; the role that is there already becomes a member."""
+    shared, own = pair
+    group, inner, app, old, other = (
+        f"{shared.dbname}_{each}" for each in ("g", "inner", "app", "old", "other")
+    )
+    shared.execute(
+        f"CREATE ROLE {group}; CREATE ROLE {inner} IN ROLE {group}; GRANT SELECT ON users TO {group}; "
+        f"CREATE ROLE {other}; CREATE ROLE {app} LOGIN PASSWORD 'open sesame' IN ROLE {inner}; "
+        f"CREATE ROLE {old} LOGIN IN ROLE {group}, {other}; ALTER ROLE {app} SET timezone = 'Asia/Tokyo'; "
+        f'ALTER ROLE {app} SET search_path = "$user", app, public'
+    )
+    own.execute(f"CREATE ROLE {old} LOGIN PASSWORD 'open sesame'; CREATE ROLE {other}")
+
+    async def scenario() -> None:
+        source, target = _servers(pair)
+        await copy_schema(source, target, TABLES)
+        grants = await source.run(lambda link: roles.read_grants(link, TABLES))
+        granted = {grant.role for grant in grants if grant.role != "public"}
+        known = await source.run(lambda link: roles.read_roles(link, granted))
+        ways = [likeness.read_ways(server.endpoint, CONTROL) for server in (source, target)]
+        settings = {name: likeness.carried(ways[0], name, own.dbname) for name in known}
+        for _ in range(2):
+            await target.run(lambda link: roles.create_roles(link, known, {}, settings))
+            await target.run(lambda link: roles.give(link, grants))
+        for server in (source, target):
+            await server.close()
+
+    try:
+        asyncio.run(scenario())
+        for name in (app, old):
+            connection = own.connect(name, "open sesame")
+            assert connection.run("SELECT count(*) FROM users") == [[0]]
+            if name == app:
+                assert connection.run("SHOW timezone") == [["Asia/Tokyo"]]
+                assert connection.run("SHOW search_path") == [['"$user", app, public']]
+            connection.close()
+        assert own.execute(f"SELECT pg_has_role('{old}', '{other}', 'MEMBER')") == [[False]]
+    finally:
+        for database in pair:
+            for role in (app, old, other, inner, group):
+                if database.execute("SELECT 1 FROM pg_roles WHERE rolname = :role", role=role):
                     database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
