@@ -174,7 +174,7 @@ cdef class Answers(ReadBack):
                 return VERDICT_FORWARD
         if kind == b"N" and self.session is not None and self.session.unit_on_copy and announces_end(data, size) and (
                 self.session.may_retry() or self.session.survives(<Link> self)):
-            return VERDICT_SKIP                # the owner will be asked: the client is to hear nothing of the copy's end
+            return VERDICT_SKIP                # the owner will be asked: of the copy's end the client hears nothing
         verdict = replies_take(&self.replies, kind)
         if kind == b"D":
             return verdict if verdict >= 0 else self.out_of_step(kind)
