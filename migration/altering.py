@@ -263,7 +263,8 @@ def _hold(
     link.rows("BEGIN")
     try:
         # Should we come to hang, the server lets go of the table.
-        link.rows(f"SET LOCAL idle_in_transaction_session_timeout = {int(2000 * HOLD_S_MAX)}")
+        idle_ms_max = int(1000 * (2 * HOLD_S_MAX + DOUBT_S_MAX))
+        link.rows(f"SET LOCAL idle_in_transaction_session_timeout = {idle_ms_max}")
         link.rows(
             f"SELECT set_config('deadlock_timeout', '{DEADLOCK_MS}', true) "
             "FROM pg_roles WHERE rolname = current_user AND rolsuper"

@@ -48,6 +48,15 @@ COMPARED: Final = (
 )
 """Settings that change answers, in lower case; besides them, those of users' own making: with a dot."""
 
+_WORDS: Final = {
+    **dict.fromkeys(("true", "yes", "1"), "on"),
+    **dict.fromkeys(("false", "no", "0"), "off"),
+    **dict.fromkeys(
+        ("etc/utc", "utc", "uct", "etc/uct", "zulu", "etc/zulu", "universal", "etc/universal"), "utc"
+    ),
+}
+"""Values that mean the same, each with one of them."""
+
 _ONLY_TOLD: Final = ("auto_explain.", "pg_stat_statements.", "pgaudit.", "plpgsql.")
 """Settings with a dot that change what is logged or checked, and no answer."""
 
@@ -198,6 +207,13 @@ def _of_logins(source: Ways, target: Ways, logins: Collection[str]) -> Iterator[
 def _differing(
     subject: str, dbname: str, name: str, here: str | None, there: str | None, role: str = ""
 ) -> Problem:
+    if "." in name:  # an application's own, which may be a key
+        there = there and "…"
+        return Problem(
+            subject,
+            f"{name} is set otherwise at the own database than at the shared one",
+            f"run at the own database: {_alter(dbname, name, there, role)}",
+        )
     return Problem(
         subject,
         f"{name} is {_told(here)} at the own database, {_told(there)} at the shared one",
@@ -231,14 +247,15 @@ def _is_same(name: str, one: str | None, other: str | None) -> bool:
         return one == other
     if name == "search_path":
         return split_search_path(one) == split_search_path(other)
+    if name.startswith("lc_"):
+        return _codeset(one) == _codeset(other)
     return _plain(one) == _plain(other)
 
 
 def _plain(value: str) -> str:
     """`ISO, MDY` for `iso,mdy`: what is said by case or blanks is no other value of these settings."""
-    words = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off"}
-    plain = "".join(value.casefold().split())
-    return words.get(plain, plain)
+    plain = "".join(value.casefold().split()).removeprefix("pg_catalog.")
+    return _WORDS.get(plain, plain)
 
 
 def _codeset(locale: str | None) -> str | None:

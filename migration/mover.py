@@ -28,6 +28,7 @@ from pgshunt.migration.preflight import Problem
 from pgshunt.migration.rows import ROWS_SETTINGS
 from pgshunt.migration.schema import copy_schema, drop_copies
 from pgshunt.migration.servers import Server, ServerError
+from pgshunt.migration.sql import quoted
 from pgshunt.migration.tally import Tally
 from pgshunt.migration.verify import QUERY_TIMEOUT_S, Pace, Verifier, VerifyResult
 from pgshunt.routing.table import Endpoint, Service
@@ -133,18 +134,30 @@ class Mover:
         problems = preflight.check(self.lane.name, self.tables, source, target, copied)
         wanted = await self._roles()
         present = await self._target.run(roles.roles_present)
+        held = await self._target.run(roles.read_memberships)
+        own = self._target.endpoint.name
         problems += [
             Problem(
                 f"role {name}",
-                f"{self._target.endpoint.name} lacks it, and its password cannot be read",
+                f"{own} lacks it, and its password cannot be read",
                 "give it in `auth.users`, let the control role read pg_authid, or create the role there",
+                fatal=wanted[name].is_named,
             )
             for name in roles.roles_without_password(wanted, present, self._options.passwords)
+        ]
+        problems += [
+            Problem(
+                f"role {name}",
+                f"it has rights as a member of {group} at the shared database, and is no member at {own}",
+                f"run there, if it may have all that {group} has: GRANT {quoted(group)} TO {quoted(name)}",
+                fatal=name in self._service.users,
+            )
+            for name, group in roles.memberships_lacking(wanted, present, held)
         ]
         admissions = partial(roles.read_admissions, names=wanted)
         admitted = await asyncio.gather(self._source.run(admissions), self._target.run(admissions))
         problems += [
-            Problem(f"role {name}", f"at {self._target.endpoint.name} it {wrong}", remedy)
+            Problem(f"role {name}", f"at {own} it {wrong}", remedy, fatal=wanted[name].is_named)
             for name, (wrong, remedy) in roles.shut_out(wanted, self._service.users, *admitted).items()
         ]
         problems += await self.other_ways(wanted)
@@ -161,7 +174,8 @@ class Mover:
         if wanted is None:
             wanted = await self._roles()
         source, target = await self._ways()
-        return likeness.differences(source, target, [role.name for role in wanted.values() if role.login])
+        logins = [role.name for role in wanted.values() if role.login and role.is_named]
+        return likeness.differences(source, target, logins)
 
     async def require_reachable(self) -> None:
         """Tries the way that the lane will take. Raises PreflightFailed, ServerError."""

@@ -17,7 +17,7 @@ from scramp import ScramMechanism
 from pgshunt.config.secret import Secret
 from pgshunt.migration.hidden import run_hidden
 from pgshunt.migration.servers import Link
-from pgshunt.migration.sql import literal, literals, quoted, relation
+from pgshunt.migration.sql import literals, quoted, relation
 
 # A table's owner becomes a grantee like others: the copies belong to the control role. NULL means the
 # default.
@@ -56,19 +56,24 @@ ORDER BY 1
 """
 
 # Down from who has rights to the logins that have them as members, and from all of these up to their groups.
+# Since 16 a membership may give less (those that CREATEROLE makes give only ADMIN): it is left out.
 _GROUPS: Final = """
-WITH RECURSIVE entitled AS (
+WITH RECURSIVE membership AS (
+    SELECT roleid, member FROM pg_auth_members m
+    WHERE coalesce(to_jsonb(m) ->> 'inherit_option', 'true') = 'true'
+      AND coalesce(to_jsonb(m) ->> 'set_option', 'true') = 'true'
+), entitled AS (
     SELECT oid FROM pg_roles WHERE rolname = ANY ({grantees})
-    UNION SELECT m.member FROM pg_auth_members m JOIN entitled ON m.roleid = entitled.oid
+    UNION SELECT m.member FROM membership m JOIN entitled ON m.roleid = entitled.oid
 ), wanted AS (
     SELECT oid FROM pg_roles
     WHERE rolname = ANY ({grantees} || {users}) OR rolcanlogin AND oid IN (SELECT oid FROM entitled)
-    UNION SELECT m.roleid FROM pg_auth_members m JOIN wanted ON m.member = wanted.oid
+    UNION SELECT m.roleid FROM membership m JOIN wanted ON m.member = wanted.oid
 )
 SELECT r.rolname::text, r.rolcanlogin, r.rolsuper, r.rolinherit,
-       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+       ARRAY(SELECT g.rolname::text FROM membership m JOIN pg_roles g ON g.oid = m.roleid
              WHERE m.member = r.oid),
-       EXISTS (SELECT FROM entitled WHERE entitled.oid = r.oid)
+       EXISTS (SELECT FROM entitled WHERE entitled.oid = r.oid), rolname = ANY ({grantees} || {users})
 FROM wanted JOIN pg_roles r USING (oid)
 """
 
@@ -86,8 +91,8 @@ WHERE d.datname = current_database()
 """
 
 _MEMBERSHIPS: Final = """
-SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
-     JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = {role}
+SELECT r.rolname::text, g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+     JOIN pg_roles r ON r.oid = m.member
 """
 
 
@@ -96,7 +101,8 @@ class Role:
     """A role of the shared cluster.
 
     `verifier`: pg_authid.rolpassword, empty if there is none or we may not see it. `has_rights`: on what is
-    copied, itself or as a member of one that has them.
+    copied, itself or as a member of one that has them. `is_named`: has them itself, or is a user of the
+    service: the others may be people who never come through the proxy.
     """
 
     name: str
@@ -106,6 +112,7 @@ class Role:
     groups: tuple[str, ...]
     verifier: str
     has_rights: bool = True
+    is_named: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +178,36 @@ def read_roles(link: Link, grantees: Iterable[str], users: Iterable[str] = ()) -
             )
         )
     return {
-        name: Role(name, login, superuser, inherit, tuple(groups), verifiers.get(name, ""), has_rights)
-        for name, login, superuser, inherit, groups, has_rights in rows
+        name: Role(
+            name, login, superuser, inherit, tuple(groups), verifiers.get(name, ""), has_rights, is_named
+        )
+        for name, login, superuser, inherit, groups, has_rights, is_named in rows
     }
 
 
 def roles_present(link: Link) -> frozenset[str]:
     return frozenset(name for (name,) in link.rows("SELECT rolname::text FROM pg_roles"))
+
+
+def read_memberships(link: Link) -> frozenset[tuple[str, str]]:
+    """Of all roles: member, group. Raises ServerError."""
+    return frozenset((member, group) for member, group in link.rows(_MEMBERSHIPS))
+
+
+def memberships_lacking(
+    roles: Mapping[str, Role], present: frozenset[str], held: frozenset[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Memberships by which a role has its rights, and that it will not be given, since one of the two is
+    there already and may have rights on what else that server holds. Pure.
+    """
+    return tuple(
+        (role.name, group)
+        for role in roles.values()
+        for group in role.groups
+        if roles[group].has_rights
+        and (role.name, group) not in held
+        and (role.name in present or group in present or roles[group].superuser)
+    )
 
 
 def roles_without_password(
@@ -237,23 +267,23 @@ def create_roles(
 ) -> None:
     """Creates those that are missing, with their memberships and the statements that are their `settings`.
 
-    One that is there gets the memberships by which it has its rights. A superuser is created as an ordinary
-    role.
+    A superuser is created as an ordinary role. Who is there already is left as it is, and no group that is
+    there gets members: what else it may do on that server is nothing we know. A login whose password nobody
+    can tell is left out.
     """
     present = roles_present(link)
-    missing = [role for role in roles.values() if role.name not in present]
+    locked = roles_without_password(roles, present, passwords)
+    missing = {name: role for name, role in roles.items() if name not in present and name not in locked}
     with link.transaction():
-        for role in missing:
+        for role in missing.values():
             _create(link, role, passwords.get(role.name))
-        for role in roles.values():
-            held = {name for (name,) in link.rows(_MEMBERSHIPS.format(role=literal(role.name)))}
+        for role in missing.values():
             for group in role.groups:
-                is_needed = role.name not in present or roles[group].has_rights
-                if group not in held and is_needed:
+                if group in missing and not missing[group].superuser:
                     link.rows(f"GRANT {quoted(group)} TO {quoted(role.name)}")
-        for role in missing:
+        for role in missing.values():
             for statement in settings.get(role.name, ()):
-                link.rows(statement)
+                run_hidden(link, "%s", statement)
 
 
 def give(link: Link, grants: Sequence[Grant]) -> None:

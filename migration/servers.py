@@ -26,7 +26,7 @@ from pg8000.native import Connection, PreparedStatement
 
 from pgshunt.config.model import Control, ServerTls
 from pgshunt.config.tls import connecting
-from pgshunt.migration.aside import Aside
+from pgshunt.migration.aside import Aside, Crowded
 from pgshunt.routing.table import Endpoint
 
 Result = TypeVar("Result")
@@ -277,7 +277,10 @@ class Server:
         """
         async with self._turn:
             broken_off = threading.Event()
-            given = self._thread.submit(partial(self._work, work, timeout_s, broken_off))
+            try:
+                given = self._thread.submit(partial(self._work, work, timeout_s, broken_off))
+            except Crowded as crowded:
+                raise Unreachable(self.endpoint.name, f"it cannot be asked now: {crowded}") from crowded
             future = asyncio.wrap_future(given)
             try:
                 await asyncio.wait({future}, timeout=timeout_s + 2 * GRACE_S)

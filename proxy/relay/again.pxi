@@ -13,7 +13,7 @@ cdef class Again(Local):
         cdef Entry unnamed = self.unnamed_entry if self.unnamed_token else None
         cdef Statement statement
         cdef bint inside = self.status != b"I"
-        cdef bint parsed = False
+        cdef bint parsed = False, bound = False
         if inside and not self.at_copy and not self.may_begin_at_copy():
             return 0
         while True:
@@ -22,8 +22,8 @@ cdef class Again(Local):
                 return 0
             kind = data[at]
             if kind == b"S":
-                if first is None or inside and tells_time(data, at + size):
-                    return 0
+                if first is None or inside and (bound or tells_time(data, at + size)):
+                    return 0                   # a portal that is to be run by a later batch must be there then
                 self.replay.start = self.replay.end = 0
                 buffer_append(&self.replay, data, at + size)
                 return at + size
@@ -39,6 +39,7 @@ cdef class Again(Local):
                 rest = bind_header(data + at, size)
                 if rest == 0 or inside and data[at + 5] != 0:
                     return 0                   # a portal that has a name is there for the rest of the transaction
+                bound = True
                 name = zero_from(data + at, 5, size) + 1
                 if rest - 1 > name:
                     statement = self.find_statement(data + at + name, rest - 1 - name)
@@ -60,6 +61,7 @@ cdef class Again(Local):
             elif kind == b"E":
                 if inside and (size != 10 or read_uint32(data + at + 6) != 0):
                     return 0                   # and so is one that has not returned all its rows
+                bound = False
                 entry = None
             else:
                 return 0

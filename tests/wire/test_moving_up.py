@@ -476,6 +476,14 @@ def test_behind_a_read_its_transaction_is_what_it_is(
 
 
 BEHIND_A_PORTAL: dict[str, list[list[bytes]]] = {
+    "bound anew, and run by a later batch": [
+        [parse("", "SELECT id FROM u"), bind("", ""), SYNC],
+        [execute(), SYNC],
+    ],
+    "bound anew, described, and run by a later batch": [
+        [parse("", READ), bind("", ""), describe("P"), SYNC],
+        [execute(), SYNC],
+    ],
     "executed again": [[execute(), SYNC], [execute(), SYNC]],
     "behind another portal": [
         [parse("", "UPDATE t SET id = id WHERE id = 1"), bind("p", ""), execute("p"), SYNC],
@@ -597,7 +605,7 @@ def test_what_only_the_proxy_holds_is_closed_wherever_the_transaction_runs(
             if not pipelined:
                 told.append(kinds(client.until_ready()))
         told += [kinds(client.until_ready()) for _ in range(4 * pipelined)]
-        client.send(bind("", "named"), SYNC)
+        client.send(bind("", "named"), execute(), SYNC)
         return [*told, kinds(client.until_ready())]
 
     server = databases[0].server

@@ -41,7 +41,10 @@ class Ending:
             Held("svc is being copied"),
             ("0A000", "svc is being copied", "See where it stands: pgshunt status"),
         ),
-        (KeyError("x"), ("XX000", "pgshunt made a mistake: KeyError('x')", "See its log.")),
+        (
+            KeyError("x"),
+            ("XX000", "pgshunt made a mistake while it added columns", "Its log has the reason."),
+        ),
     ],
 )
 def test_every_end_is_an_answer(error: Exception | None, told: Any) -> None:

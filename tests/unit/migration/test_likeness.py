@@ -43,7 +43,7 @@ def test_a_setting_of_users_own_making_counts_and_what_is_only_told_does_not() -
     target = found("own", set=[["", ["app.else=1", "statement_timeout=1s"]]])
     assert told(source, target) == [
         ("own database", 'ALTER DATABASE "own" RESET "app"."else"'),
-        ("own database", """ALTER DATABASE "own" SET "app"."rows" TO 'many'"""),
+        ("own database", """ALTER DATABASE "own" SET "app"."rows" TO '…'"""),
     ]
 
 
@@ -54,8 +54,8 @@ def test_a_setting_of_users_own_making_counts_and_what_is_only_told_does_not() -
         ([], ["TimeZone=UTC"], None),  # what the database has for everybody
         ([], ["TimeZone=Asia/Tokyo"], "SET \"timezone\" TO 'Asia/Tokyo'"),
         (["TimeZone=Asia/Tokyo"], [], "SET \"timezone\" TO 'UTC'"),
-        ([], ["app.tenant=a"], 'SET "app"."tenant" TO \'a\''),
-        (["app.tenant=A"], ["app.tenant=a"], 'SET "app"."tenant" TO \'a\''),
+        ([], ["app.tenant=a"], 'SET "app"."tenant" TO \'…\''),
+        (["app.tenant=A"], ["app.tenant=a"], 'SET "app"."tenant" TO \'…\''),
         (["search_path=a, b"], ["search_path=A,b"], None),
     ],
 )
