@@ -24,7 +24,7 @@ from pgshunt.proxy._relay import Relay
 
 FIRST_SEED = int(os.environ.get("PARITY_SEED", "1"))
 SEEDS = int(os.environ.get("PARITY_SEEDS", "0"))
-SECONDS = 35.0
+SECONDS = 25.0
 SEEDS_AT_LEAST = 20
 SESSIONS_MAX = 4
 
