@@ -23,7 +23,7 @@ demo: build
 test: build
 	@$(PYTEST) $(ARGS)
 
-# 500 scripts for one database and 500 for two, some 400,000 messages: for half an hour; in `make test` for a minute.
+# 500 scripts for one database and 500 for two, some 400,000 messages: for half an hour; in `make test` for 50 seconds.
 parity: build
 	@PARITY_SEEDS=$${PARITY_SEEDS:-500} $(PYTEST) tests/parity $(ARGS)
 
